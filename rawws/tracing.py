@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, TextIO
 
 from rawws import logs
-from rawws.errors import Cause, UsageError
+from rawws.errors import Cause, Refusal, UsageError
 from rawws.inspection import records
 from rawws.inspection.records import Record
 from rawws.limits import NO_LIMIT
@@ -48,6 +48,16 @@ class OpenConnection(NamedTuple):
     is_websocket: bool
 
 
+class KeptHandshake(NamedTuple):
+    """The heads of an upgrade, as they were on the wire: with the values of secret fields."""
+
+    request: bytes
+    response: bytes
+
+
+# A longer handshake isn't kept. Browsers send some 500 bytes.
+MAX_KEPT_BYTES = 8 * 1024
+
 _watching = 0  # the number of tracers with a sink that wants frames
 
 
@@ -66,6 +76,8 @@ class Tracer:
         # Returns the newest open connections, at most the given number, and how many others there are. It is for a sink
         # that is added after they were opened. The server sets it.
         self.list_open: Callable[[int], tuple[list[OpenConnection], int]] = lambda _: ([], 0)
+        self._handshakes: dict[int, KeptHandshake] = {}  # by connection, the oldest first
+        self._most_handshakes = 0
 
     def __repr__(self) -> str:
         return f"<Tracer sinks={len(self._sinks)}>"
@@ -97,6 +109,14 @@ class Tracer:
         if self.on_change is not None:
             self.on_change()
 
+    def keep_handshakes(self, most: int) -> None:
+        """Keep the newest handshakes, for a sink that is added after them. That costs no more than their bytes."""
+        self._most_handshakes = most
+
+    def handshake_of(self, connection: int) -> KeptHandshake | None:
+        """Return the handshake of a connection, if it is kept."""
+        return self._handshakes.get(connection)
+
     def tell(self, connection: int, record: Record) -> None:
         for sink in self._sinks:
             sink.take(connection, record)
@@ -113,6 +133,19 @@ class Tracer:
         """Report the handshake's checks of ``sender``'s side."""
         self.tell(connection, records.checks_record(sender, checks, accept))
 
+    def refused(self, connection: int, refusal: Refusal) -> None:
+        """Report why a request is refused; the head of the response follows."""
+        record = {"kind": "refused", "status": refusal.status, "code": refusal.code, "told": refusal.sentence}
+        self.tell(connection, record)
+
+    def upgraded(self, connection: int, request_head: bytes, response_head: bytes) -> None:
+        """Keep the heads of an upgrade, if handshakes are kept."""
+        if not self._most_handshakes or len(request_head) + len(response_head) > MAX_KEPT_BYTES:
+            return
+        self._handshakes[connection] = KeptHandshake(request_head, response_head)
+        if len(self._handshakes) > self._most_handshakes:
+            del self._handshakes[next(iter(self._handshakes))]
+
     def switched(self, connection: int) -> None:
         self.tell(connection, {"kind": "switch"})
 
@@ -123,6 +156,7 @@ class Tracer:
 
     def ended(self, connection: int, text: str, cause: Cause | None = None) -> None:
         """Report the end of a connection; that of a WebSocket or an event stream has a cause."""
+        self._handshakes.pop(connection, None)
         record: Record = {"kind": "end", "told": text}
         if cause is not None:
             record["cause"] = cause.value

@@ -24,7 +24,8 @@ import trio
 import rawws
 from rawws.broadcast.log import History
 from rawws.hub.hub import Mode
-from rawws.page.feed import About, Feed
+from rawws.page import About
+from rawws.page.feed import Feed
 from rawws.relay.loop import current_loop
 from rawws.relay.settings import RoomSettings
 from rawws.server.routes import Route

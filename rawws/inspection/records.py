@@ -9,6 +9,7 @@ Every record has ``at`` (seconds since 1970), ``connection`` (its number) and ``
 ``checks``  the handshake's checks of what ``sender`` sent, as a list of objects (``section``,
             ``requirement``, ``found``, ``holds``, and ``about``: the header field), and ``accept``: the steps that
             make the accept value, if the key is valid
+``refused`` the server refuses a request: ``status``, ``code``, and ``told``, the sentence that its body has
 ``switch``  HTTP ends, frames begin
 ``frame``   ``sender``; ``header`` and ``payload`` in hex, the payload unmasked; of a long payload,
             ``left_out`` bytes are omitted before ``tail``

@@ -17,7 +17,8 @@ from collections.abc import Mapping
 from rawws.errors import Refusal
 from rawws.page.access import HOME, Access, lead_home, refusal_of, token_of
 from rawws.page.assets import Assets
-from rawws.page.feed import About, Feed
+from rawws.page.feed import KEPT_CONNECTIONS, Feed
+from rawws.page.questions import About
 from rawws.server.apps import Exchange, HttpApp, Middleware
 from rawws.server.routes import Route
 from rawws.tracing import Tracer
@@ -49,6 +50,7 @@ class Page:
         self._access = access or Access(secure=about.uri.startswith("wss:"))
         self._assets = Assets()
         self._at_root = True
+        tracer.keep_handshakes(KEPT_CONNECTIONS)
 
     def before(self, app: HttpApp | None, *, at_root: bool = True) -> HttpApp:
         """Return an app that answers requests for the page, and leaves all others to ``app``; None answers with 404.

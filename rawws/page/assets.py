@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 
 from rawws.page.access import HOME
 from rawws.wire.messages import NO_STORE, Request, Response
@@ -39,16 +40,21 @@ _ON_EACH = (
 
 
 class Assets:
-    """All files, which are few and small, by name."""
+    """All files, which are few and small, by path."""
 
     def __init__(self) -> None:
         self._files: dict[str, tuple[bytes, str, str]] = {}
-        for file in files(__package__).joinpath("static").iterdir():
+        self._read(files(__package__).joinpath("static"))
+
+    def _read(self, folder: Traversable, path: str = "") -> None:
+        for file in folder.iterdir():
             suffix = file.name.rpartition(".")[2]
-            if suffix in _TYPES:
+            if file.is_dir():
+                self._read(file, f"{path}{file.name}/")
+            elif suffix in _TYPES:
                 content = file.read_bytes()
                 tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
-                self._files[file.name] = (content, _TYPES[suffix], tag)
+                self._files[path + file.name] = (content, _TYPES[suffix], tag)
 
     def answer(self, request: Request, path: str) -> Response:
         """Return the answer to a request for a path at or below `HOME`."""

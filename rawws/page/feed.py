@@ -3,22 +3,12 @@
 Every message is JSON. The server begins with ``{"about": {...}, "open": [...], "unlisted": 0}``. Its ``about`` has the
 ``instance``, which differs for each process: a connection's number counts within that. ``open`` lists the
 connections that are open already, the oldest first, each as ``{"connection": number, "from": "...", "path": "...",
-"websocket": true}``, and ``unlisted`` is the number of those that it leaves out, which are older. Both come again,
-without ``about``, after records were dropped. The server then reports what happens, several records at a time:
-``{"records": [...]}``, each as in ``inspection/records.py``, where a frame has these fields more: ``opcode``, ``fin``,
-``rsv`` and ``mask`` of its header, ``size`` (of its payload) and ``preview``. If the frame ends a message that is
-compressed or fragmented, ``preview`` is of that message, and ``text`` is its beginning. ``message_size`` is the size of
-a message that is compressed in this frame alone; with ``cut``, it is larger than that.
-
-The page may ask, with a number of its choice, and gets ``{"answer": number, ...}`` or ``{"answer": number, "error":
-"..."}``:
-
-===============================================  ================================================================
-``{"ask": 1, "for": "frame", "frame": {...}}``   ``fields``: its header bit by bit; ``text`` of its message
-``{"ask": 2, "for": "cases"}``                   ``cases``: the conformance cases for a server
-``{"ask": 3, "for": "case", "name": "...",       ``sent``, ``story``, ``verdict``, ``got``: the result of this case
-"path": "/"}``                                   with this server
-===============================================  ================================================================
+"websocket": true, "agent": "..."}``, and ``unlisted`` is the number of those that it leaves out, which are older. Both
+come again, without ``about``, after records were dropped. The server then reports what happens, several records at a
+time: ``{"records": [...]}``, each as in ``inspection/records.py``. There, a frame that ends a compressed or fragmented
+message has the beginning of that message too: as ``text``, or in hex as ``data``. ``message_size`` is the size of a
+message that is compressed in this frame alone; with ``cut``, it is larger than that. ``questions.py`` has what the page
+may ask.
 
 A page must not slow down the server that it watches. A feed has a budget of records and bytes. When that is used up,
 the frames of all connections are read in the fast lane again, and the feed pauses. Then it reports how many messages
@@ -31,24 +21,20 @@ import contextlib
 import functools
 import json
 import logging
+import re
 import secrets
-import ssl
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import trio
 
 from rawws import logs
-from rawws.errors import ConnectionClosed, RawwsError
-from rawws.inspection import dissect, records
-from rawws.inspection.conformance import BY_NAME, CASES
+from rawws.errors import ConnectionClosed
+from rawws.inspection import records
 from rawws.inspection.records import Record
+from rawws.page.questions import About, Questions
 from rawws.relay.loop import current_loop
-from rawws.tools.checker import Checker, Result
 from rawws.tracing import Tracer
 from rawws.version import __version__
 from rawws.websocket import WebSocket
@@ -56,7 +42,7 @@ from rawws.websocket.internals import count_besides
 from rawws.wire.frame_recorder import PREVIEW_TAIL_BYTES
 from rawws.wire.frames import Frame, Opcode
 from rawws.wire.role import Role
-from rawws.wire.trace import STATE, message_line, preview_message, preview_payload, shorten
+from rawws.wire.trace import STATE, message_line, shorten
 
 # Records within this time after a message are sent as the next message: the delay is invisible, and a browser has less
 # to do. The first record is sent at once, since a frame that ends the server is the one to be looked for.
@@ -75,13 +61,13 @@ KEPT_CONNECTIONS = 500
 # The most bytes of a frame's payload that the page gets.
 TOLD_BYTES = 4096
 
-CASE_PATIENCE_S = 2.0
 # The number of questions that are answered at the same time. The next one is not read before one of them has its
-# answer, so a page that doesn't read the answers costs no more than these. (A question about a frame is the longest by
-# far, and ``MOST_ASKED`` is larger than that.)
+# answer, so a page that doesn't read the answers costs no more than these.
 ANSWERED_AT_ONCE = 8
-MOST_ASKED = 64 * 1024
-CASES_AT_ONCE = 4
+
+# The most characters of a User-Agent that the page gets, for a connection whose request it hasn't seen.
+AGENT_CHARACTERS = 200
+_AGENT = re.compile(rb"\nuser-agent:[ \t]*([^\r\n]*)", re.IGNORECASE)
 
 
 @functools.cache
@@ -93,22 +79,6 @@ def _instance() -> str:
     return secrets.token_hex(8)
 
 
-@dataclass(frozen=True, slots=True)
-class About:
-    """A description of the watched server. Cases are run against ``uri``, and clients connect to it.
-
-    ``is_tap`` says that another server serves the page. A WebSocket can be opened at ``path``; ``has_rooms`` says that
-    this is a room, over HTTP too.
-    """
-
-    uri: str
-    ssl: ssl.SSLContext | None = None
-    is_tap: bool = False
-    case_path: str = "/"
-    path: str = "/room"
-    has_rooms: bool = False
-
-
 class Feed:
     """A sink that sends a tracer's records to one page."""
 
@@ -118,6 +88,7 @@ class Feed:
         self._websocket = websocket
         self._tracer = tracer
         self._about = about
+        self._questions = Questions(tracer, about)
         self._stats = current_loop().stats
         self._waiting: list[str] = []
         self._sending = ""  # the records that were waiting, as one message
@@ -131,7 +102,6 @@ class Feed:
         self._passed_at_rest = 0
         self._rests_until = 0.0
         self._answering = trio.Semaphore(ANSWERED_AT_ONCE)
-        self._trying = trio.CapacityLimiter(CASES_AT_ONCE)
 
     def __repr__(self) -> str:
         return f"<Feed waiting={len(self._waiting)} missed={self._missed} wants_frames={self.wants_frames}>"
@@ -166,18 +136,12 @@ class Feed:
         if self._records_left < 1:  # before the work
             self._miss()
             return
-        header = frame.header
         record = {
             "at": time.time(),
             "connection": connection,
             **records.frame_record(sender, shortened(frame)),
-            "opcode": header.opcode_name,
-            "fin": header.fin,
-            "rsv": f"{header.rsv1:d}{header.rsv2:d}{header.rsv3:d}",
-            "mask": None if header.mask_key is None else header.mask_key.hex(),
-            "size": header.payload_bytes,
+            **describe_message(frame),
         }
-        record |= describe_message(frame)
         self._add(record)
 
     def _add(self, record: Record) -> None:
@@ -249,10 +213,16 @@ class Feed:
                 "from": each.dialled_from,
                 "path": shorten(each.path),
                 "websocket": each.is_websocket,
+                "agent": self._agent_of(each.number),
             }
             for each in listed
         ]
         return {"open": connections, "unlisted": unlisted}
+
+    def _agent_of(self, connection: int) -> str:
+        kept = self._tracer.handshake_of(connection)
+        found = None if kept is None else _AGENT.search(kept.request)
+        return "" if found is None else found[1].decode("latin-1")[:AGENT_CHARACTERS]
 
     def _describe(self) -> Record:
         return {
@@ -265,56 +235,9 @@ class Feed:
             "has_rooms": self._about.has_rooms,
         }
 
-    # Questions
-
     async def _answer(self, message: str | bytes) -> None:
-        asked: Any = None
-        try:
-            if len(message) > MOST_ASKED:
-                raise ValueError(f"a question has {MOST_ASKED} characters at most")
-            asked = json.loads(message)
-            answer = await self._answers[asked["for"]](self, asked)
-        except (ValueError, KeyError, TypeError, RecursionError, OSError, RawwsError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            answer = {"error": f"this can't be answered: {reason or type(error).__name__}"}
-        number = asked.get("ask") if isinstance(asked, dict) else None
-        await self._send({"answer": number if isinstance(number, int) else None, **answer})
+        await self._send(await self._questions.answer(message))
         self._answering.release()
-
-    async def _explain_frame(self, asked: Mapping[str, Any]) -> Record:
-        frame = records.read_frame(asked["frame"])
-        return {
-            "fields": [field._asdict() for field in dissect.fields_of(frame.header)],
-            "meaning": dissect.describe_payload(frame) if frame.header.opcode == Opcode.CLOSE else "",
-            "text": self._read_text(frame),
-        }
-
-    def _read_text(self, frame: Frame) -> str | None:
-        """Return the text in a frame, or the known part of it; None if the frame has no text."""
-        if frame.header.is_control or frame.header.opcode == Opcode.BINARY or frame.header.rsv1:
-            return None
-        try:
-            # If a part is left out, or another frame continues the text, the end may be within a character.
-            errors = "ignore" if frame.left_out_bytes or not frame.header.fin else "strict"
-            return frame.payload_head.decode(errors=errors)[:TOLD_BYTES]
-        except UnicodeDecodeError:
-            return None  # a part of a binary or compressed message
-
-    async def _list_cases(self, asked: Mapping[str, Any]) -> Record:
-        names = ("name", "title", "section", "rule")
-        return {"cases": [{name: getattr(case, name) for name in names} for case in CASES]}
-
-    async def _run_case(self, asked: Mapping[str, Any]) -> Record:
-        case = BY_NAME[asked["name"]]
-        path = str(asked.get("path") or self._about.case_path)
-        # No proxy is used, since the case is for this server or the tap, and a proxy may lead elsewhere.
-        checker = Checker(
-            f"{self._about.uri}/{path.lstrip('/')}", ssl=self._about.ssl, proxy=None, patience_s=CASE_PATIENCE_S
-        )
-        async with self._trying:
-            return describe_result(await checker.run_case(case))
-
-    _answers = {"frame": _explain_frame, "cases": _list_cases, "case": _run_case}  # noqa: RUF012
 
     async def _send(self, record: Record) -> None:
         await self._send_text(json.dumps(record, separators=(",", ":")))
@@ -334,26 +257,17 @@ def shortened(frame: Frame) -> Frame:
 
 
 def describe_message(frame: Frame) -> Record:
-    """Return a record's members for the message that is in a frame, or ends with it."""
+    """Return a record's members for the message that ends with a frame, if the frame's payload doesn't show it."""
     message = frame.message
     if not message_line(frame) or message is None or message.is_lost:
-        return {"preview": message_line(frame) or preview_payload(frame)}
-    record: Record = {"preview": preview_message(message)}
+        return {}
+    record: Record = {}
     if message.opcode is Opcode.TEXT:
         record["text"] = message.beginning.decode(errors="replace" if message.is_whole else "ignore")
+    else:
+        record["data"] = message.beginning.hex()
     if frame.header.rsv1:
         record["message_size"] = message.size
     if not message.is_all_known:
         record["cut"] = True
     return record
-
-
-def describe_result(result: Result) -> Record:
-    """Return the result of a case."""
-    return {
-        "name": result.case.name,
-        "sent": result.sent.hex(),
-        "received": result.answer.raw.hex(),
-        "story": result.story(),
-        **{"verdict": result.outcome.verdict.value, "got": result.outcome.got},
-    }

@@ -232,6 +232,8 @@ class HttpConnection:
         self.log(logger, level, FAULT, f"refused with {refusal.status} ({refusal.code}): {refusal.advice}")
         if refusal.hint and self.config.is_from_operator(self.request):
             refusal = replace(refusal, sentence=refusal.advice)
+        if self.is_watched:
+            self.config.tracer.refused(self.number, refusal)
         await self.send_response(Response.from_refusal(refusal), logger, close=close)
 
     async def send_response(self, response: Response, logger: logging.Logger, *, close: bool = False) -> None:

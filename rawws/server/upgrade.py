@@ -192,7 +192,10 @@ async def _switch_protocols(attempt: Upgrade) -> Upgraded:
     if config.server_header is not None and (response is None or "Server" not in response.headers):
         fields = [*fields, (b"Server", config.server_header.encode("ascii"))]
     connection.server.handshakes[101] += 1
-    await connection.send(connection.http.switch_protocols(fields), logs.handshake)
+    head = connection.http.switch_protocols(fields)
+    await connection.send(head, logs.handshake)
+    if not connection.is_quiet:
+        config.tracer.upgraded(connection.number, connection.http.raw_head, head)
     if connection.is_watched:
         _show_answer(connection, handshake, response or handshake.response)
         config.tracer.switched(connection.number)

@@ -184,6 +184,7 @@ class _Tapped:
         self._reason = ""  # why it ended, unless both sides ended it in order
         self._dialled_from = client.peer_name
         self._path = ""  # of the last request
+        self._heads = dict.fromkeys(Role, b"")  # the last of each side
         self.is_websocket = False
 
     def describe(self) -> OpenConnection:
@@ -306,6 +307,7 @@ class _Tapped:
                 self._log(logs.handshake, logging.INFO, STATE, describe_switch(seen))
                 if not seen.protocol:
                     self.is_websocket = True
+                    self._tracer.upgraded(self._number, self._heads[Role.CLIENT], self._heads[Role.SERVER])
                     self._tracer.switched(self._number)
             case SeenFrame():
                 self._show_frame(seen)
@@ -316,6 +318,7 @@ class _Tapped:
 
     def _show_head(self, head: Head) -> None:
         mark = DIRECTIONS[head.sender]
+        self._heads[head.sender] = head.raw
         for text in head_lines(head.raw):
             self._log(logs.http, logging.DEBUG, mark, text)
         if head.problem:

@@ -6,15 +6,16 @@ import re
 from pathlib import Path
 
 from tests.cli.test_connect_command import Terminal
+from tests.forked import Forker
 from tests.manual_howto.walk import Walk
 
 
-def test_the_page_works_step_by_step(walk: Walk, tmp_path: Path) -> None:
+def test_the_page_works_step_by_step(walk: Walk, forker: Forker, tmp_path: Path) -> None:
     sessions: list[str] = []
     walk.follow("howto/connect", sh=lambda _: None, terminal=sessions.append)
     (session,) = sessions
     command, *lines = session.splitlines()
-    terminal = Terminal(tmp_path, command.removeprefix("$ rawws connect "))
+    terminal = Terminal(forker, tmp_path, command.removeprefix("$ rawws connect "))
     try:
         for line in lines:
             if line.startswith("> "):

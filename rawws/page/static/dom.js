@@ -18,29 +18,6 @@ export function el(tag, properties, ...children) {
   return element;
 }
 
-export const plural = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
-
-const UNITS = ["bytes", "kB", "MB", "GB"];
-
-/** A number of bytes as people say it. */
-export function bytes(count) {
-  let unit = 0;
-  while (count >= 10_000 && unit < UNITS.length - 1) {
-    count /= 1000;
-    unit += 1;
-  }
-  return unit === 0 ? plural(count, "byte") : `${count.toFixed(count < 100 ? 1 : 0)} ${UNITS[unit]}`;
-}
-
-/** Hex digits as bytes; null if they are none. White space, commas, colons and 0x between them are fine. */
-export function fromHex(text) {
-  const digits = text.replace(/0x|[\s,:]/gi, "");
-  if (digits.length % 2 || /[^0-9a-f]/i.test(digits)) return null;
-  return Uint8Array.from(digits.match(/../g) ?? [], (pair) => parseInt(pair, 16));
-}
-
-export const toHex = (data, between = " ") => Array.from(data, (byte) => byte.toString(16).padStart(2, "0")).join(between);
-
 /** A section such as "RFC 6455 §5.2" as a link to where it is written. */
 export function sectionLink(section) {
   const found = /^RFC (\d+)(?: §([\d.]+))?/.exec(section);
@@ -61,4 +38,50 @@ export function soon(draw) {
       draw();
     });
   };
+}
+
+/** A button that copies `text()`, and says so for a moment. */
+export function copyButton(label, text) {
+  const button = el("button", { type: "button", class: "copy" }, label);
+  const status = el("span", { class: "copied", role: "status" });
+  button.addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(text());
+      status.textContent = "Copied.";
+    } catch {
+      status.textContent = "The browser refused to copy.";
+    }
+    setTimeout(() => (status.textContent = ""), 2000);
+  });
+  return el("span", { class: "copying" }, button, status);
+}
+
+/** Save text as a file of the reader's. */
+export function download(name, type, text) {
+  const link = el("a", { href: URL.createObjectURL(new Blob([text], { type })), download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+
+/**
+ * Arrow keys move among elements, of which one alone is a Tab stop (a roving tabindex). Return a function that makes an
+ * element that stop.
+ */
+export function rove(box, selector) {
+  const all = () => [...box.querySelectorAll(selector)].filter((each) => each.offsetParent !== null);
+  const stopAt = (element) => {
+    for (const each of box.querySelectorAll(selector)) each.tabIndex = each === element ? 0 : -1;
+  };
+  box.addEventListener("keydown", (event) => {
+    const elements = all();
+    const at = elements.indexOf(event.target.closest(selector));
+    const steps = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1, Home: -Infinity, End: Infinity };
+    if (at < 0 || steps[event.key] === undefined) return;
+    event.preventDefault();
+    const next = elements[Math.min(Math.max(at + steps[event.key], 0), elements.length - 1)];
+    stopAt(next);
+    next.focus();
+  });
+  box.addEventListener("focusin", (event) => event.target.closest(selector) && stopAt(event.target.closest(selector)));
+  return stopAt;
 }

@@ -1,46 +1,52 @@
-// The page's panels, put together. Each has a module of its own; what they share is the trace.
+// The page, put together: what it knows (state/), what shows it (panes/), and which pane is shown.
 
-import { Breaker } from "./break.js";
-import { forget } from "./capture.js";
-import { byId, plural, soon } from "./dom.js";
-import { Frames } from "./frames.js";
-import { Peers } from "./peers.js";
-import { Sender } from "./send.js";
-import { Trace } from "./trace.js";
-import { Upgrade } from "./upgrade.js";
-import { Ways } from "./ways.js";
+import { byId, soon } from "./dom.js";
+import { Layout } from "./layout.js";
+import { BreakPane } from "./panes/break.js";
+import { ConnectionsPane } from "./panes/connections.js";
+import { DetailsPane } from "./panes/details.js";
+import { FramesPane } from "./panes/frames.js";
+import { SendPane } from "./panes/send.js";
+import { WaysPane } from "./panes/ways.js";
+import { forget, keep, restore } from "./state/keep.js";
+import { Peers } from "./state/peers.js";
+import { Route } from "./state/route.js";
+import { Selection } from "./state/selection.js";
+import { Store } from "./state/store.js";
+import { Watch } from "./state/watch.js";
+import { plural } from "./text.js";
+import { chooseTheme } from "./theme.js";
 
-const trace = new Trace();
-const upgrade = new Upgrade(trace, () => {
-  if (byId("only").checked) frames.filter();
-});
-const frames = new Frames(trace, upgrade);
-const peers = new Peers(trace, (connection) => upgrade.select(connection));
-new Sender(peers);
-new Ways(trace);
-new Breaker(trace);
+chooseTheme(byId("theme"));
+const route = new Route();
+const store = new Store();
+const watch = new Watch(store);
+const peers = new Peers(watch, store);
+const selection = new Selection(store, route);
+const layout = new Layout(route);
+const context = { route, store, watch, peers, selection, layout };
+for (const Pane of [ConnectionsPane, FramesPane, DetailsPane, SendPane, WaysPane, BreakPane]) new Pane(context);
 
 const drawState = soon(() => {
   const told = {
     connecting: "connecting to the server",
-    watching: `watching: ${plural(trace.openCount, "WebSocket")} open`,
+    watching: `watching: ${plural(store.openCount, "WebSocket")} open`,
     lost: "the server has gone; trying again",
     refused: "not watching: the server has another token",
   };
-  byId("notice").hidden = trace.state !== "refused";
+  byId("notice").hidden = watch.state !== "refused";
   byId("notice").textContent =
-    `${trace.refusal} The captured frames stay in this tab, which continues as soon as any tab of this browser has opened the link.`;
-  byId("watch").textContent = told[trace.state];
-  byId("watch").dataset.state = trace.state;
-  byId("where").textContent = trace.about?.is_tap ? `tap at ${trace.about.uri}` : location.host;
+    `${watch.refusal} The captured frames stay in this tab, which continues as soon as any tab of this browser has opened the link.`;
+  byId("watch").textContent = told[watch.state];
+  byId("watch").dataset.state = watch.state;
+  byId("where").textContent = watch.about?.is_tap ? `tap at ${watch.about.uri}` : location.host;
 });
-for (const event of ["state", "about", "connection"]) trace.addEventListener(event, drawState);
-peers.addEventListener("change", () => {
-  upgrade.listSoon();
-  frames.drawSoon();
-});
+for (const event of ["state", "about"]) watch.addEventListener(event, drawState);
+for (const event of ["connection", "cleared"]) store.addEventListener(event, drawState);
+store.addEventListener("cleared", forget);
 drawState();
-trace.restore();
-trace.connect();
-addEventListener("pagehide", () => trace.keep());
+restore(store);
+selection.follow();
+watch.connect();
+addEventListener("pagehide", () => keep(store, watch.isWatching));
 addEventListener("pageshow", ({ persisted }) => persisted && forget()); // it has come back as it was

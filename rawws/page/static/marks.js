@@ -3,8 +3,5 @@
 /** The page is neither side, so it names both. The keys are senders. */
 export const DIRECTIONS = { client: "client → server", server: "server → client" };
 
-/** Short forms, for narrow columns. */
-export const SHORT_DIRECTIONS = { client: "c → s", server: "s → c" };
-
 /** A peer of the page itself is an endpoint: its marks are relative to it. */
 export const MARKS = { received: "<", sent: ">" };
