@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.manual import block, blocks, commands, page
-from tests.manual_howto.walk import Shown, Walk
+from tests.manual.howto.walk import Shown, Walk
 from tests.redis_server import free_port
 from tests.serving.machine import PATIENCE_S, need
 from tests.serving.programs import Lines, StartProgram, wait_listening_at

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.browser import launch, need_chromium
-from tests.manual_howto.walk import Walk
+from tests.manual.howto.walk import Walk
 from tests.serving.machine import PATIENCE_S
 
 if TYPE_CHECKING:

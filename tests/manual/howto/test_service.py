@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.manual_howto.walk import Walk, blocks_of
+from tests.manual.howto.walk import Walk, blocks_of
 from tests.serving.machine import PATIENCE_S, need
 
 

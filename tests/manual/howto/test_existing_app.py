@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 from websockets.sync.client import connect
 
-from tests.manual_howto.walk import Walk
+from tests.manual.howto.walk import Walk
 from tests.serving.machine import PATIENCE_S, need
 
 

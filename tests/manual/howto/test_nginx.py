@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from importlib.util import find_spec
 
-from tests.manual_howto.walk import Walk
+from tests.manual.howto.walk import Walk
 from tests.serving.machine import PATIENCE_S, need
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="

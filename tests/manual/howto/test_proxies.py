@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 
-from tests.manual_howto.walk import Walk
+from tests.manual.howto.walk import Walk
 from tests.serving.machine import need
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.manual import page
-from tests.manual_howto.walk import Walk
+from tests.manual.howto.walk import Walk
 from tests.redis_server import free_port
 from tests.serving.machine import PATIENCE_S, need
 

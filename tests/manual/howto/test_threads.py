@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import urllib.request
 
-from tests.manual_howto.walk import Walk
+from tests.manual.howto.walk import Walk
 
 
 def test_messages_arrive_from_every_thread(walk: Walk) -> None:

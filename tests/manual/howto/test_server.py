@@ -8,8 +8,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from tests.manual_howto.conftest import Run
-from tests.manual_howto.walk import Walk
+from tests.manual.howto.conftest import Run
+from tests.manual.howto.walk import Walk
 from tests.serving.machine import LOOPBACK, PATIENCE_S
 from tests.serving.programs import wait_listening_at
 

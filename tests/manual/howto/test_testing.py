@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.manual_howto.walk import Walk
+from tests.manual.howto.walk import Walk
 
 
 def test_the_page_works_step_by_step(walk: Walk) -> None:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from benchmarks import cases
 from rawws.net.tls_transport import TLS_BYTES
 from tests.manual import page
-from tests.manual_howto.walk import Walk
+from tests.manual.howto.walk import Walk
 from tests.serving.machine import need
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rawws.relay.lag_policies import POLICIES
 from tests.manual import page
-from tests.manual_howto.walk import Walk
+from tests.manual.howto.walk import Walk
 
 
 def test_the_page_works_step_by_step(walk: Walk) -> None:

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from rawws.broadcast.stream_entries import Author, fields_of
 from rawws.wire.frames import Opcode
 from tests.manual import page
-from tests.manual_howto.walk import Walk
+from tests.manual.howto.walk import Walk
 from tests.serving.machine import need
 
 

@@ -8,8 +8,8 @@ import struct
 import pytest
 from websockets.sync.client import connect
 
-from tests.manual_howto.conftest import Run
-from tests.manual_howto.walk import Walk
+from tests.manual.howto.conftest import Run
+from tests.manual.howto.walk import Walk
 from tests.serving.machine import LOOPBACK, PATIENCE_S
 from tests.serving.programs import wait_listening_at
 from tests.serving.wire import upgrade

@@ -7,8 +7,8 @@ import threading
 
 from websockets.sync.server import ServerConnection, serve
 
-from tests.manual_howto.conftest import Run
-from tests.manual_howto.walk import Walk
+from tests.manual.howto.conftest import Run
+from tests.manual.howto.walk import Walk
 from tests.serving.machine import LOOPBACK, PATIENCE_S
 
 

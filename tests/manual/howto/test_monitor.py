@@ -11,7 +11,7 @@ import httpx
 
 from rawws.errors import Cause
 from tests.manual import page
-from tests.manual_howto.walk import Walk
+from tests.manual.howto.walk import Walk
 from tests.serving.machine import need
 from tests.serving.programs import wait_listening_at
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.manual_howto.walk import Walk, blocks_of
+from tests.manual.howto.walk import Walk, blocks_of
 from tests.redis_server import free_port
 from tests.serving.machine import PATIENCE_S, need
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.cli.test_connect_command import Terminal
 from tests.forked import Forker
-from tests.manual_howto.walk import Walk
+from tests.manual.howto.walk import Walk
 
 
 def test_the_page_works_step_by_step(walk: Walk, forker: Forker, tmp_path: Path) -> None:
