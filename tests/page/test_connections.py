@@ -214,8 +214,9 @@ def test_connections_that_were_open_before_the_page(start_program: StartProgram,
     with open_websocket(f"ws://{program.address}/a", proxy=None, user_agent_header="tester/7 (x)"):
         with open_websocket(f"ws://{program.address}/b", proxy=None) as other:
             program.wait_for_line("joined room /b")
-            page = visit(program)
+            page = visit(program, at="#/connections/1")
             expect(page.locator("#watch")).to_have_text("watching: 2 WebSockets open")
+            expect(details(page).get_by_role("heading", name="Connection #1")).to_be_visible()  # as the link says
             expect(connection(page, "/b")).to_contain_text("open")
             expect(connection(page, "/a")).to_contain_text(re.compile(r"tester 7 · 127\.0\.0\.1:\d+"))
             # Its handshake is known too, though nothing watched it.

@@ -23,8 +23,8 @@ const store = new Store();
 const watch = new Watch(store);
 const peers = new Peers(watch, store);
 const selection = new Selection(store, route);
-const layout = new Layout(route);
-const context = { route, store, watch, peers, selection, layout };
+new Layout(route);
+const context = { route, store, watch, peers, selection };
 for (const Pane of [ConnectionsPane, FramesPane, DetailsPane, SendPane, WaysPane, BreakPane]) new Pane(context);
 
 const drawState = soon(() => {

@@ -23,8 +23,6 @@ export function fill(text, n) {
   );
 }
 
-export const hasTemplate = (text) => fill(text, 1) !== text;
-
 /** What a form has, as `data` to send, and `told` for the history. Raises `Unsendable`. */
 export async function compose(kind, text, file, n) {
   const filled = fill(text, n);

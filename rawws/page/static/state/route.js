@@ -24,7 +24,6 @@ export class Route extends EventTarget {
   #read() {
     const [, pane = "", id = ""] = location.hash.split("/");
     this.pane = PANES.includes(pane) ? pane : "frames";
-    this.isGiven = PANES.includes(pane);
     this.id = safeDecode(id);
   }
 

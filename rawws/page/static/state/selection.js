@@ -14,6 +14,8 @@ export class Selection extends EventTarget {
     this.chosen = new Set(); // of connections; all, if empty
     this.isByReader = false; // whether the reader has chosen what is shown
     route.addEventListener("change", () => this.follow());
+    // The connection that an address names may be listed later.
+    store.addEventListener("connection", () => this.missing && this.follow());
     store.addEventListener("cleared", () => {
       for (const connection of this.chosen) if (!store.connections.has(connection.id)) this.chosen.delete(connection);
       const isKept = this.shown !== null && !this.#isFrame && (!this.shown.run || store.connections.has(this.shown.id));
