@@ -411,7 +411,7 @@ async def test_every_limit_is_named_by_its_flag(start_program: StartProgram) -> 
     assert limits["--max-connections"] == 100
     assert limits["--max-memory"] == 64 << 20
     assert (limits["--max-rooms"], limits["--rate"], limits["--drain"], limits["--max-size"]) == (7, 50, 2, 1 << 20)
-    usage = start_program.run("--help").stdout
+    usage = start_program.run("serve", "--help").stdout
     assert [flag for flag in limits if flag not in usage] == [], "each is a flag"
     client.hang_up()
 

@@ -213,9 +213,13 @@ def served(handler: Callable[[trio.SocketStream], Awaitable[None]]) -> Iterator[
     ready = threading.Event()
     stop: list[Callable[[], object]] = []
 
+    async def serve_one(stream: trio.SocketStream) -> None:
+        with contextlib.suppress(trio.BrokenResourceError):  # the command may end at any time
+            await handler(stream)
+
     async def serve() -> None:
         async with trio.open_nursery() as nursery:
-            listeners = await nursery.start(partial(trio.serve_tcp, handler, 0, host="127.0.0.1"))
+            listeners = await nursery.start(partial(trio.serve_tcp, serve_one, 0, host="127.0.0.1"))
             ports.append(listeners[0].socket.getsockname()[1])
             stop.append(
                 partial(
