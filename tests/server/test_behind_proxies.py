@@ -68,7 +68,7 @@ async def test_the_page_is_shown_behind_a_proxy_with_the_token(site: tuple[Progr
         await watching.frame()
         await client.open("/room", then=text("hello"))
         received = b""
-        while b"'hello'" not in received:
+        while b"hello".hex().encode() not in received:
             received += (await watching.frame()).payload
 
 
