@@ -218,6 +218,7 @@ def test_compressed_and_fragmented_messages_of_a_recording_are_shown(
         encode_frame(Opcode.TEXT, b"in two", fin=False),
         encode_frame(Opcode.CONTINUATION, b" parts"),
         encode_frame(Opcode.TEXT, b"\xff" + lost[1:], rsv=RSV1),
+        encode_frame(Opcode.TEXT, b"<b>" + b"x" * 100_000 + b"end"),
     ]
     lines = []
     for number, raw in enumerate(said):
@@ -237,6 +238,11 @@ def test_compressed_and_fragmented_messages_of_a_recording_are_shown(
     assert frame_rows(page).nth(5).locator(".size").inner_text() == "12,000"
     assert shown.nth(6).inner_text() == "in two parts"
     assert shown.nth(7).inner_text().startswith("ff ")
+    # The middle of a long payload is left out.
+    shown.nth(8).click()
+    expect(details(page)).to_contain_text("91.8 kB left out")
+    expect(details(page).locator(".fields")).to_contain_text("100,006 bytes of payload")
+    assert details(page).locator(".text").inner_text().startswith("<b>xxx")
 
 
 def test_a_frame_has_an_address(start_program: StartProgram, visit: Visit) -> None:
