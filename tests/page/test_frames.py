@@ -287,5 +287,15 @@ def test_ten_thousand_frames(start_program: StartProgram, visit: Visit) -> None:
         expect(page.locator("#table [aria-selected=true] .preview")).to_have_text("message 0")
         table.press("ArrowDown")
         expect(table).to_have_attribute("aria-activedescendant", "frame-2")
+        # The newest row stays in view until the reader scrolls away from it, however little.
+        table.press("End")
+        client.send("one more")
+        expect(rows.last.locator(".preview")).to_have_text("one more")
+        expect(rows.last).to_be_in_viewport()
+        scrolled = "table.scrollHeight - table.scrollTop - table.clientHeight"
+        page.evaluate("() => { const table = document.getElementById('table'); table.scrollTop -= 10; }")
+        client.send("the last")
+        expect(table).to_have_attribute("aria-rowcount", "10005")
+        assert page.evaluate(f"() => {{ const table = document.getElementById('table'); return {scrolled}; }}") > 50
         filter_by(page, '"message 4321"')
         expect(rows).to_have_count(2)
