@@ -219,6 +219,7 @@ def test_compressed_and_fragmented_messages_of_a_recording_are_shown(
         encode_frame(Opcode.TEXT, b"in two", fin=False),
         encode_frame(Opcode.CONTINUATION, b" parts"),
         encode_frame(Opcode.TEXT, b"\xff" + lost[1:], rsv=RSV1),
+        encode_frame(Opcode.TEXT, b"<b>" + b"x" * 100_000 + b"end"),
     ]
     lines = []
     for number, raw in enumerate(said):
@@ -238,6 +239,11 @@ def test_compressed_and_fragmented_messages_of_a_recording_are_shown(
     assert frame_rows(page).nth(5).locator(".size").inner_text() == "12,000"
     assert shown.nth(6).inner_text() == "in two parts"
     assert shown.nth(7).inner_text().startswith("ff ")
+    # The middle of a long payload is left out.
+    shown.nth(8).click()
+    expect(details(page)).to_contain_text("91.8 kB left out")
+    expect(details(page).locator(".fields")).to_contain_text("100,006 bytes of payload")
+    assert details(page).locator(".text").inner_text().startswith("<b>xxx")
 
 
 def test_a_frame_has_an_address(start_program: StartProgram, visit: Visit) -> None:
@@ -282,5 +288,15 @@ def test_ten_thousand_frames(start_program: StartProgram, visit: Visit) -> None:
         expect(page.locator("#table [aria-selected=true] .preview")).to_have_text("message 0")
         table.press("ArrowDown")
         expect(table).to_have_attribute("aria-activedescendant", "frame-2")
+        # The newest row stays in view until the reader scrolls away from it, however little.
+        table.press("End")
+        client.send("one more")
+        expect(rows.last.locator(".preview")).to_have_text("one more")
+        expect(rows.last).to_be_in_viewport()
+        scrolled = "table.scrollHeight - table.scrollTop - table.clientHeight"
+        page.evaluate("() => { const table = document.getElementById('table'); table.scrollTop -= 10; }")
+        client.send("the last")
+        expect(table).to_have_attribute("aria-rowcount", "10005")
+        assert page.evaluate(f"() => {{ const table = document.getElementById('table'); return {scrolled}; }}") > 50
         filter_by(page, '"message 4321"')
         expect(rows).to_have_count(2)

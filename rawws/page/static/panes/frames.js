@@ -8,6 +8,7 @@ import { FilterBar } from "./filter-bar.js";
 
 const ROW_PX = 26;
 const SPARE_ROWS = 8;
+const NEAR_PX = 4; // to the end, where browsers round
 const COLUMNS = [
   ["time", "Time"],
   ["of", "Connection"],
@@ -30,6 +31,7 @@ export class FramesPane {
   #rows = []; // those that pass the filter
   #seen = 0; // the number of the last frame that was held against the filter
   #paused = false;
+  #follows = true; // whether the newest row is kept in view: until the reader scrolls away from it
   #opened = ""; // what became of a file
   #scroller = byId("table");
   #body = el("div", { class: "rows", role: "rowgroup" });
@@ -46,13 +48,16 @@ export class FramesPane {
     this.#scroller.append(titles, this.#space);
     this.drawSoon = soon(() => this.#draw());
     store.addEventListener("frames", () => {
-      if (!store.frames.length) this.#rows = [];
+      if (!store.frames.length) {
+        this.#rows = [];
+        this.#follows = true;
+      }
       if (!this.#paused) this.#takeNew();
       this.drawSoon();
     });
     selection.addEventListener("shown", () => this.#reveal());
     for (const event of ["state", "about"]) watch.addEventListener(event, this.drawSoon);
-    this.#scroller.addEventListener("scroll", this.drawSoon, { passive: true });
+    this.#scroller.addEventListener("scroll", () => this.#onScroll(), { passive: true });
     this.#scroller.addEventListener("keydown", (event) => this.#onKey(event));
     new ResizeObserver(this.drawSoon).observe(this.#scroller);
     byId("times").addEventListener("change", this.drawSoon);
@@ -72,7 +77,7 @@ export class FramesPane {
     this.#rows = [];
     this.#seen = 0;
     this.#takeNew();
-    this.#scroller.scrollTop = this.#scroller.scrollHeight;
+    this.#follows = true;
     this.drawSoon();
   }
 
@@ -92,19 +97,19 @@ export class FramesPane {
     }
   }
 
-  get #follows() {
+  #onScroll() {
     const { scrollHeight, scrollTop, clientHeight } = this.#scroller;
-    return scrollHeight - scrollTop - clientHeight < 2 * ROW_PX;
+    this.#follows = scrollHeight - scrollTop - clientHeight < NEAR_PX;
+    this.drawSoon();
   }
 
   #draw() {
     this.#drawEmpty(); // first, since a hidden table can't be scrolled
     const scroller = this.#scroller;
-    const follows = this.#follows && !this.#paused;
     const rows = this.#rows;
     this.#space.style.height = `${rows.length * ROW_PX}px`;
     scroller.setAttribute("aria-rowcount", rows.length + 1);
-    if (follows) scroller.scrollTop = scroller.scrollHeight;
+    if (this.#follows && !this.#paused) scroller.scrollTop = scroller.scrollHeight;
     const first = Math.max(0, Math.floor(scroller.scrollTop / ROW_PX) - SPARE_ROWS);
     const last = Math.min(rows.length, first + Math.ceil(scroller.clientHeight / ROW_PX) + 2 * SPARE_ROWS);
     this.#body.style.transform = `translateY(${first * ROW_PX}px)`;

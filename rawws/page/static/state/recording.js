@@ -8,6 +8,8 @@ import { KEPT_FRAMES } from "./store.js";
 
 const MOST_BYTES = 256 * 1024 * 1024;
 const MOST_INFLATED = 50_000; // frames: of a longer recording, what is compressed stays so
+const MOST_PAYLOAD = 8192; // bytes of each payload: twice what the feed sends
+const TAIL = 64;
 const KEPT_CONNECTIONS = 250; // so that those of the server stay
 const EXPORTED_RUN = 1_000_000_000;
 
@@ -51,11 +53,22 @@ async function readLines(text, name, number) {
   const bare = frames.filter(([record]) => record.text === undefined && record.data === undefined);
   if (bare.length <= MOST_INFLATED) await inflateAll(bare.map(([record, connection]) => [record, parseHeader(record.header), connection]));
   const kept = frames.slice(-KEPT_FRAMES);
+  for (const [record] of kept) shortenPayload(record);
   const when = frames.length ? `, ${clock(frames[0][0].at * 1000)} to ${clock(frames.at(-1)[0].at * 1000)}` : "";
   const told = [`${name}: ${plural(frames.length, "frame")} of ${plural(connections.length, "connection")}${when}`];
   if (frames.length > kept.length) told.push(`the last ${plural(kept.length, "frame")} of them follow`);
   if (wrong) told.push(`${plural(wrong, "line")} couldn't be read`);
   return { run, connections: connections.slice(-KEPT_CONNECTIONS), frames: kept, told: told.join("; ") };
+}
+
+/** Leave out the middle of a long payload, as the feed does. */
+function shortenPayload(record) {
+  const more = record.payload.length / 2 - MOST_PAYLOAD;
+  if (more <= 0) return;
+  const tail = record.tail ?? record.payload.slice(-2 * Math.min(TAIL, more));
+  record.left_out = (record.left_out ?? 0) + more - (record.tail ? 0 : tail.length / 2);
+  record.payload = record.payload.slice(0, 2 * MOST_PAYLOAD);
+  record.tail = tail;
 }
 
 function parse(line) {
