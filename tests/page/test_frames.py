@@ -253,6 +253,9 @@ def test_text_chosen_by_a_peer_keeps_the_page_neither_busy_nor_full(start_progra
         }"""
     assert page.evaluate(find, "/" + "a" * 4000) == [False, True]
 
+    # The longest payload that a recording has.
+    assert page.evaluate("""async () => (await import("/_rawws/state/records.js")).isHex("00".repeat(16 * 1024 ** 2))""")
+
     # Deflate makes a thousandth of it, and all connections of a recording share what is inflated.
     message = Deflater(15).deflate(bytes(40_000_000)).hex()
     inflate = """
