@@ -8,6 +8,7 @@ import posixpath
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -18,7 +19,7 @@ from rawws.cli.manual import GROUPS, Manual, Page, plain
 from rawws.cli.parsing import Parser
 from rawws.cli.rendering import COLOURED, PLAIN, Style, render
 from rawws.cli.streams import need_output, writing_output
-from rawws.errors import UsageError
+from rawws.errors import UsageError, sentence_of
 from rawws.wire.trace import printable
 
 _MOST_COLUMNS = 100  # longer lines are hard to read
@@ -116,15 +117,22 @@ def _show(text: str) -> None:
     """Write the text, through the reader's pager if standard output is a terminal."""
     pager = os.environ.get("PAGER", "").strip() if sys.stdout.isatty() else ""
     if pager:
-        # As git does it: less ends by itself where the text fits on the screen, and shows colours.
-        environment = {"LESS": "FRX"} | os.environ
-        command = shlex.split(pager)
-        try:
-            subprocess.run(command, input=text.encode(errors="replace"), env=environment, check=False)
-        except BrokenPipeError:  # the reader has left it
-            return
-        except OSError as error:
-            raise UsageError(f"the pager {pager!r} can't be started: {error.strerror}; change or unset PAGER") from None
+        _page(pager, text)
         return
     with writing_output():
         sys.stdout.write(text)
+
+
+def _page(pager: str, text: str) -> None:
+    """Show the text in a pager, and wait until the reader leaves it. Raises `UsageError` if it can't be started."""
+    # As git does it: less ends by itself where the text fits on the screen, and shows colours.
+    environment = {"LESS": "FRX"} | os.environ
+    # Ctrl-C is for the pager, which has the terminal in a mode of its own. The function isn't inherited, as SIG_IGN is.
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        subprocess.run(shlex.split(pager), input=text.encode(errors="replace"), env=environment, check=False)
+    except (OSError, ValueError) as error:
+        reason = sentence_of(error)  # of a ValueError: quotation marks that don't match
+        raise UsageError(f"the pager {pager!r} can't be started: {reason}; change or unset PAGER") from None
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import trio
 
@@ -51,6 +52,9 @@ async def list_orders(_: Request) -> Response:
 
 
 async def order(request: Request) -> Response:
+    origin = request.headers.get("Origin")
+    if origin is not None and urlsplit(origin).netloc != request.headers["Host"]:
+        return JSONResponse({"error": "Pages of other sites can't order here."}, status_code=403)
     what = (await request.body()).decode(errors="replace")
     orders.append(what)
     delivery = hub.room("/room/orders").publish(what)

@@ -33,6 +33,8 @@ async def serve(host: str, port: int) -> None:
     async def http(request: rawws.Request) -> rawws.Response | None:
         if (request.method, request.path) != ("POST", "/payments"):
             return await files(request)
+        if request.is_cross_origin:  # a browser lets the pages of any site send a POST to this machine
+            return rawws.Response(403, "Pages of other sites can't pay here.\n")
         key = request.headers.get("Idempotency-Key", "")
         if key in paid:
             return rawws.Response(200, paid[key] + "\n")

@@ -32,6 +32,15 @@ def is_loopback(listener: socket.socket) -> bool:
     return isinstance(address, tuple) and parse_ip(address[0]).is_loopback
 
 
+def send_small_frames_at_once(listener: socket.socket) -> None:
+    """Switch Nagle's algorithm off for a listener's connections, which inherit that. Only TCP has it.
+
+    It would hold a small frame back until the one before it is acknowledged, which takes some 40 ms.
+    """
+    if listener.family in (socket.AF_INET, socket.AF_INET6):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
 def connectable_address(listener: socket.socket) -> tuple[str, int]:
     """Return the address at which this machine can connect to a TCP listener: loopback for one on every interface."""
     host, port = plain_address(listener.getsockname())
@@ -64,8 +73,7 @@ async def open_listeners(host: str, port: int, *, backlog: int = 4096, reuse_por
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if reuse_port:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            # Nagle's algorithm would hold small frames back. Connections inherit this from their listener.
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            send_small_frames_at_once(listener)
             if family == socket.AF_INET6:
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             chosen = listeners[0].getsockname()[1] if len(listeners) > 1 else port

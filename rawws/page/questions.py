@@ -71,7 +71,7 @@ class Questions:
                 raise ValueError(f"a question has {MAX_QUESTION_CHARACTERS} characters at most")
             asked = json.loads(message)
             answer = await self._answers[asked["for"]](self, asked)
-        except (ValueError, KeyError, TypeError, RecursionError, OSError, RawwsError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError, OSError, RawwsError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             answer = {"error": f"this can't be answered: {reason or type(error).__name__}"}
         number = asked.get("ask") if isinstance(asked, dict) else None

@@ -11,7 +11,7 @@ import os
 import socket
 
 from rawws.errors import UsageError
-from rawws.net.listeners import is_listening
+from rawws.net.listeners import is_listening, send_small_frames_at_once
 
 FIRST_FD = 3
 _ADVICE = "a systemd socket for rawws has ListenStream= and Accept=no"
@@ -45,8 +45,7 @@ def listener_of(fd: int) -> socket.socket:
         listener.detach()
         raise UsageError(f"file descriptor {fd} is not a listening stream socket; {_ADVICE}")
     listener.setblocking(False)
-    if listener.family != socket.AF_UNIX:
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    send_small_frames_at_once(listener)
     return listener
 
 

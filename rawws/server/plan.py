@@ -17,7 +17,7 @@ from rawws.callables import check_async
 from rawws.errors import UsageError
 from rawws.hub.hub import Hub
 from rawws.limits import check_names
-from rawws.net.listeners import is_listening, is_loopback, open_listeners, open_unix_listener
+from rawws.net.listeners import is_listening, is_loopback, open_listeners, open_unix_listener, send_small_frames_at_once
 from rawws.options import ServerOptions
 from rawws.relay.loop import current_loop
 from rawws.server import plain_apps
@@ -78,6 +78,7 @@ def _as_socket(listener: socket.socket | trio.SocketListener) -> socket.socket:
     if not is_listening(listener):
         raise UsageError(f"{listener!r} can't be a listener: it has to be a stream socket that listens already")
     listener.setblocking(False)
+    send_small_frames_at_once(listener)
     return listener
 
 

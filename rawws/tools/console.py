@@ -11,7 +11,7 @@ import termios
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -35,8 +35,8 @@ LEAVE_LINE_S = 2.0
 class Console(Protocol):
     """The source of the user's lines, and the place where messages are shown."""
 
-    def lines(self) -> AsyncIterator[bytes]:
-        """Yield each line, without its end."""
+    def lines(self) -> AsyncGenerator[bytes, None]:
+        """Yield each line, without its end. The caller closes the generator, which the end of the connection abandons."""
 
     def show(self, message: str | bytes) -> None:
         """Show a message from the server."""
@@ -64,7 +64,7 @@ class Pipe:
         self._taken = b""  # read by a thread that may have been abandoned
         self._reading = threading.Lock()  # held by that thread
 
-    async def lines(self) -> AsyncIterator[bytes]:
+    async def lines(self) -> AsyncGenerator[bytes, None]:
         # This reads without Python's own buffer, whose lock an abandoned thread would hold at exit.
         while data := await trio.to_thread.run_sync(self._read, abandon_on_cancel=True):
             self._taken = b""
@@ -125,9 +125,10 @@ class Screen:
     def __init__(self) -> None:
         self._pipe = Pipe()
 
-    async def lines(self) -> AsyncIterator[bytes]:
-        async for line in self._pipe.lines():
-            yield line
+    async def lines(self) -> AsyncGenerator[bytes, None]:
+        async with contextlib.aclosing(self._pipe.lines()) as lines:
+            async for line in lines:
+                yield line
 
     def has_more(self) -> bool:
         return False  # lines that are typed after the end are for the shell
@@ -163,7 +164,7 @@ class EditedScreen(Screen):
         self._is_idle = threading.Event()  # no line is being typed
         self._is_idle.set()
 
-    async def lines(self) -> AsyncIterator[bytes]:
+    async def lines(self) -> AsyncGenerator[bytes, None]:
         self._above = self._make_proxy()
         try:
             while not self._ended:

@@ -182,14 +182,15 @@ class Conversation:
                     await self._send(ws, text.encode() if self.binary else text)
                 return
             number = 0
-            async for line in self.console.lines():
-                number += 1
-                try:
-                    command = self._read(line, number)
-                except UsageError as error:
-                    self._unusable = error
-                    return
-                await self._act(ws, command)
+            async with contextlib.aclosing(self.console.lines()) as lines:
+                async for line in lines:
+                    number += 1
+                    try:
+                        command = self._read(line, number)
+                    except UsageError as error:
+                        self._unusable = error
+                        return
+                    await self._act(ws, command)
 
     async def _send(self, ws: WebSocket, message: str | bytes) -> None:
         self._tally.begun += 1

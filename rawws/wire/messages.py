@@ -13,6 +13,7 @@ from http import HTTPStatus
 from typing import TypeVar, overload
 
 from rawws.errors import Refusal, UsageError
+from rawws.wire.origins import Origins
 
 # RFC 9110 §5.6.2.
 _TOKEN = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
@@ -129,6 +130,7 @@ class Headers:
 
 
 # RFC 7239, RFC 9110 §7.6.3, and what nginx's manual has everybody add; beside X-Forwarded-*.
+_SAME_HOST = Origins()
 _OF_PROXIES = frozenset({"forwarded", "via", "x-real-ip"})
 
 # A request's field takes this much memory besides its bytes, which are held twice (CPython 3.11 on 64 bits).
@@ -201,6 +203,18 @@ class Request:
         """Whether a proxy says that it passed the request on. Its sender is then unknown."""
         names = [name.lower() for name, _ in self.headers]
         return any(name in _OF_PROXIES or name.startswith("x-forwarded-") for name in names)
+
+    @property
+    def is_cross_origin(self) -> bool:
+        """Whether a page of another origin sent it, which browsers say in Origin, or else in Sec-Fetch-Site.
+
+        Such a request may come with the user's cookies, or reach a server that only the user's machine can reach. A
+        handler of requests that change something should refuse it. Other programs send neither field.
+        """
+        origin = self.headers.get("Origin")
+        if origin is not None:
+            return not _SAME_HOST.allow(origin, self.authority)
+        return self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin")
 
     @property
     def has_body(self) -> bool:

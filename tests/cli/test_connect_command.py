@@ -442,6 +442,21 @@ def test_input_that_was_not_sent_is_reported_whatever_the_code(connect: Run, cod
     )
 
 
+def test_input_that_remains_at_the_end_causes_no_warning() -> None:
+    """Python would report the reader of the input, if it were left to the garbage collector."""
+
+    def act(server: Refuser) -> None:
+        server.wait_for(b"one")
+        server.send(Opcode.CLOSE, (1000).to_bytes(2, "big"))
+        server.wait_for_end()
+
+    with refusing(act) as address:
+        strict = (sys.executable, "-W", "error", *CONNECT[1:], address, "--no-compression")
+        ran = subprocess.run(strict, input=b"one\n" * 100_000, capture_output=True, timeout=PATIENCE_S, check=False)
+    message = r"rawws: closed by the server with 1000 \(normal closure\); the input from line \d+ on was not sent\n"
+    assert re.fullmatch(message, ran.stderr.decode())
+
+
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
 def test_a_refusal_is_reported_even_if_a_reset_follows_it(connect: Run, scheme: str) -> None:
     def act(server: Refuser) -> None:

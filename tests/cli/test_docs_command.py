@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import shlex
+import signal
 from pathlib import Path
 
 import pytest
@@ -228,16 +229,41 @@ def test_a_terminal_shows_it_through_the_pager(monkeypatch: pytest.MonkeyPatch, 
         assert "Pages from https://other.example" in text
 
 
+def test_ctrl_c_is_left_to_the_pager(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The terminal sends SIGINT to both. The pager goes on, and has to put the terminal in order at its end."""
+    interrupted: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: interrupted.append(number))
+    paged = tmp_path / "paged"
+    pager = tmp_path / "pager"
+    pager.write_text(f"#!/bin/sh\nkill -INT $PPID\ncat > {shlex.quote(str(paged))}\n")
+    pager.chmod(0o755)
+    ours, theirs = pty.openpty()
+    try:
+        with os.fdopen(theirs, "w") as terminal, os.fdopen(ours, "rb"):
+            monkeypatch.setattr("sys.stdout", terminal)
+            monkeypatch.setenv("PAGER", str(pager))
+            assert rawws.cli.main(["docs", "origin"]) == 0
+        assert "Pages from https://other.example" in paged.read_text("utf-8")
+        assert not interrupted
+        signal.raise_signal(signal.SIGINT)
+        assert interrupted  # our own handler is in place again
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
+    ("pager", "reason"), [("/nowhere/pager", "No such file or directory"), ('less "', "No closing quotation")]
+)
 def test_a_pager_that_cannot_be_started_is_reported(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], pager: str, reason: str
 ) -> None:
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "w") as terminal, os.fdopen(ours, "rb"):
         monkeypatch.setattr("sys.stdout", terminal)
-        monkeypatch.setenv("PAGER", "/nowhere/pager")
+        monkeypatch.setenv("PAGER", pager)
         assert rawws.cli.main(["docs", "origin"]) == 2
     assert capsys.readouterr().err == (
-        "rawws: the pager '/nowhere/pager' can't be started: No such file or directory; change or unset PAGER\n"
+        f"rawws: the pager {pager!r} can't be started: {reason}; change or unset PAGER\n"
     )
 
 

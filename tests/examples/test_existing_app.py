@@ -24,6 +24,7 @@ def test_an_existing_app_publishes_into_a_room_next_to_it(run: Run, visit: Visit
     page.keyboard.press("Enter")
     expect(page.locator("#answer")).to_have_text("“<i>tea</i>” was ordered, and shown in 1 browser.")
     ask(example.port, "/orders", "honey")
+    assert ask(example.port, "/orders", "salt", {"Origin": "https://other.example"}).status_code == 403
     expect(page.locator("#list li")).to_have_text(["honey", "<i>tea</i>", "3 apples"])
     assert ask(example.port, "/orders").json() == {"orders": ["3 apples", "<i>tea</i>", "honey"]}
     check_looks(page, axe)

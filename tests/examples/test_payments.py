@@ -58,6 +58,8 @@ def test_payments_survive_the_killing_of_the_sms_service(run: Run, visit: Visit,
     by_key = [ask(server.port, "/payments", "amount=7", {"Idempotency-Key": key}) for key in ("one", "one", "two")]
     assert [answer.status_code for answer in by_key] == [201, 200, 201]
     assert by_key[0].text == by_key[1].text != by_key[2].text
+    assert ask(server.port, "/payments", "amount=8", {"Origin": "https://other.example"}).status_code == 403
+    expect(page.locator("#paid")).to_have_text("8")
 
 
 def test_the_sms_service_requires_a_state_file(

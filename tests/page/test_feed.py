@@ -165,6 +165,7 @@ def test_each_case_is_in_one_of_four_groups() -> None:
     "question", ["{", "[]", "1", '{"ask": 1}', '{"ask": 1, "for": "frame"}', '{"ask": 1, "for": "case", "name": "x"}',
                  '{"ask": 1, "for": "frame", "frame": {"header": "81", "payload": ""}}',
                  '{"ask": 1, "for": "case", "name": "handshake", "path": "/a b"}',
+                 '{"ask": 1, "for": "handshake", "connection": Infinity}',
                  '{"ask": [1], "for": "case", "name": "x"}', "[" * 50_000, '"' + "x" * 100_000 + '"'],
 )  # fmt: skip
 async def test_a_question_without_an_answer(nursery: trio.Nursery, question: str) -> None:

@@ -117,6 +117,8 @@ def test_each_filter_passes_the_frames_that_fit(start_program: StartProgram, vis
         "room:/chat": [1, 2],
         "room:/chat*": [1, 2, 3, 4, 5, 6],
         "-path:/chat": [3, 4, 5, 6],
+        "path:/*h*t": [1, 2],
+        "path:*/chat*chat": [],
         "#2": [3, 4, 5, 6],
         "conn:1": [1, 2],
         "conn:a": [1, 2],
@@ -244,6 +246,33 @@ def test_compressed_and_fragmented_messages_of_a_recording_are_shown(
     expect(details(page)).to_contain_text("91.8 kB left out")
     expect(details(page).locator(".fields")).to_contain_text("100,006 bytes of payload")
     assert details(page).locator(".text").inner_text().startswith("<b>xxx")
+
+
+def test_text_chosen_by_a_peer_keeps_the_page_neither_busy_nor_full(start_program: StartProgram, visit: Visit) -> None:
+    page = visit(start_program())
+    find = """
+        async (path) => {
+          const { readFilter } = await import("/_rawws/state/filters.js");
+          const began = performance.now();
+          const found = readFilter("path:*a*ab")[0].test({ of: { room: path } });
+          return [found, performance.now() - began < 2000];
+        }"""
+    assert page.evaluate(find, "/" + "a" * 4000) == [False, True]
+
+    # The longest payload that a recording has.
+    assert page.evaluate("""async () => (await import("/_rawws/state/records.js")).isHex("00".repeat(16 * 1024 ** 2))""")
+
+    # Deflate makes a thousandth of it, and all connections of a recording share what is inflated.
+    message = Deflater(15).deflate(bytes(40_000_000)).hex()
+    inflate = """
+        async (payload) => {
+          const { inflateAll } = await import("/_rawws/state/inflate.js");
+          const header = { isControl: false, opcode: "BINARY", rsv: "100", fin: true };
+          const frames = ["f1:1", "f1:2"].map((id) => [{ sender: "client", payload }, header, { id }]);
+          await inflateAll(frames);
+          return frames.map(([record]) => record.message_size ?? null);
+        }"""
+    assert page.evaluate(inflate, message) == [40_000_000, None]
 
 
 def test_a_frame_has_an_address(start_program: StartProgram, visit: Visit) -> None:

@@ -263,6 +263,24 @@ async def test_a_unix_socket_made_by_another_process_is_not_removed(tmp_path: Pa
     assert path.exists()
 
 
+@pytest.mark.parametrize("by_trio", [False, True], ids=["socket", "trio"])
+async def test_connections_of_a_given_listener_send_small_frames_at_once(nursery: trio.Nursery, by_trio: bool) -> None:
+    delays = []
+
+    async def handler(ws: WebSocket) -> None:
+        with socket.socket(fileno=os.dup(ws._peer.transport.fileno())) as ours:
+            delays.append(not ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    if by_trio:
+        listeners: Sequence[Any] = await trio.open_tcp_listeners(0, host=LOOPBACK)
+    else:
+        listeners = [socket.create_server((LOOPBACK, 0))]
+    server = await nursery.start(partial(rawws.serve, handler, listeners=listeners))
+    async with connect(f"ws://{LOOPBACK}:{server.port}") as ws:
+        await ws.wait_closed()
+    assert delays == [False]
+
+
 async def test_a_listener_has_to_listen() -> None:
     with socket.socket() as silent, pytest.raises(UsageError, match="has to be a stream socket that listens already"):
         await rawws.serve(echo, listeners=[silent])

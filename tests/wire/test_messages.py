@@ -195,6 +195,27 @@ def test_9110_7_6_3_a_proxy_says_that_it_is_one(name: str, verdict: bool) -> Non
     ("fields", "verdict"),
     [
         ([], False),
+        ([("Origin", "http://a.example:8080")], False),
+        ([("Origin", "http://A.example:8080"), ("Sec-Fetch-Site", "same-origin")], False),
+        ([("Origin", "http://a.example")], True),
+        ([("Origin", "http://a.example:8080.evil.example")], True),
+        ([("Origin", "null")], True),
+        ([("Origin", "")], True),
+        ([("Origin", "http://a.example:8080"), ("Origin", "http://evil.example")], True),
+        ([("Sec-Fetch-Site", "none")], False),
+        ([("Sec-Fetch-Site", "same-origin")], False),
+        ([("Sec-Fetch-Site", "same-site")], True),
+        ([("Sec-Fetch-Site", "cross-site")], True),
+    ],
+)
+def test_6454_7_a_browser_says_that_a_page_of_another_origin_asks(fields: list[tuple[str, str]], verdict: bool) -> None:
+    assert asked("/", ("Host", "a.example:8080"), *fields).is_cross_origin is verdict
+
+
+@pytest.mark.parametrize(
+    ("fields", "verdict"),
+    [
+        ([], False),
         ([("Content-Length", "0")], False),
         ([("Content-Length", "00"), ("Content-Length", "0, 0")], False),
         ([("Content-Length", "10")], True),

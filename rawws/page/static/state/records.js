@@ -4,7 +4,7 @@
 import { parseHeader } from "./model.js";
 
 export const isText = (value) => typeof value === "string";
-export const isHex = (value) => isText(value) && /^([0-9a-f]{2})*$/.test(value);
+export const isHex = (value) => isText(value) && value.length % 2 === 0 && !/[^0-9a-f]/.test(value);
 
 const FRAME = {
   at: Number.isFinite,
