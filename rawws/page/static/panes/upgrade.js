@@ -90,7 +90,7 @@ const WHY_ACCEPT = [
     "else uses this GUID, and that it has read this very request, since the key is new each time. A server that " +
     "knows only HTTP, a script that repeats headers, and a cache that stored an earlier answer all fail.",
   "It proves nothing else. Key and GUID are no secrets, so it says neither whose server this is (TLS does, with " +
-    "wss://) nor who the client is (a cookie or a token does). Which site's page is asking stands in Origin.",
+    "wss://) nor who the client is (a cookie or a token does). The Origin field names the site whose page is asking.",
 ];
 
 function drawAccept(accept) {
