@@ -13,20 +13,14 @@ INTRODUCTION = """\
 # Metrics
 
 `rawws serve --metrics` answers `/metrics` in the format of Prometheus. It needs the extra `metrics`
-(`pip install '.[metrics]'`). With `--app`, it answers before the application does. Nothing is counted twice for it: the
+(`pip install '.[metrics]'`). With `--app`, it answers before the application does. The
 loop and the rooms keep these figures anyway, and gather them when they are asked.
 
 `/metrics` needs no token. It names no peer and no room; still, have a proxy in front of the server keep it from the
 public. With [`--workers`](flags.md#--workers), the worker that answers shows its own figures, with its number as the
 label `worker`.
 
-Worth an alert:
-
-* `rawws_longest_block_seconds` over 1: something blocks the event loop, see [the log](log.md#event-loop-blocked).
-* `rawws_held_bytes` near `rawws_limit{flag="--max-memory"}`: histories, and then peers, are dropped next.
-* `rawws_closes_total{cause="slow peer"}` or `rawws_skipped_messages_total` rising: readers don't keep up.
-* `rawws_backplane_up` 0: Redis is away, and messages wait.
-* `rawws_handshakes_total{status="403"}` rising: a page of an origin that isn't allowed tries to connect.
+[Watch a server](../howto/monitor.md) has a configuration of Prometheus, alerts and a dashboard.
 """
 # The values of labels, and what else a reader has to know.
 NOTES = {
@@ -39,7 +33,7 @@ NOTES = {
     "rawws_backplane_waiting_messages": "Only with a backplane.",
     "rawws_tasks": "A relayed WebSocket has no task; a connection in its HTTP phase, and a handler, has one each.",
     "rawws_loop_turn_seconds": "Its `_sum` over its `_count` is the mean time of a turn.",
-    "rawws_longest_block_seconds": "Since the server was started.",
+    "rawws_longest_block_seconds": "Since the server was started. See [the log](log.md#event-loop-blocked).",
 }  # fmt: skip
 
 

@@ -30,8 +30,9 @@ def add_arguments(parser: Parser) -> None:
     parser.takes_dashes = True
     parser.description = (
         "Shows the manual. Without a topic it lists the pages. A topic is a page, such as rooms; or a name that the "
-        "manual has a section about: a flag, a close code, a name of the library, or the word in brackets at the end "
-        "of a line in the log, such as origin. In a terminal the text goes through $PAGER, if that is set."
+        "manual has a section about: a flag, a close code, the status or code of a refusal (403, or the word in "
+        "brackets in the log, such as origin), or a name of the library. In a terminal the text goes through $PAGER, "
+        "if that is set."
     )
     parser.add_argument("topic", nargs="*", metavar="TOPIC", help="a page, or a name such as 1013 or rawws.Hub")
 
@@ -76,7 +77,7 @@ def _contents(manual: Manual) -> str:
 
 def _page_of(manual: Manual, wanted: str, width: int, style: Style) -> str:
     """Return what the manual says about a topic. Raises `UsageError` if it says nothing."""
-    found = manual.find(wanted)
+    found = manual.find(wanted) or manual.find_in_heading(wanted)
     if not found:
         names = manual.suggest(wanted)
         hint = f"did you mean {_in_words(names)}?" if names else "rawws docs lists the pages"

@@ -20,6 +20,7 @@ INDEX = "README"  # a page that only links to the others
 _HEADING = re.compile(r"(#{1,6}) +(.*?) *#*$")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _CODE = re.compile(r"`([^`]+)`")
+_STATUS = re.compile(r"#[^\n]*\n+\*\*(\d{3})\*\*")  # the status of a refusal, below its heading
 _SUGGESTED = 5
 
 
@@ -39,10 +40,12 @@ class Section(NamedTuple):
 
     @property
     def names(self) -> set[str]:
-        """The names by which a reader may ask for it: the heading, each code in it, and its first number."""
+        """The names by which a reader may ask for it: the heading, each code in it, its first number, its status."""
         names = {plain(self.heading), *_CODE.findall(self.heading)}
         if number := re.match(r"\d+\b", plain(self.heading)):
             names.add(number[0])
+        if status := _STATUS.match(self.text):
+            names.add(status[1])
         names |= {name.removeprefix("rawws.") for name in names if re.fullmatch(r"rawws(\.\w+)+", name)}
         return names
 
@@ -127,6 +130,12 @@ class Manual:
             if sections := self._sections(given, fold):
                 return sections
         return self._with_words(wanted) if " " in wanted else []
+
+    def find_in_heading(self, word: str) -> list[Page | Section]:
+        """Return the section that alone has a word in its heading, or nothing."""
+        sections = (section for page in self.pages for section in page.sections() if section.level > 1)
+        found: list[Page | Section] = [each for each in sections if word.lower() in plain(each.heading).lower().split()]
+        return found if len(found) == 1 else []
 
     def _with_words(self, wanted: str) -> list[Page | Section]:
         """Return the smallest sections with these words."""

@@ -52,6 +52,7 @@ class Accept:
             f"key + GUID     {self.key}{GUID.decode('ascii')}",
             f"SHA-1 of that  {self.sha1.hex()}",
             f"in base64      {self.value}",
+            "proves         that this server speaks WebSocket and has read this request; it authenticates nobody",
         ]
 
 

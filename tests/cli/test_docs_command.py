@@ -75,6 +75,13 @@ def test_a_topic_is_a_page_or_a_section_or_words_of_one(wanted: str, expected: l
     assert found(wanted) == expected
 
 
+def test_a_word_finds_the_only_heading_that_has_it() -> None:
+    (section,) = MANUAL.find_in_heading("AGAIN")
+    assert section.text == "## 1013 (try again later)\n"
+    assert MANUAL.find_in_heading("part")
+    assert MANUAL.find_in_heading("--slow") == []  # three have it
+
+
 def test_a_section_ends_at_the_next_heading_of_its_level() -> None:
     *_, section = MANUAL.find("--slow")
     assert isinstance(section, Section)
@@ -170,6 +177,8 @@ def test_every_page_can_be_shown_within_its_width(capsys: pytest.CaptureFixture[
         (["-vv"], "reference/flags, rawws tap"),
         (["rawws.Hub"], "All rooms of an application, by path."),
         (["room_full"], "Retry-After"),
+        (["426"], "A server without an application for HTTP answers so"),
+        (["sec-websocket-accept"], "It proves that the server speaks WebSocket"),
         (["too_many_rooms"], "\n> later.\n\nA room exists"),
         (["1009"], "or raise `--max-size` (`max_size`)."),
         (["Link", "to", "the", "page"], "Open the link to see the page."),

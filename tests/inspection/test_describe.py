@@ -37,8 +37,8 @@ def test_4_2_1_a_good_request_has_its_lines_its_checks_and_the_steps_to_its_acce
     assert lines[6] == "    Cookie: (masked, 9 bytes)"
     assert lines[7] == "    = RFC 6455 §4.2.1 item 1: the method is GET? yes: GET"
     assert not [line for line in lines if line.startswith("    !")]
-    assert lines[-4].split() == ["=", "key", "dGhlIHNhbXBsZSBub25jZQ=="]
-    assert lines[-1] == "    = in base64      s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+    assert lines[-5].split() == ["=", "key", "dGhlIHNhbXBsZSBub25jZQ=="]
+    assert lines[-2] == "    = in base64      s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
 
 def test_4_2_1_a_requirement_that_is_not_met_is_a_fault_and_the_key_is_not_answered() -> None:

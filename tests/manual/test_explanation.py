@@ -9,7 +9,6 @@ import pytest
 from rawws.broadcast.idempotency import KEPT_S, MAX_KEYS
 from rawws.broadcast.stream_entries import LEAST_BYTES, LEAST_ENTRIES, LEAST_EXPIRY_S
 from rawws.limits import KIB, MAX_LAG_BYTES, MIB, Limits
-from rawws.relay.lag_policies import POLICIES
 from tests.manual import ROOT, block, page
 
 SECURITY = page("explanation/security")
@@ -42,11 +41,6 @@ def test_the_limits_shown_are_the_defaults() -> None:
     assert (
         f"| a dead peer | a ping after {limits.ping_interval_s:g} s, and {limits.ping_timeout_s:g} s for any byte"
     ) in SECURITY
-
-
-def test_every_policy_for_slow_readers_is_explained() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| [^|]+ \|$", page("explanation/one-log"), re.MULTILINE)
-    assert rows == list(POLICIES)
 
 
 def test_the_promises_have_the_numbers_of_the_program() -> None:

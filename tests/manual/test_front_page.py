@@ -63,7 +63,7 @@ async def test_the_refusal_of_another_site_is_the_one_shown(serve: Serve, caplog
 def test_the_handshake_is_an_excerpt_of_the_whole_one() -> None:
     lines = iter(page("tutorial/handshake").splitlines())
     excerpt = block(README, "text", "258EAFA5").splitlines()
-    assert len(excerpt) == 15
+    assert len(excerpt) == 16
     for line in excerpt:
         assert line == "…" or line in lines, line  # in this order
 

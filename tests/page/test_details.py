@@ -45,6 +45,8 @@ def test_the_upgrade_header_by_header(start_program: StartProgram, visit: Visit)
     digest = hashlib.sha1(key.encode() + GUID).digest()
     steps = page.locator(".accept li code").all_inner_texts()
     assert steps == [key, key + GUID.decode(), digest.hex(" "), base64.b64encode(digest).decode()]
+    expect(page.locator(".accept p").first).to_contain_text("proves that the server speaks WebSocket")
+    expect(page.locator(".accept p").last).to_contain_text("proves nothing else")
     expect(response).to_contain_text(f"Sec-WebSocket-Accept: {steps[3]}\\r\\n")
     expect(response).to_contain_text("✓ yes Sec-WebSocket-Accept belongs to the client's key")
     expect(page.locator(".switch")).to_contain_text("101: HTTP ends here")

@@ -77,6 +77,7 @@ DEBUG handshake #1 = key            dGhlIHNhbXBsZSBub25jZQ==
 DEBUG handshake #1 = key + GUID     dGhlIHNhbXBsZSBub25jZQ==258EAFA5-E914-47DA-95CA-C5AB0DC85B11
 DEBUG handshake #1 = SHA-1 of that  b37a4f2cc0624f1690f64606cf385945b2bec4ea
 DEBUG handshake #1 = in base64      s3pPLMBiTxaQ9kYGzzhZRbK+xOo=
+DEBUG handshake #1 = proves         that this server speaks WebSocket and has read this request; it authenticates nobody
 DEBUG handshake #1 > HTTP/1.1 101 Switching Protocols
 DEBUG handshake #1 > Upgrade: websocket
 DEBUG handshake #1 > Connection: Upgrade

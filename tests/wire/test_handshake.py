@@ -99,6 +99,7 @@ def test_1_3_the_accept_value_is_made_step_by_step() -> None:
         "key + GUID     dGhlIHNhbXBsZSBub25jZQ==258EAFA5-E914-47DA-95CA-C5AB0DC85B11",
         "SHA-1 of that  b37a4f2cc0624f1690f64606cf385945b2bec4ea",
         "in base64      s3pPLMBiTxaQ9kYGzzhZRbK+xOo=",
+        "proves         that this server speaks WebSocket and has read this request; it authenticates nobody",
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 import urllib.parse
 from importlib.util import find_spec
 
@@ -12,7 +13,7 @@ import httpx
 from rawws.errors import Cause
 from tests.manual import page
 from tests.manual.howto.walk import Walk
-from tests.serving.machine import need
+from tests.serving.machine import PATIENCE_S, need
 from tests.serving.programs import wait_listening_at
 
 
@@ -28,6 +29,10 @@ def test_the_page_works_step_by_step(walk: Walk) -> None:
     assert len(queries) == 9 + 4 + 6
     with httpx.Client(trust_env=False, base_url=f"http://localhost:{walk.port('9090')}") as prometheus:
         wait_listening_at(int(walk.port("9090")))
+        deadline = time.monotonic() + PATIENCE_S
+        while prometheus.get("/-/ready").status_code == 503:  # it listens before it answers queries
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
         configured = prometheus.get("/api/v1/status/config").json()["data"]["yaml"]
         assert f"- 127.0.0.1:{walk.port('8080')}\n" in configured
         for query in queries:

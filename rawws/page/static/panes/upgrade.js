@@ -84,6 +84,15 @@ function drawCheck(check) {
   );
 }
 
+const WHY_ACCEPT = [
+  "After a 101, the client sends bytes that are no longer HTTP. So it first makes the same value, and closes the " +
+    "connection if the server's is another. The right value proves that the server speaks WebSocket, since nothing " +
+    "else uses this GUID, and that it has read this very request, since the key is new each time. A server that " +
+    "knows only HTTP, a script that repeats headers, and a cache that stored an earlier answer all fail.",
+  "It proves nothing else. Key and GUID are no secrets, so it says neither whose server this is (TLS does, with " +
+    "wss://) nor who the client is (a cookie or a token does). The Origin field names the site whose page is asking.",
+];
+
 function drawAccept(accept) {
   const step = (title, ...value) => el("li", {}, `${title} `, el("code", {}, ...value));
   return el(
@@ -98,5 +107,7 @@ function drawAccept(accept) {
       step("its SHA-1", accept.sha1.match(/../g).join(" ")),
       step("and that in base64", accept.value),
     ),
+    el("h4", {}, "Why it is there ", sectionLink("RFC 6455 §1.3")),
+    ...WHY_ACCEPT.map((sentence) => el("p", {}, sentence)),
   );
 }
