@@ -2,7 +2,7 @@
 
 trio's own ``SocketStream`` isn't used, because the broadcast loop needs to send to a thousand sockets in one go
 without a checkpoint for each. A transport does by hand what a ``SocketStream`` does for its users: it tells waiters
-before it closes the socket, and TCP_NODELAY is set where sockets are opened.
+before it closes the socket. TCP_NODELAY is set on listeners, for their connections, and where a client connects.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class Console(Protocol):
     """The source of the user's lines, and the place where messages are shown."""
 
     def lines(self) -> AsyncGenerator[bytes, None]:
-        """Yield each line, without its end. The caller closes the generator, which the end of the connection abandons."""
+        """Yield each line, without its end. The caller closes the generator if it doesn't exhaust it."""
 
     def show(self, message: str | bytes) -> None:
         """Show a message from the server."""

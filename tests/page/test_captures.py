@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.page.panes import Visit, connect, connection, cuts, details, frame_rows, peer, send, watch
 from tests.serving.programs import StartProgram
@@ -167,11 +167,18 @@ def test_a_reload_keeps_the_newest_of_a_large_capture_and_counts_the_rest(
         expect(frame_rows(page).nth(-2).locator(".preview")).to_contain_text("999:xxx")
 
 
+LEFT_CONNECTION: dict[str, Any] = {
+    **{"run": "r1", "number": 1, "from": "", "path": "", "agent": "", "opened": 1, "ended": "ended", "cause": None},
+    **{"request": None, "response": None, "accept": None, "refused": None, "switched": False, "frames": 0},
+    "checks": {"client": [], "server": []},
+}
 LEFTOVERS = [
     *("nonsense", "[]", "1", '{"version": 1}', '{"version": 2}', '{"version": 2, "connections": 1, "frames": 1}'),
     '{"version": 2, "run": "x", "began": "x", "wireBytes": {}, "connections": [], "frames": []}',
     '{"version": 2, "connections": [{"run": "r1"}, {"checks": 1}, null], "frames": []}',
     '{"version": 2, "connections": [], "frames": [{"of": "r1:1", "number": 1, "payload": 5}, {"kind": "cut"}, {}]}',
+    json.dumps({"version": 2, "frames": [], "connections": [LEFT_CONNECTION | {"request": {"lines": []}}]}),
+    json.dumps({"version": 2, "frames": [], "connections": [LEFT_CONNECTION | {"label": "#1", "__proto__": None}]}),
 ]
 
 

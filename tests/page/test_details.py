@@ -160,6 +160,15 @@ def test_a_frame_is_copied_in_each_form(start_program: StartProgram, visit: Visi
     expect(shown).to_have_count(3)
     subprocess.run([sys.executable, "-c", copied(page, "Python")], check=True, capture_output=True, timeout=PATIENCE_S)
     expect(shown).to_have_count(6)
+    # A terminal may obey a control character that is pasted.
+    send(page, "a\x03\nb")
+    odd = page.locator("#table .rows .row .preview").get_by_text("a\\u0003\\nb", exact=True)
+    expect(odd).to_have_count(2)
+    odd.first.click()
+    command = copied(page, "curl")
+    assert "\x03" not in command
+    subprocess.run(["sh", "-c", command], check=True, capture_output=True, timeout=PATIENCE_S)
+    expect(odd).to_have_count(3)
     peer(page, "A").click()
     page.get_by_role("button", name="Close").click()
     frame_rows(page).filter(has_text="CLOSE").first.click()

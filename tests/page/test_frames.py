@@ -11,6 +11,7 @@ import pytest
 
 import rawws.cli
 from rawws.inspection import records
+from rawws.limits import MIB
 from rawws.wire.deflate import Deflater
 from rawws.wire.frames import RSV1, Frame, Opcode, encode_frame, parse_header
 from rawws.wire.masking import apply_mask
@@ -260,7 +261,8 @@ def test_text_chosen_by_a_peer_keeps_the_page_neither_busy_nor_full(start_progra
     assert page.evaluate(find, "/" + "a" * 4000) == [False, True]
 
     # The longest payload that a recording has.
-    assert page.evaluate("""async () => (await import("/_rawws/state/records.js")).isHex("00".repeat(16 * 1024 ** 2))""")
+    is_hex = """async (size) => (await import("/_rawws/state/records.js")).isHex("00".repeat(size))"""
+    assert page.evaluate(is_hex, 16 * MIB)
 
     # Deflate makes a thousandth of it, and all connections of a recording share what is inflated.
     message = Deflater(15).deflate(bytes(40_000_000)).hex()

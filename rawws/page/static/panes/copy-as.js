@@ -16,8 +16,11 @@ export const FORMS = {
 
 function curl(frame, url) {
   const { text } = frame;
-  if (text !== null) return `curl ${inShell(url)} -H 'Content-Type: text/plain; charset=utf-8' --data-raw ${inShell(text)}`;
-  return `printf ${inShell(toBase64(frame.bytes))} | base64 -d | curl ${inShell(url)} -H 'Content-Type: application/octet-stream' --data-binary @-`;
+  const type = text === null ? "application/octet-stream" : "text/plain; charset=utf-8";
+  const start = `curl ${inShell(url)} -H 'Content-Type: ${type}'`;
+  // A peer's control character that is pasted into a terminal may be obeyed there: Ctrl-C ends even a quoted line.
+  if (text !== null && !/(?!\n)\p{Cc}/u.test(text)) return `${start} --data-raw ${inShell(text)}`;
+  return `printf ${inShell(toBase64(frame.bytes))} | base64 -d | ${start} --data-binary @-`;
 }
 
 function python(frame, url) {

@@ -11,6 +11,8 @@ const VERSION = 2;
 const MOST_CHARACTERS = 2_000_000; // browsers give an origin 5 MB, and most of them count two bytes a character
 const LEAST_CHARACTERS = 10_000;
 const CONNECTIONS_SHARE = 0.3;
+const SEEN = ["request", "response", "accept", "refused", "switched", "ended", "cause", "checks", "frames"];
+const OF_CONNECTION = ["from", "path", "agent", "opened", ...SEEN];
 const TOTALS = ["lost", "forgotten", "wireBytes", "messageBytes", "began"];
 
 /** Keep a store for the page that this tab shows next. An empty one leaves nothing. */
@@ -63,8 +65,9 @@ export function restore(store) {
     }
     return runs.get(key);
   };
-  for (const { run, number, ...rest } of kept.connections) {
-    const connection = Object.assign(new Connection(runOf(run), number), rest);
+  for (const each of kept.connections) {
+    const connection = new Connection(runOf(each.run), each.number);
+    for (const name of OF_CONNECTION) connection[name] = each[name];
     store.connections.set(connection.id, connection);
   }
   for (const record of kept.frames) {
@@ -127,7 +130,7 @@ const isKey = (key) => isText(key) && /^[rf]\d{1,9}$/.test(key);
 
 function isConnection(kept) {
   const { run, number, from, path, agent, ended, switched, request, response, accept, refused, checks, frames } = kept;
-  const isHead = (head) => head === null || head.lines.every(isText);
+  const isHead = (head) => head === null || (head.lines.length > 0 && head.lines.every(isText));
   return (
     isKey(run) &&
     [number, frames].every(Number.isInteger) &&
