@@ -19,8 +19,8 @@ from rawws.wire.messages import Headers, Request
 from rawws.wire.origins import Origins
 from tests.manual import ROOT, page
 
-SECURITY = page("explanation/security")
-NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", SECURITY)))
+ATTACKS = page("explanation/attacks")
+NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", ATTACKS)))
 
 
 def test_the_manual_names_tests() -> None:

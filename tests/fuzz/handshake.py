@@ -62,7 +62,7 @@ def check_request(request: Request, origins: Origins, *, compression: bool = Tru
     if handshake.refusal is None:
         accept = handshake.accept
         assert accept is not None
-        assert len(accept.steps) == 4
+        assert len(accept.steps) == 5
         assert len(accept.value) == 28
         assert handshake.response.status == 101
         # Our own client takes what we answer to this.
