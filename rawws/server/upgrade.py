@@ -22,7 +22,7 @@ from rawws.wire.client_handshake import examine_answer
 from rawws.wire.handshake import Handshake, examine
 from rawws.wire.messages import Request, Response
 from rawws.wire.role import Role
-from rawws.wire.trace import FAULT, STATE
+from rawws.wire.trace import FAULT, STATE, TOKEN_SUBPROTOCOL, mask_subprotocols
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,9 @@ async def ask_authenticate(upgrade: Upgrade) -> HookResponse | None:
 
 async def choose_subprotocol(upgrade: Upgrade) -> HookResponse | None:
     """§4.2.2 item 4: choose one of the subprotocols on offer, the server's favourite first, or none."""
-    connection, offered = upgrade.connection, upgrade.handshake.offered_subprotocols
+    connection = upgrade.connection
+    # A token beside the subprotocols isn't one to speak. It must not come back in the answer, or reach a log.
+    offered = [name for name in upgrade.handshake.offered_subprotocols if not name.startswith(TOKEN_SUBPROTOCOL)]
     if not offered:
         return None
     if connection.config.select_subprotocol is None:
@@ -235,7 +237,8 @@ def _show_agreement(connection: HttpConnection, request: Request, handshake: Han
         connection.log(logs.handshake, logging.DEBUG, STATE, step)
     if offered := handshake.offered_subprotocols:
         chosen = "none chosen" if handshake.subprotocol is None else f"chose {handshake.subprotocol}"
-        message = f"RFC 6455 §1.9: offered the subprotocols {', '.join(offered)}: {chosen}"
+        names = mask_subprotocols(", ".join(offered))
+        message = f"RFC 6455 §1.9: offered the subprotocols {names}: {chosen}"
         connection.log(logs.handshake, logging.DEBUG, STATE, message)
     for offer in request.headers.get_all("Sec-WebSocket-Extensions"):
         verdict = "declined" if handshake.deflate is None else f"agreed on {handshake.deflate.header}"
