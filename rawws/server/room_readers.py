@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 from rawws.broadcast.query import RoomQuery
@@ -132,6 +133,6 @@ async def answer_page(exchange: Exchange, policy: PublishPolicy, answer: Respons
     added = policy.fields(exchange.request)
     if isinstance(answer, Refusal):
         raw = tuple((name.encode("ascii"), value.encode("ascii")) for name, value in added)
-        await exchange.answer(Refusal(answer.status, answer.code, answer.sentence, answer.headers + raw, answer.hint))
+        await exchange.answer(replace(answer, headers=answer.headers + raw))
     else:
         await exchange.answer(Response(answer.status, answer.body, Headers([*answer.headers, *added])))
