@@ -20,7 +20,7 @@ def answer(status: int = 200, *lines: str, body: bytes = b"") -> bytes:
 class Backend:
     """A server on loopback. ``reply`` is the response to every request, or an async function that gives it."""
 
-    def __init__(self, reply: bytes | Reply = answer()) -> None:
+    def __init__(self, reply: bytes | Reply = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") -> None:
         self.reply = reply
         self.asked: list[bytes] = []  # the heads of the requests
         self.connections = 0

@@ -39,7 +39,7 @@ ABOVE_ALL = {"__init__", "__main__"}
 
 # Nothing in these can block or depends on a layer that does.
 SANS_IO = ("wire", "broadcast", "access", "inspection")
-LIBRARIES = {"h11", "wsproto", "numpy"}  # numpy only where it is installed
+LIBRARIES = {"h11", "wsproto", "numpy", "jwt", "cryptography"}  # the last three only where they are installed
 OURS = {*SANS_IO, "errors", "limits"}
 IMPURE = {
     *("asyncio", "concurrent", "multiprocessing", "queue", "sched", "select", "selectors", "signal", "socket"),

@@ -7,13 +7,13 @@ stays out of URLs, and so out of the logs of proxies. It is offered beside the o
 
 from __future__ import annotations
 
-from urllib.parse import parse_qsl
+from urllib.parse import unquote_plus
 
 from rawws.errors import Refusal
 from rawws.wire.messages import Request
+from rawws.wire.trace import TOKEN_SUBPROTOCOL
 
 QUERY_NAME = "access_token"
-SUBPROTOCOL_PREFIX = "rawws.token."
 
 TWO_TOKENS = Refusal(
     400, "two_tokens", "This request carries two different tokens; send one, in one place (RFC 6750 §2)."
@@ -24,7 +24,7 @@ def find_tokens(request: Request) -> list[str]:
     """Return the different tokens that a request carries, whatever their kind, in the order of their places."""
     found = [
         *_bearer_tokens(request),
-        *(value for name, value in parse_qsl(request.query, keep_blank_values=True) if name == QUERY_NAME),
+        *_query_tokens(request),
         *_subprotocol_tokens(request),
     ]
     return list(dict.fromkeys(found))
@@ -43,6 +43,12 @@ def _bearer_tokens(request: Request) -> list[str]:
     return [token.strip() for scheme, _, token in parted if scheme.lower() == "bearer"]
 
 
+def _query_tokens(request: Request) -> list[str]:
+    """Return the values of the parameter. Its name has to be written plainly, since the log masks only that."""
+    parted = (parameter.partition("=") for parameter in request.query.split("&"))
+    return [unquote_plus(value) for name, _, value in parted if name == QUERY_NAME]
+
+
 def _subprotocol_tokens(request: Request) -> list[str]:
     offered = (name.strip() for value in request.headers.get_all("Sec-WebSocket-Protocol") for name in value.split(","))
-    return [name.removeprefix(SUBPROTOCOL_PREFIX) for name in offered if name.startswith(SUBPROTOCOL_PREFIX)]
+    return [name.removeprefix(TOKEN_SUBPROTOCOL) for name in offered if name.startswith(TOKEN_SUBPROTOCOL)]

@@ -260,8 +260,8 @@ def read_secret(data: bytes, algorithm: str | None) -> tuple[OneKey, str]:
     least = int(algorithm[2:]) // 8  # RFC 7518 §3.2
     if len(secret) < least:
         raise UsageError(
-            f"the secret has {len(secret)} bytes, and {algorithm} needs {least} or more, as 'openssl rand -hex {least}' "
-            "makes them"
+            f"the secret has {len(secret)} bytes, and {algorithm} needs {least} or more; 'openssl rand -hex {least}' "
+            "makes one"
         )
     return OneKey(secret), algorithm
 
@@ -309,9 +309,7 @@ def _algorithms_for(key: object) -> tuple[str, ...]:
         case ed25519.Ed25519PublicKey():
             return ("EdDSA",)
         case _:
-            raise UsageError(
-                "the key is of a kind that is not used here; give one of RSA, P-256, P-384, P-521 or Ed25519"
-            )
+            raise UsageError("the key is of another kind than RSA, P-256, P-384, P-521 and Ed25519; give one of these")
 
 
 def _either(names: tuple[str, ...]) -> str:

@@ -70,7 +70,10 @@ class FetchedKeys:
         if self._is_due(kid):
             async with self._fetching:
                 if self._is_due(kid):  # otherwise another request has fetched it meanwhile
-                    await self._fetch()
+                    try:
+                        await self._fetch()
+                    finally:
+                        self._fetched_at = trio.current_time()
         return self._keys
 
     def _is_due(self, kid: str | None) -> bool:
@@ -81,7 +84,6 @@ class FetchedKeys:
 
     async def _fetch(self) -> None:
         """Fetch the set. If that fails, it is logged, and the keys stay as they are."""
-        self._fetched_at = trio.current_time()
         why = f"no whole answer came within {FETCH_TIMEOUT_S:g} s"
         with trio.move_on_after(FETCH_TIMEOUT_S):
             try:

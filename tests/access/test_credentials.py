@@ -45,5 +45,10 @@ def test_two_tokens_that_disagree_are_refused(request_: Request) -> None:
     assert find_token(request_) is TWO_TOKENS
 
 
+def test_a_parameter_that_the_log_would_not_mask_is_no_token() -> None:
+    assert find_tokens(request_for("/x?access%5Ftoken=t&Access_Token=t")) == []
+    assert find_tokens(request_for("/x?access_token=a%20b+c")) == ["a b c"]
+
+
 def test_an_empty_token_is_a_token() -> None:
     assert find_token(request_for("/x?access_token=")) == ""

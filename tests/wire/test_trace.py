@@ -277,9 +277,7 @@ def test_a_token_in_a_query_is_masked_wherever_a_head_has_it(target: str, shown:
 
 def test_a_token_among_the_subprotocols_is_masked() -> None:
     head = b"GET / HTTP/1.1\r\nSec-WebSocket-Protocol: rawws.ids, rawws.token.eyJ.e30.c2ln,Rawws.Token.x\r\n\r\n"
-    assert head_lines(head)[1] == (
-        "Sec-WebSocket-Protocol: rawws.ids, rawws.token.(masked),Rawws.Token.(masked)"
-    )
+    assert head_lines(head)[1] == ("Sec-WebSocket-Protocol: rawws.ids, rawws.token.(masked),Rawws.Token.(masked)")
     assert mask_secrets(mask_secrets(head)) == mask_secrets(head)
     assert mask_subprotocols("'rawws.token.a b', rawws.tokens") == "'rawws.token.(masked) b', rawws.tokens"
 
