@@ -86,6 +86,14 @@ def check_info(info: object) -> None:
         raise UsageError(f"the info about a user is {size} bytes of JSON, and at most {MAX_INFO_BYTES} are taken")
 
 
+def decide(grant: Grant, room: str, asked: Action, now: float) -> Action | Refusal:
+    """Return the part of an action that a grant allows in a room at a time (Unix seconds), or why that isn't enough.
+
+    Whoever asks to read and write is let in to read: a WebSocket in a room that relays may belong to a mere reader.
+    """
+    return refuse(grant, room, asked & Action.READ or asked, now) or asked & grant.allowed(room)
+
+
 def refuse(grant: Grant, room: str, action: Action, now: float) -> Refusal | None:
     """Return why a grant doesn't allow an action in a room at a time (Unix seconds); None if it does."""
     if grant.expires_at is not None and now >= grant.expires_at:
@@ -97,9 +105,9 @@ def refuse(grant: Grant, room: str, action: Action, now: float) -> Refusal | Non
         return Refusal(
             401,
             "login_required",
-            f"Only some users may {missing.words.replace(' ', ' and ')} in this room, and this request names none.",
+            f"Not everybody may {missing.words.replace(' ', ' and ')} in this room, and this request names no user; "
+            "log in first.",
             _ASK,
-            hint="to open it for everybody, give anonymous clients that right",
         )
     return Refusal(
         403,
@@ -109,9 +117,18 @@ def refuse(grant: Grant, room: str, action: Action, now: float) -> Refusal | Non
     )
 
 
-EXPIRED = Refusal(
-    401, "expired", "The right to use this room has expired; log in again.", _ASK_AGAIN, hint="get a new token"
-)
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A client that a door has let in: what it may do there, its user, and the end of that by the caller's clock."""
+
+    action: Action
+    user: object = None
+    ends_at: float = math.inf
+
+
+ANYBODY = Admitted(Action.READ | Action.WRITE)  # where nobody is asked who they are
+
+EXPIRED = Refusal(401, "expired", "The right to use this room has expired; log in again.", _ASK_AGAIN)
 NOBODY = Refusal(
     401,
     "login_required",

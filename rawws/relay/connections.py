@@ -18,6 +18,7 @@ from rawws.net.poller import READABLE, WRITABLE
 from rawws.net.transport import Transport
 from rawws.relay.encoding_jobs import EncodingJobs
 from rawws.relay.ends import log_end
+from rawws.relay.leases import Leases
 from rawws.relay.memory import Memory, unsent
 from rawws.relay.peer import Loss, Peer, PeerGroup
 from rawws.relay.presence import Presence
@@ -57,6 +58,7 @@ class Connections:
         self.presence = Presence()
         self.timers = Timers(self.peers, self.stats)
         self.memory = Memory(self.peers, self.timers.aging)
+        self.leases = Leases(self.peers, self.close)
 
     @property
     def peer_count(self) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import trio
 
+from rawws.access.source import Source
 from rawws.hub.hub import Hub
 from rawws.options import SERVER, ServerOptions
 from rawws.runtime import check_runs_on_trio
@@ -35,6 +36,7 @@ async def serve(
     origins: Origins | Iterable[str] | None = SAME_HOST,
     hosts: Sequence[str] | None = None,
     authenticate: Authenticate | None = None,
+    access: Source | None = None,
     subprotocols: Sequence[str] | None = None,
     select_subprotocol: SelectSubprotocol | None = None,
     process_request: ProcessRequest | None = None,
@@ -92,8 +94,11 @@ async def serve(
     - ``process_request(request)`` is called first, and may return a `Response` to send instead.
     - ``authenticate(request)`` is called before the 101, and may refuse with a `Response` (401, 403, 429). Any other
       result becomes ``ws.user``, and ``member.user`` of a room's `Member`. For a room of a hub, ``request.action`` is
-      the access that the client needs: ``read``, ``write`` or ``read write``. Both hooks may be async, and have
-      ``open_timeout`` to decide.
+      what the client may do there if it is let in: ``read``, ``write`` or ``read write``. A `User` as the result limits
+      that to its rooms, and ends the connection when it expires. Both hooks may be async, and have ``open_timeout`` to
+      decide.
+    - ``access`` is a source of grants for the rooms of a hub, such as ``--access`` of ``rawws serve`` has. It is asked
+      before ``authenticate``, and without a grant nobody may read or write.
     - ``subprotocols``: the server's subprotocols, the favourite first. Or ``select_subprotocol(request, offered)``
       returns one of the client's offers, or None.
     - ``process_response(request, response)`` gets the 101, and may return another response.
@@ -167,6 +172,7 @@ async def serve(
         listening=ListeningOptions(port, host, listeners, unix, ssl),
         options=options,
         handshakes=handshakes,
+        access=access,
         http=http,
         hosts=hosts,
         routes=routes,

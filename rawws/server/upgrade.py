@@ -14,9 +14,11 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, assert_never
 
 from rawws import logs
+from rawws.access.grant import NOTHING, Admitted
 from rawws.errors import Refusal
 from rawws.net.accept import Address
 from rawws.net.transport import Transport
+from rawws.server.authorization import authorize
 from rawws.server.connection import HttpConnection
 from rawws.wire.client_handshake import examine_answer
 from rawws.wire.handshake import Handshake, examine
@@ -36,7 +38,7 @@ class Upgraded:
     handshake: Handshake
     trailing_data: bytes
     remote_address: Address
-    user: object  # what ``authenticate`` returned
+    admitted: Admitted  # with the user that a source of grants or ``authenticate`` has named
 
 
 class HookResponse(NamedTuple):
@@ -49,7 +51,7 @@ class HookResponse(NamedTuple):
 class Upgrade:
     """One request on its way to the 101, with the results of the steps so far."""
 
-    __slots__ = ("connection", "handshake", "request", "response", "user")
+    __slots__ = ("admitted", "connection", "handshake", "request", "response")
 
     handshake: Handshake  # from `examine_request` on
 
@@ -57,7 +59,7 @@ class Upgrade:
         self.connection = connection
         self.request = request
         self.response: Response | None = None
-        self.user: object = None
+        self.admitted = Admitted(NOTHING)  # what it may do, and before that what its door is for
 
 
 async def ask_process_request(upgrade: Upgrade) -> HookResponse | None:
@@ -83,23 +85,26 @@ async def examine_request(upgrade: Upgrade) -> Refusal | None:
 
 
 async def ask_admission(upgrade: Upgrade) -> Refusal | None:
-    """The path's room has to exist, or be possible, and have space. This also sets the request's ``action``."""
+    """The path's room has to exist, or be possible, and have space. This also decides what the door is for."""
     admit = upgrade.connection.server.admit
     if admit is None:
         return None
     action, refusal = admit(upgrade.request)
-    if action:
-        upgrade.request = replace(upgrade.request, action=action)
+    upgrade.admitted = Admitted(action)
     return refusal
 
 
-async def ask_authenticate(upgrade: Upgrade) -> HookResponse | None:
-    """Let ``authenticate`` name the user, or refuse."""
-    connection = upgrade.connection
-    if connection.config.authenticate is None:
-        return None
-    upgrade.user = await connection.call_hook(connection.config.authenticate, upgrade.request)
-    return HookResponse("authenticate", upgrade.user) if isinstance(upgrade.user, Response) else None
+async def ask_authorization(upgrade: Upgrade) -> Refusal | HookResponse | None:
+    """Let a source of grants and ``authenticate`` name the user, and what it may do; or refuse."""
+    answer = await authorize(upgrade.connection, upgrade.request, upgrade.admitted.action)
+    if isinstance(answer, Refusal):
+        return answer
+    if isinstance(answer, Response):
+        return HookResponse("authenticate", answer)
+    upgrade.admitted = answer
+    if answer.action:
+        upgrade.request = replace(upgrade.request, action=answer.action.words)
+    return None
 
 
 async def choose_subprotocol(upgrade: Upgrade) -> HookResponse | None:
@@ -154,7 +159,7 @@ STEPS: tuple[Step, ...] = (
     ask_process_request,
     examine_request,
     ask_admission,
-    ask_authenticate,
+    ask_authorization,
     choose_subprotocol,
     ask_process_response,
     prepare_room,
@@ -214,7 +219,7 @@ async def _switch_protocols(attempt: Upgrade) -> Upgraded:
         handshake,
         trailing_data,
         connection.address,
-        attempt.user,
+        attempt.admitted,
     )
 
 

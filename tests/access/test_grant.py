@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rawws.access.grant import EXPIRED, MAX_INFO_BYTES, Action, Grant, refuse
+from rawws.access.grant import ANYBODY, EXPIRED, MAX_INFO_BYTES, Action, Grant, decide, refuse
 from rawws.access.patterns import Patterns
 from rawws.errors import UsageError
 
@@ -39,7 +39,29 @@ def test_decision_about_a_user(room: str, action: Action, now: float, status: in
     else:
         assert refusal is not None
         assert (refusal.status, refusal.code) == (status, code)
-        assert refusal.hint
+
+
+@pytest.mark.parametrize(
+    ("room", "asked", "expected"),
+    [
+        ("/room/x", READ | WRITE, READ | WRITE),
+        ("/room/x", READ, READ),
+        ("/room/x", Action(0), Action(0)),
+        ("/news", READ | WRITE, READ),
+        ("/news", WRITE, 403),
+        ("/inbox", READ | WRITE, 403),  # only a POST needs no right to read
+        ("/inbox", WRITE, WRITE),
+    ],
+)
+def test_whoever_may_only_read_is_let_in_to_read(room: str, asked: Action, expected: Action | int) -> None:
+    grant = Grant("alice", Patterns(["/room/*", "/news"]), Patterns(["/room/*", "/inbox"]))
+    decided = decide(grant, room, asked, 0.0)
+    assert (decided if isinstance(decided, Action) else decided.status) == expected
+
+
+def test_anybody_may_do_everything_where_nobody_is_asked() -> None:
+    assert ANYBODY.action == READ | WRITE
+    assert ANYBODY.user is None
 
 
 def test_a_refusal_names_what_is_missing() -> None:
