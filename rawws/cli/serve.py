@@ -12,8 +12,10 @@ from collections.abc import Iterator, Sequence
 import trio
 
 from rawws import logs
+from rawws.access.source import Source, Sources
 from rawws.backplane.sharing import share
 from rawws.cli.serve_flags import FLAGS
+from rawws.cli.token_sources import TokenSources, check_token_flags
 from rawws.errors import UsageError
 from rawws.hub.hub import Hub, Mode
 from rawws.net.addresses import format_address
@@ -73,6 +75,7 @@ def _check(options: argparse.Namespace) -> None:
     if options.page_token is not None and (options.page is False or options.workers is not None):
         other = "--no-page" if options.page is False else "--workers"
         raise UsageError(f"--page-token has no effect with {other}, which turns the page off; remove one of them")
+    check_token_flags(options)
     if options.workers is not None:
         _check_for_workers(options)
 
@@ -127,6 +130,7 @@ class _Program:
             if options.app
             else HelloApp(["POST"] if has_rooms else [], self._name_obstacle)
         )
+        self._tokens = TokenSources(options)
         self._tls = load_tls(options.tls_cert, options.tls_key) if options.tls_cert else None
         self.remark = "any path is a room" if self._paths.root == "/" else f"rooms are {self._paths}"
         self.invitation = ""  # to the page, if there is one
@@ -173,7 +177,8 @@ class _Program:
             scheme = "http" if self._tls is None else "https"
             self.invitation = page.invite(f"{scheme}://{format_address(connectable_address(listeners[0]))}")
         async with share(self._hub, *options.backplane) if options.backplane else contextlib.nullcontext():
-            await self._serve(listeners, status, app, routes)
+            with self._tokens.closing():
+                await self._serve(listeners, status, app, routes)
 
     async def _serve(
         self,
@@ -188,11 +193,18 @@ class _Program:
             http=app,
             routes=routes,
             origins=self._origins,
+            access=self._access(),
             tracer=self._tracer,
             ssl=self._tls,
             task_status=status,
             **FLAGS.keywords("serve", self._options),
         )
+
+    def _access(self) -> Source | None:
+        """Return the sources of grants in their order, as one; None if everybody may do everything."""
+        # The backend comes last, since it decides about every request.
+        sources = [source for source in (self._tokens.tokens, self._tokens.backend) if source is not None]
+        return Sources(sources) if sources else None
 
     def _page(self, listeners: Sequence[socket.socket], local: bool) -> Page | None:
         """Return the page, if it is on: by default only where this machine alone can reach it."""

@@ -19,6 +19,7 @@ from rawws.cli.arguments import (
     token,
 )
 from rawws.cli.flags import Flag, FlagTable, Value, show_size
+from rawws.cli.token_sources import TOKEN_FLAGS
 from rawws.hub.hub import Hub, Mode
 from rawws.relay.lag_policies import POLICIES
 from rawws.server.serve import serve
@@ -358,6 +359,7 @@ FLAGS = FlagTable(
         "where it listens": _LISTENING,
         "what it does": _SERVING,
         "rooms": _ROOMS,
+        "who may do what": TOKEN_FLAGS,
         "limits (sizes take k, M and G, in powers of 1,024)": _LIMITS,
         "output, on standard error and in a browser": _OUTPUT,
     },

@@ -32,7 +32,9 @@ async def authorize(
         return Admitted(asked)
     admitted = Admitted(asked)
     if source is not None:
-        granted = await connection.call_hook(source.grant, request, request.path or "", asked)
+        sender = connection.address
+        known = replace(request, client=sender[0]) if isinstance(sender, tuple) else request
+        granted = await connection.call_hook(source.grant, known, request.path or "", asked)
         if isinstance(granted, Response | Refusal):  # a Response says that the source has failed
             return granted
         decided = _apply(granted, request, admitted)
