@@ -85,7 +85,13 @@ class AccessFile:
         for name, number in named.items():
             if name not in declared:
                 raise UsageError(f"line {number}: no line declares the token {name}, as 'token {name} sha256:HEX' does")
+        self._knows_anonymous = any(rule.subject is None for rule in self._rules)
         self._grants: dict[str | None, Grant] = {}  # those that were asked for, by name
+
+    @property
+    def summary(self) -> str:
+        """The numbers of its tokens and rules, in words."""
+        return f"tokens: {len(self._names)}, rules: {len(self._rules)}"
 
     def _add(self, read: Rule | tuple[bytes, str] | None) -> str | None:
         """Add what a line has, and return the name of the token that it is a rule for, if it is for one."""
@@ -97,12 +103,15 @@ class AccessFile:
         return None
 
     async def grant(self, request: Request, room: str, action: Action) -> Grant | Refusal | None:
-        """Return the grant of a token, or that of a client without one; None for a token that isn't declared."""
+        """Return the grant of a token, or that of a client without one.
+
+        None for a token that isn't declared, and for a client without one if no rule is for such clients.
+        """
         token = find_token(request)
         if isinstance(token, Refusal):
             return token
         name = None if token is None else self.find_name(token)
-        if token is not None and name is None:
+        if name is None and (token is not None or not self._knows_anonymous):
             return None
         if name not in self._grants:
             subjects = (None,) if name is None else (name, _ANYBODY)

@@ -7,13 +7,15 @@ import contextlib
 import logging
 import math
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import trio
 
 from rawws import logs
 from rawws.access.source import Source, Sources
 from rawws.backplane.sharing import share
+from rawws.cli.access import combine, make_rules, read_publish_token
 from rawws.cli.serve_flags import FLAGS
 from rawws.cli.token_sources import TokenSources, check_token_flags
 from rawws.errors import UsageError
@@ -49,7 +51,8 @@ def run(options: argparse.Namespace) -> int:
     _check(options)
     if options.workers is not None:
         if worker is None:
-            return signals.run(run_workers, options.workers, options.host, options.port)
+            supervise = partial(run_workers, reloads=options.access is not None)
+            return signals.run(supervise, options.workers, options.host, options.port)
         _take_share(options)
     signals.run(_serve, options, worker)
     return 0
@@ -111,6 +114,7 @@ async def _serve(options: argparse.Namespace, worker: WorkerContext | None) -> N
             lambda: program.remark,
             worker,
             lambda: program.invitation,
+            program.reload,
         )
 
 
@@ -125,6 +129,8 @@ class _Program:
         self._paths = self._hub.paths(beside_application=options.app is not None)
         self._tracer = Tracer()
         has_rooms = self._hub.mode is Mode.BROADCAST
+        self._rules = make_rules(options)
+        self._publish_token = read_publish_token(options)
         self._app: HttpApp = (
             asgi(load_app(options.app), root_path=options.root_path or "")
             if options.app
@@ -136,6 +142,11 @@ class _Program:
         self.invitation = ""  # to the page, if there is one
         if options.metrics:
             MetricsApp(self._hub, self._app, worker)  # raises if there can't be metrics, before anything listens
+
+    @property
+    def reload(self) -> Callable[[], None] | None:
+        """The function that reads the access file anew, if there is one."""
+        return None if self._rules is None else self._rules.reload
 
     def _name_obstacle(self) -> str:
         backplane = self._hub.backplane
@@ -166,7 +177,7 @@ class _Program:
         # A client that reaches a proxy reaches the server after it.
         local = all(map(is_loopback, listeners)) and not options.trusted_proxy
         if self._hub.mode is Mode.BROADCAST:
-            policy = PublishPolicy(options.publish_token, local, self._origins)
+            policy = PublishPolicy(self._publish_token, local, self._origins)
             app = RoomApp(self._hub, app, policy, rate=options.rate or 0.0)
         if options.metrics:
             app = MetricsApp(self._hub, app, self._worker)
@@ -196,6 +207,7 @@ class _Program:
             access=self._access(),
             tracer=self._tracer,
             ssl=self._tls,
+            access=combine(self._rules),
             task_status=status,
             **FLAGS.keywords("serve", self._options),
         )

@@ -201,8 +201,21 @@ _ROOMS = (
         "--publish-token",
         Value(token, "TOKEN"),
         "token that a POST to a room must carry, as `Authorization: Bearer TOKEN`",
-        manual="It is printable ASCII without spaces. WebSockets publish without it, unless `--read-only` is given "
-        "too.",
+        manual="It is printable ASCII without spaces. WebSockets publish without it, unless `--read-only` or "
+        "`--access` is given too.",
+        needs_rooms=True,
+    ),
+    Flag(
+        "--publish-token-file",
+        FILE,
+        "file that holds this token alone, so that `ps` doesn't show it",
+        needs_rooms=True,
+    ),
+    Flag(
+        "--access",
+        FILE,
+        "file that says which tokens may read and write which rooms; nobody else may",
+        manual="SIGHUP has it read anew. [Decide who may read and write](../howto/access.md) has its format.",
         needs_rooms=True,
     ),
     Flag(
@@ -306,6 +319,14 @@ _LIMITS = (
         "seconds for a peer to send a byte after a ping, or to accept one while `--slow wait` waits for it; `0` for no "
         "limit",
         goes_to="serve.ping_timeout",
+    ),
+    Flag(
+        "--max-lifetime",
+        SECONDS,
+        "seconds that a WebSocket or an event stream may last; then it is closed, with 1012",
+        goes_to="serve.max_lifetime",
+        shown_default="no limit",
+        manual="A client that connects again is asked for its token again.",
     ),
     Flag(
         "--drain",

@@ -59,6 +59,7 @@ async def serve(
     keep_alive: float | None = SERVER.keep_alive,
     trusted_proxies: Sequence[str] | None = None,
     server_header: str | None = None,
+    max_lifetime: float | None = SERVER.max_lifetime,
     drain: float | None = SERVER.drain,
     fast_lane: bool = SERVER.fast_lane,
     routes: Routes | None = None,
@@ -127,6 +128,7 @@ async def serve(
     - ``max_memory``: memory that connections, rooms and requests may take together, in all servers of this `trio.run`.
       Beyond it the histories of empty rooms are dropped. Then the largest item goes: another history, a peer (closed
       with 1013), or a request (503).
+    - ``max_lifetime``: time for which a WebSocket or an event stream may last; then it is closed with 1012.
     - ``drain``: time that a stopping server gives its peers, their handlers and pending requests. The closes of many
       peers are spread over it. An application of ``rawws.asgi`` is notified by ``http.disconnect``, and by an OSError
       from ``send``: for an event stream at once, for another response when half of the drain is over if it waits for a
@@ -156,6 +158,7 @@ async def serve(
         max_target=max_target,
         max_body=max_body,
         keep_alive=keep_alive,
+        max_lifetime=max_lifetime,
         drain=drain,
         fast_lane=fast_lane,
     )

@@ -75,8 +75,13 @@ async def test_two_tokens_are_refused() -> None:
     assert await AccessFile(FILE).grant(request, "/x", READ) is TWO_TOKENS
 
 
-async def test_an_empty_file_lets_nobody_do_anything() -> None:
-    assert (await grant_of(AccessFile(""))).allowed("/x") == NOTHING
+async def test_without_a_rule_for_anonymous_clients_another_source_may_know_them() -> None:
+    for text in ("", f"token alice {declared('a')}\ntoken * /x read"):
+        assert await AccessFile(text).grant(request_for(), "/x", READ) is None
+
+
+def test_summary() -> None:
+    assert AccessFile(FILE).summary == "tokens: 3, rules: 7"
 
 
 @pytest.mark.parametrize(
