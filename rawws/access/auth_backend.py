@@ -70,8 +70,10 @@ def _pass_on(response: Response) -> Refusal:
     fields = tuple(
         (name.encode("ascii"), value.encode("ascii")) for name, value in response.headers if name.lower() in _PASSED_ON
     )
-    sentence = f"The server of --auth-url refused this request with {response.status}."
-    return Refusal(response.status, "refused_by_backend", sentence, fields, body=response.body[:MAX_BODY_BYTES])
+    body = response.body[:MAX_BODY_BYTES]
+    if response.status == 401:
+        return Refusal(401, "refused_by_backend", "The server of --auth-url wants a login.", fields, body=body)
+    return Refusal(403, "refused_by_backend", "The server of --auth-url does not allow this.", fields, body=body)
 
 
 def _read_grant(headers: Headers, room: str, action: Action) -> Grant:

@@ -9,6 +9,7 @@ from rawws import logs
 from rawws.access.access_file import AccessFile
 from rawws.access.grant import Action, Grant
 from rawws.access.source import Source, Sources
+from rawws.cli.token_sources import TokenSources
 from rawws.errors import Refusal, UsageError
 from rawws.limits import KIB, MIB
 from rawws.wire.messages import Request
@@ -52,15 +53,13 @@ def make_rules(options: argparse.Namespace) -> AccessRules | None:
     return None if options.access is None else AccessRules(options.access)
 
 
-def combine(rules: AccessRules | None) -> Sources | None:
+def combine(tokens: TokenSources, rules: AccessRules | None) -> Sources | None:
     """Return all sources as one, in the order in which they are asked; None if there are none.
 
-    The rules come after those that know a sender by other means than a token, since rules for anonymous clients decide
-    about everybody else.
+    A source passes on what isn't for it: a token of another kind, or that it doesn't know, and, unless the rules have a
+    line about anonymous clients, a request without a token. The backend comes last, since it decides about everything.
     """
-    sources: list[Source] = []
-    if rules is not None:
-        sources.append(rules)
+    sources: list[Source] = [source for source in (tokens.tokens, rules, tokens.backend) if source is not None]
     return Sources(sources) if sources else None
 
 

@@ -13,7 +13,6 @@ from functools import partial
 import trio
 
 from rawws import logs
-from rawws.access.source import Source, Sources
 from rawws.backplane.sharing import share
 from rawws.cli.access import combine, make_rules, read_publish_token
 from rawws.cli.serve_flags import FLAGS
@@ -204,19 +203,12 @@ class _Program:
             http=app,
             routes=routes,
             origins=self._origins,
-            access=self._access(),
             tracer=self._tracer,
             ssl=self._tls,
-            access=combine(self._rules),
+            access=combine(self._tokens, self._rules),
             task_status=status,
             **FLAGS.keywords("serve", self._options),
         )
-
-    def _access(self) -> Source | None:
-        """Return the sources of grants in their order, as one; None if everybody may do everything."""
-        # The backend comes last, since it decides about every request.
-        sources = [source for source in (self._tokens.tokens, self._tokens.backend) if source is not None]
-        return Sources(sources) if sources else None
 
     def _page(self, listeners: Sequence[socket.socket], local: bool) -> Page | None:
         """Return the page, if it is on: by default only where this machine alone can reach it."""

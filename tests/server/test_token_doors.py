@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ import jwt
 import pytest
 import trio
 
+import rawws
 from rawws.wire.frames import Opcode
 from rawws.wire.messages import Request
 from tests.http_backend import Backend, answer
 from tests.serving.client import Answer, Client
+from tests.serving.machine import LOOPBACK
 from tests.serving.programs import Program, StartProgram
-from tests.serving.server import Serve
 from tests.serving.wire import get, text, upgrade
 
 pytestmark = pytest.mark.usefixtures("bounded")
@@ -217,18 +219,20 @@ async def test_a_token_may_come_in_any_place(start_program: StartProgram, secret
         assert (answered.status, answered.body[:37]) == (400, b"This request carries two different to")
 
 
-async def test_a_program_is_not_offered_a_token_as_a_subprotocol(serve: Serve) -> None:
+async def test_a_program_is_not_offered_a_token_as_a_subprotocol(nursery: trio.Nursery) -> None:
     offered: list[str] = []
 
     def select(request: Request, names: Sequence[str]) -> str:  # noqa: ARG001
         offered.extend(names)
         return names[0]
 
-    running = await serve(select_subprotocol=select)
-    client = await running.connect()
+    server = await nursery.start(partial(rawws.serve, rawws.Hub(), 0, host=LOOPBACK, select_subprotocol=select))
+    client = await Client.unconnected().connect(server.port)
     answered = await client.ask(upgrade("/", "Sec-WebSocket-Protocol: rawws.token.eyJ.e30.c2ln, chat.v1"))
     assert answered.headers["sec-websocket-protocol"] == "chat.v1"
     assert offered == ["chat.v1"]
+    client.hang_up()
+    server.stop()
 
 
 async def test_forged_tokens_are_refused(start_program: StartProgram, secret_file: str) -> None:
@@ -246,7 +250,7 @@ async def test_forged_tokens_are_refused(start_program: StartProgram, secret_fil
     good = token("writer", **right)
     assert (await ask(program, post(f"Authorization: Bearer {good}"))).status == 202
     head, claims, signature = good.split(".")
-    unsigned = jwt.encode(jwt.decode(good, options={"verify_signature": False}), None, "none")
+    unsigned = jwt.encode(jwt.decode(good, options={"verify_signature": False}), "", "none")
     assert await refused(unsigned) == "it isn't signed with the algorithm of this server."
     assert await refused(f"{head}.{claims}.") == "its signature doesn't fit the key of this server."
     assert await refused(f"{head}.{claims}.{signature[::-1]}")
