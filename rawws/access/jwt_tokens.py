@@ -46,7 +46,7 @@ _LAST_SECOND = 1e12
 # The members of a JWK that make a public key (RFC 7518 §6, RFC 8037 §2). PyJWT would take a private one too.
 _PUBLIC = frozenset({"kty", "crv", "x", "y", "n", "e"})
 
-# RFC 7515 §3.1: three parts in base64url. Whatever else comes as a token isn't a JWT, and may be of another source.
+# RFC 7515 §3.1: three parts in base64url. Any other token may be for another source.
 _JWT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]*", re.ASCII)
 
 

@@ -380,7 +380,7 @@ FLAGS = FlagTable(
         "where it listens": _LISTENING,
         "what it does": _SERVING,
         "rooms": _ROOMS,
-        "who may do what": TOKEN_FLAGS,
+        "logins and tokens": TOKEN_FLAGS,
         "limits (sizes take k, M and G, in powers of 1,024)": _LIMITS,
         "output, on standard error and in a browser": _OUTPUT,
     },

@@ -35,10 +35,10 @@ TOKEN_FLAGS = (
     Flag(
         "--auth-url",
         _URL,
-        "ask this server who may do what, with the client's cookies, as nginx's `auth_request` does",
+        "ask this server what each client may do, with the client's cookies, as nginx's `auth_request` does",
         manual="Each connection and room is one GET, with `Rawws-Room` and `Rawws-Action`. 2xx lets the client in; 401 "
-        "and 403 are passed on; anything else is 503. See [Let your application decide who may do what]"
-        "(../howto/tokens.md).",
+        "and 403 are passed on; anything else is 503. See [Let your logins "
+        "decide](../howto/tokens.md).",
         needs_rooms=True,
     ),
     Flag(

@@ -190,6 +190,14 @@ def test_a_public_key_is_never_taken_for_a_secret() -> None:
         assert reason_of(read(token, key, "RS256")) == "it isn't signed with the algorithm of this server."
 
 
+def test_a_key_in_the_token_itself_is_ignored() -> None:
+    ours = read_public_key(public_pem(rsa_key()), "RS256")[0].find(None)
+    theirs = jwk(rsa_key(name="other").public_key())
+    for header in ({"jwk": theirs}, {"jku": "https://evil.example/keys"}, {"x5u": "https://evil.example/chain"}):
+        token = sign(CLAIMS, rsa_key(name="other"), "RS256", **header)
+        assert reason_of(read(token, ours, "RS256")) == "its signature doesn't fit the key of this server."
+
+
 def test_a_token_can_not_choose_among_the_algorithms_of_a_key() -> None:
     key = read_public_key(public_pem(rsa_key()), "RS256")[0].find(None)
     assert reason_of(read(sign(CLAIMS, rsa_key(), "RS512"), key, "RS256"))

@@ -18,8 +18,6 @@ from tests.manual_howto.walk import OWN_TEST, Walk, blocks_of
 from tests.serving.machine import LOOPBACK, PATIENCE_S, need
 from tests.serving.programs import StartProgram
 
-PAGE = "howto/tokens"
-
 # A project with the view of the page, and a user that has logged in. It prints its port and the session.
 DJANGO = """
 import sys
@@ -74,7 +72,7 @@ def test_the_page_works_step_by_step(walk: Walk) -> None:
     from playwright.sync_api import sync_playwright
 
     scripts: list[str] = []
-    walk.follow(PAGE, js=scripts.append)
+    walk.follow("howto/tokens", js=scripts.append)
     (script,) = scripts
     room = f"http://localhost:{walk.port('8081')}/room/alice"
     token = subprocess.check_output([sys.executable, "sign.py"], cwd=walk.folder, text=True).strip()
@@ -93,7 +91,7 @@ def test_the_page_works_step_by_step(walk: Walk) -> None:
 @pytest.fixture
 def django(tmp_path: Path) -> list[str]:
     need(find_spec("django"), "django")
-    (view,) = [block for block in blocks_of(PAGE) if block.note == OWN_TEST]
+    (view,) = [block for block in blocks_of("howto/tokens") if block.note == OWN_TEST]
     (tmp_path / view.file_name).write_text(view.text)
     (tmp_path / "project.py").write_text(DJANGO)
     return [sys.executable, "-W", "error", "project.py", "db.sqlite3"]

@@ -134,7 +134,7 @@ async def test_a_redirect_is_not_followed(nursery: trio.Nursery) -> None:
         (b"HTTP/1.1 999 Odd\r\n\r\n", "the status 999, which is not one of HTTP"),
     ],
 )
-async def test_what_is_no_whole_answer_is_an_error(nursery: trio.Nursery, reply: bytes, reason: str) -> None:
+async def test_an_answer_that_is_not_whole_is_an_error(nursery: trio.Nursery, reply: bytes, reason: str) -> None:
     async def reply_and_end(stream: trio.SocketStream, head: bytes) -> None:  # noqa: ARG001
         await stream.send_all(reply)
         await stream.aclose()
