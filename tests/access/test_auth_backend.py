@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from rawws.access import auth_backend
@@ -48,6 +50,13 @@ def test_the_question_has_the_credentials_and_the_room() -> None:
         ("Rawws-Room", "/room/a"),
         ("Rawws-Action", "read write"),
     ]
+
+
+def test_the_question_has_the_address_of_the_client_if_it_is_known() -> None:
+    request = replace(request_for("/a", ("X-Forwarded-For", "6.6.6.6")), client="192.0.2.1")
+    fields = question_about(request, "/a", Action.READ)
+    assert [value for name, value in fields if name == "X-Forwarded-For"] == ["192.0.2.1"]
+    assert fields[-1] == ("Rawws-Action", "read")
 
 
 # Grants
