@@ -18,7 +18,7 @@ LAYERS = (
     "wire",  # HTTP/1.1 and WebSocket, sans-IO
     *("logs", "callables", "extras", "runtime", "hooks"),
     "broadcast",  # the messages of a room, and every encoding of them, sans-IO
-    "access",  # grants for rooms, and where they come from, sans-IO
+    "access",  # the rooms that a client may read and write, sans-IO
     "inspection",  # a connection seen from outside, sans-IO
     "tracing",
     "net",  # sockets

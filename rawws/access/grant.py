@@ -38,7 +38,7 @@ NOTHING = Action(0)
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a client may do. By default it is nobody, and may do nothing."""
+    """The rights of a client. By default it is nobody, and may do nothing."""
 
     user: str | None = None  # None is a client without a name
     read: Container[str] = NO_ROOM  # the paths of rooms; mostly `Patterns`
@@ -89,7 +89,7 @@ def check_info(info: object) -> None:
 def decide(grant: Grant, room: str, asked: Action, now: float) -> Action | Refusal:
     """Return the part of an action that a grant allows in a room at a time (Unix seconds), or why that isn't enough.
 
-    Whoever asks to read and write is let in to read: a WebSocket in a room that relays may belong to a mere reader.
+    A client that asks to read and write is let in to read: a WebSocket in a room that relays may be a mere reader's.
     """
     return refuse(grant, room, asked & Action.READ or asked, now) or asked & grant.allowed(room)
 

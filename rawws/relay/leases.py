@@ -15,8 +15,8 @@ import trio
 
 from rawws.relay.peer import Peer
 
-# So many connections end at a time, and then others are served: ten thousand take two seconds. To close one costs some
-# 60 µs, which makes 3 ms in a row.
+# At most this many connections end at a time, and then others are served: ten thousand take two seconds. To close one
+# costs some 60 µs (a guess), which makes 3 ms in a row.
 ENDS_AT_ONCE = 50
 PAUSE_S = 0.01
 

@@ -53,7 +53,7 @@ def test_decision_about_a_user(room: str, action: Action, now: float, status: in
         ("/inbox", WRITE, WRITE),
     ],
 )
-def test_whoever_may_only_read_is_let_in_to_read(room: str, asked: Action, expected: Action | int) -> None:
+def test_a_client_that_may_only_read_is_let_in_to_read(room: str, asked: Action, expected: Action | int) -> None:
     grant = Grant("alice", Patterns(["/room/*", "/news"]), Patterns(["/room/*", "/inbox"]))
     decided = decide(grant, room, asked, 0.0)
     assert (decided if isinstance(decided, Action) else decided.status) == expected

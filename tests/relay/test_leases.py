@@ -19,7 +19,7 @@ from rawws.relay.leases import _SPARE, ENDS_AT_ONCE, EXPIRED, LIFETIME, PAUSE_S,
 
 @dataclass
 class Ended:
-    """What was closed: the peer's number, the code, and the time."""
+    """A connection that was closed: the peer's number, the code, and the time."""
 
     number: int
     code: int

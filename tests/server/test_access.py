@@ -1,4 +1,4 @@
-"""Who may read and write a room, at every way in: the table of `tests.access_table`, for each source of grants."""
+"""The rights of users at every way into a room: the table of `tests.access_table`, for each source of grants."""
 
 from __future__ import annotations
 
