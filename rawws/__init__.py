@@ -4,6 +4,7 @@ A server is ``await rawws.serve(handler, port)``, a client ``async with rawws.co
 rooms. The protocols are in `rawws.wire`, sans-IO; helpers for tests are in `rawws.testing`.
 """
 
+from rawws.access.user import User
 from rawws.backplane.sharing import share
 from rawws.broadcast.log import History
 from rawws.broadcast.message_ids import Gap
@@ -77,6 +78,7 @@ __all__ = [
     "State",
     "TlsError",
     "UsageError",
+    "User",
     "WebSocket",
     "__version__",
     "asgi",

@@ -106,6 +106,7 @@ class Refusal:
     sentence: str
     headers: tuple[tuple[bytes, bytes], ...] = ()
     hint: str = ""  # what the operator could do about it: for our own log, and for a client that is the operator
+    body: bytes | None = None  # in place of the sentence, if somebody else has refused; the headers say what it is
 
     @property
     def advice(self) -> str:

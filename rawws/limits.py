@@ -78,6 +78,8 @@ class Limits:
     max_queue: float = 16
     # How long we wait for the peer's half of the closing handshake before the socket is closed anyway.
     close_timeout_s: float = 10.0
+    # How long a WebSocket or an event stream may last.
+    max_lifetime_s: float = math.inf
     # How long a stopping server waits for its peers.
     drain_s: float = 5.0
 
@@ -111,6 +113,7 @@ class Limits:
             "ping_interval": self.ping_interval_s,
             "ping_timeout": self.ping_timeout_s,
             "close_timeout": self.close_timeout_s,
+            "max_lifetime": self.max_lifetime_s,
             "drain": self.drain_s,
         }
 
@@ -128,4 +131,5 @@ _NONE_AT_0 = (
     "ping_interval_s",
     "ping_timeout_s",
     "close_timeout_s",
+    "max_lifetime_s",
 )

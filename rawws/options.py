@@ -60,6 +60,7 @@ class ServerOptions(ConnectionOptions):
     max_target: int = _LIMITS.max_target_bytes
     max_body: int = _LIMITS.max_body_bytes
     keep_alive: float | None = _LIMITS.keep_alive_timeout_s
+    max_lifetime: float | None = None
     drain: float | None = _LIMITS.drain_s
 
     def __post_init__(self) -> None:
@@ -78,6 +79,7 @@ class ServerOptions(ConnectionOptions):
             max_body_bytes=self.max_body,
             keep_alive_timeout_s=self.keep_alive or 0.0,
             messages_per_s=self.rate or 0.0,
+            max_lifetime_s=self.max_lifetime or 0.0,
             drain_s=NO_LIMIT if self.drain is None else self.drain,
         )
 

@@ -27,7 +27,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "rawws" / "docs" / "reference"
 COLUMNS = 120
 # Members of public classes that are for rawws itself.
 INTERNAL = {
-    *("Hub.access", "Hub.admit", "Hub.adopt", "Hub.limits_by_flag", "Hub.paths", "Hub.peers_publish", "Hub.prepare"),
+    *("Hub.action", "Hub.admit", "Hub.adopt", "Hub.limits_by_flag", "Hub.paths", "Hub.peers_publish", "Hub.prepare"),
     *("Hub.refuse_room", "Hub.refuse_settings", "Hub.share_through", "Hub.stream_events", "Hub.subprotocols"),
     *("Headers.checked", "Headers.raw", "Request.held_bytes", "Response.from_refusal", "RoomSettings.policy"),
     *("HttpPhase.held_bytes", "Origins.of", "Session.answers_pings", "Session.held_bytes", "Session.memory_bytes"),
@@ -67,6 +67,7 @@ TYPES = {
     "RequestCheck": "A `Check` whose problem is a `Refusal`.",
     "Routes": "`Mapping[str, Handler | Hub]`: handlers by path.",
     "SeenMessage": "A message for a viewer: its size, and its beginning.",
+    "Source": "An object that gives grants for requests, as `--access` has one: `rawws.access.source.Source`.",
     "SelectSubprotocol": "`Callable[[Request, Sequence[str]], str | None]`",
     "Shards": "The connections to the Redises.",
     "Tracer": "Passes heads and frames to recordings and pages: `rawws.tracing.Tracer()`.",
@@ -106,7 +107,7 @@ PAGES = (
             Group("Connect", ["connect"]),
             Group("Attach to another server", ["attach"]),
             Group("A connection", ["WebSocket", "State", "Closed", "Cause", "CloseFrame", "Gap"]),
-            Group("Rooms", ["Hub", "Room", "Delivery", "Member", "RoomSettings", "History", "Slow", "share"]),
+            Group("Rooms", ["Hub", "Room", "Delivery", "Member", "RoomSettings", "History", "Slow", "share", "User"]),
             Group("HTTP and ASGI", ["asgi", "rooms", "Request", "Response", "Headers"]),
             Group(
                 "Errors",

@@ -18,6 +18,7 @@ LAYERS = (
     "wire",  # HTTP/1.1 and WebSocket, sans-IO
     *("logs", "callables", "extras", "runtime", "hooks"),
     "broadcast",  # the messages of a room, and every encoding of them, sans-IO
+    "access",  # the rooms that a client may read and write, sans-IO
     "inspection",  # a connection seen from outside, sans-IO
     "tracing",
     "net",  # sockets
@@ -37,8 +38,8 @@ LAYERS = (
 ABOVE_ALL = {"__init__", "__main__"}
 
 # Nothing in these can block or depends on a layer that does.
-SANS_IO = ("wire", "broadcast", "inspection")
-LIBRARIES = {"h11", "wsproto", "numpy"}  # numpy only where it is installed
+SANS_IO = ("wire", "broadcast", "access", "inspection")
+LIBRARIES = {"h11", "wsproto", "numpy", "jwt", "cryptography"}  # the last three only where they are installed
 OURS = {*SANS_IO, "errors", "limits"}
 IMPURE = {
     *("asyncio", "concurrent", "multiprocessing", "queue", "sched", "select", "selectors", "signal", "socket"),

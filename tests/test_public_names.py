@@ -146,13 +146,19 @@ async def _of_a_member(method: str, **given: Any) -> None:
         server.stop()
 
 
+async def _disconnect(**given: Any) -> None:
+    rawws.Hub().disconnect(user="alice", **given)
+
+
 CALLS: dict[str, Callable[..., Any]] = {
     "Headers": rawws.Headers,
     "Headers.get": lambda **given: rawws.Headers().get("Name", **given),
     "Hub": rawws.Hub,
+    "Hub.disconnect": _disconnect,
     "Request.accepts": partial(rawws.Request("GET", "/", "1.1", rawws.Headers()).accepts, "text/plain"),
     "Response": rawws.Response,
     "RoomSettings": rawws.RoomSettings,
+    "User": partial(rawws.User, "alice"),
     "Member.send": partial(_of_a_member, "send"),
     "Member.close": partial(_of_a_member, "close"),
     "asgi": lambda **given: rawws.asgi(says_ok, **given),

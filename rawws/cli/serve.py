@@ -7,13 +7,16 @@ import contextlib
 import logging
 import math
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import trio
 
 from rawws import logs
 from rawws.backplane.sharing import share
+from rawws.cli.access import combine, make_rules, read_publish_token
 from rawws.cli.serve_flags import FLAGS
+from rawws.cli.token_sources import TokenSources, check_token_flags
 from rawws.errors import UsageError
 from rawws.hub.hub import Hub, Mode
 from rawws.net.addresses import format_address
@@ -47,7 +50,8 @@ def run(options: argparse.Namespace) -> int:
     _check(options)
     if options.workers is not None:
         if worker is None:
-            return signals.run(run_workers, options.workers, options.host, options.port)
+            supervise = partial(run_workers, reloads=options.access is not None)
+            return signals.run(supervise, options.workers, options.host, options.port)
         _take_share(options)
     signals.run(_serve, options, worker)
     return 0
@@ -73,6 +77,7 @@ def _check(options: argparse.Namespace) -> None:
     if options.page_token is not None and (options.page is False or options.workers is not None):
         other = "--no-page" if options.page is False else "--workers"
         raise UsageError(f"--page-token has no effect with {other}, which turns the page off; remove one of them")
+    check_token_flags(options)
     if options.workers is not None:
         _check_for_workers(options)
 
@@ -108,6 +113,7 @@ async def _serve(options: argparse.Namespace, worker: WorkerContext | None) -> N
             lambda: program.remark,
             worker,
             lambda: program.invitation,
+            program.reload,
         )
 
 
@@ -122,16 +128,24 @@ class _Program:
         self._paths = self._hub.paths(beside_application=options.app is not None)
         self._tracer = Tracer()
         has_rooms = self._hub.mode is Mode.BROADCAST
+        self._rules = make_rules(options)
+        self._publish_token = read_publish_token(options)
         self._app: HttpApp = (
             asgi(load_app(options.app), root_path=options.root_path or "")
             if options.app
             else HelloApp(["POST"] if has_rooms else [], self._name_obstacle)
         )
+        self._tokens = TokenSources(options)
         self._tls = load_tls(options.tls_cert, options.tls_key) if options.tls_cert else None
         self.remark = "any path is a room" if self._paths.root == "/" else f"rooms are {self._paths}"
         self.invitation = ""  # to the page, if there is one
         if options.metrics:
             MetricsApp(self._hub, self._app, worker)  # raises if there can't be metrics, before anything listens
+
+    @property
+    def reload(self) -> Callable[[], None] | None:
+        """The function that reads the access file anew, if there is one."""
+        return None if self._rules is None else self._rules.reload
 
     def _name_obstacle(self) -> str:
         backplane = self._hub.backplane
@@ -162,7 +176,7 @@ class _Program:
         # A client that reaches a proxy reaches the server after it.
         local = all(map(is_loopback, listeners)) and not options.trusted_proxy
         if self._hub.mode is Mode.BROADCAST:
-            policy = PublishPolicy(options.publish_token, local, self._origins)
+            policy = PublishPolicy(self._publish_token, local, self._origins)
             app = RoomApp(self._hub, app, policy, rate=options.rate or 0.0)
         if options.metrics:
             app = MetricsApp(self._hub, app, self._worker)
@@ -173,7 +187,8 @@ class _Program:
             scheme = "http" if self._tls is None else "https"
             self.invitation = page.invite(f"{scheme}://{format_address(connectable_address(listeners[0]))}")
         async with share(self._hub, *options.backplane) if options.backplane else contextlib.nullcontext():
-            await self._serve(listeners, status, app, routes)
+            with self._tokens.closing():
+                await self._serve(listeners, status, app, routes)
 
     async def _serve(
         self,
@@ -190,6 +205,7 @@ class _Program:
             origins=self._origins,
             tracer=self._tracer,
             ssl=self._tls,
+            access=combine(self._tokens, self._rules),
             task_status=status,
             **FLAGS.keywords("serve", self._options),
         )

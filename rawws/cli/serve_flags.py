@@ -19,6 +19,7 @@ from rawws.cli.arguments import (
     token,
 )
 from rawws.cli.flags import Flag, FlagTable, Value, show_size
+from rawws.cli.token_sources import TOKEN_FLAGS
 from rawws.hub.hub import Hub, Mode
 from rawws.relay.lag_policies import POLICIES
 from rawws.server.serve import serve
@@ -200,8 +201,21 @@ _ROOMS = (
         "--publish-token",
         Value(token, "TOKEN"),
         "token that a POST to a room must carry, as `Authorization: Bearer TOKEN`",
-        manual="It is printable ASCII without spaces. WebSockets publish without it, unless `--read-only` is given "
-        "too.",
+        manual="It is printable ASCII without spaces. WebSockets publish without it, unless `--read-only` or "
+        "`--access` is given too.",
+        needs_rooms=True,
+    ),
+    Flag(
+        "--publish-token-file",
+        FILE,
+        "file that holds this token alone, so that `ps` doesn't show it",
+        needs_rooms=True,
+    ),
+    Flag(
+        "--access",
+        FILE,
+        "file that says which tokens may read and write which rooms; nobody else may",
+        manual="SIGHUP has it read anew. [Decide who may read and write](../howto/access.md) has its format.",
         needs_rooms=True,
     ),
     Flag(
@@ -307,6 +321,14 @@ _LIMITS = (
         goes_to="serve.ping_timeout",
     ),
     Flag(
+        "--max-lifetime",
+        SECONDS,
+        "seconds that a WebSocket or an event stream may last; then it is closed, with 1012",
+        goes_to="serve.max_lifetime",
+        shown_default="no limit",
+        manual="A client that connects again is asked for its token again.",
+    ),
+    Flag(
         "--drain",
         SECONDS,
         "seconds that a stopping server waits for its peers and for pending requests",
@@ -358,6 +380,7 @@ FLAGS = FlagTable(
         "where it listens": _LISTENING,
         "what it does": _SERVING,
         "rooms": _ROOMS,
+        "logins and tokens": TOKEN_FLAGS,
         "limits (sizes take k, M and G, in powers of 1,024)": _LIMITS,
         "output, on standard error and in a browser": _OUTPUT,
     },

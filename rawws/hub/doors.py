@@ -1,7 +1,7 @@
-"""Doors: the ways into a room, and the access that each of them needs.
+"""Doors: the ways into a room, and the action that each of them is for.
 
-An application's ``authenticate`` gets that access as ``Request.action`` before the client is admitted. `access_through`
-alone decides it; `rawws.hub.hub.Hub.access` applies it to a room of that hub.
+An application's ``authenticate`` gets it as ``Request.action`` before the client is admitted, and a grant is compared
+with it. `action_through` alone decides it; `rawws.hub.hub.Hub.action` applies it to a room of that hub.
 """
 
 from __future__ import annotations
@@ -9,17 +9,7 @@ from __future__ import annotations
 import enum
 from typing import assert_never
 
-
-class Access(enum.Flag):
-    """The rights of a client in a room."""
-
-    READ = enum.auto()
-    WRITE = enum.auto()
-
-    @property
-    def words(self) -> str:
-        """The access as the ``action`` of a request: ``read``, ``write``, or ``read write``."""
-        return " ".join(access.name.lower() for access in Access if access in self and access.name is not None)
+from rawws.access.grant import Action
 
 
 class Door(enum.Enum):
@@ -32,14 +22,14 @@ class Door(enum.Enum):
     POST = "post"
 
 
-def access_through(door: Door, *, relays: bool) -> Access:
-    """Return the access that a door needs; ``relays`` says whether the room publishes what its WebSockets send."""
+def action_through(door: Door, *, relays: bool) -> Action:
+    """Return the action that a door is for; ``relays`` says whether the room publishes what its WebSockets send."""
     match door:
         case Door.POST:  # a POST may publish even in a room that is read-only for its members
-            return Access.WRITE
+            return Action.WRITE
         case Door.WEBSOCKET if relays:
-            return Access.READ | Access.WRITE
+            return Action.READ | Action.WRITE
         case Door.WEBSOCKET | Door.EVENTS | Door.POLL | Door.PEERS:
-            return Access.READ
+            return Action.READ
         case _:
             assert_never(door)

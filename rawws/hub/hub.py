@@ -11,6 +11,7 @@ from typing import TypeVar
 import trio
 
 from rawws import logs
+from rawws.access.grant import ANYBODY, Action, Admitted, Grant
 from rawws.broadcast.encodings import BY_SUBPROTOCOL, PLAIN, SUBPROTOCOL
 from rawws.broadcast.log import History
 from rawws.broadcast.message_ids import MessageId
@@ -21,7 +22,7 @@ from rawws.broadcast.token_bucket import TokenBucket
 from rawws.callables import check_plain
 from rawws.errors import RETRY_SOON, Refusal, UsageError
 from rawws.hooks import is_application_error, log_failure
-from rawws.hub.doors import Access, Door, access_through
+from rawws.hub.doors import Door, action_through
 from rawws.hub.paths import BESIDE_AN_APPLICATION, RoomPaths
 from rawws.hub.registry import RoomRegistry, RoomsInUse
 from rawws.hub.room import Room
@@ -30,10 +31,14 @@ from rawws.limits import MAX_LAG_BYTES, MIB, by_flag, check_number
 from rawws.net.accept import Address
 from rawws.net.transport import Transport
 from rawws.relay.backplane import Backplane
+from rawws.relay.leases import EXPIRED
 from rawws.relay.loop import current_loop
+from rawws.relay.no_room import NO_ROOM
 from rawws.relay.peer import NOTHING, About, FlowControl, Peer, PeerGroup
 from rawws.relay.room_state import RoomState
 from rawws.relay.settings import RoomSettings, Slow
+from rawws.runtime import check_in_trio
+from rawws.wire.events import check_close
 from rawws.wire.handshake import Handshake
 from rawws.wire.messages import Request
 from rawws.wire.role import Role
@@ -232,17 +237,35 @@ class Hub:
         reading = read_request(request)
         return reading if isinstance(reading, Refusal) else None
 
-    def access(self, door: Door, path: str) -> Access:
-        """Return the access to the room of a path that one of its doors needs.
+    def action(self, door: Door, path: str) -> Action:
+        """Return the action in the room of a path that one of its doors is for.
 
         This may call ``settings`` for the room, unless `admit` has admitted the request before.
         """
         relays = door is Door.WEBSOCKET and self.mode is Mode.BROADCAST and not self._settings_at(path).read_only
-        return access_through(door, relays=relays)
+        return action_through(door, relays=relays)
 
     def _settings_at(self, path: str) -> RoomSettings:
         room = self.registry.find(path)
         return self._choose_settings(path) if room is None else room.settings
+
+    def disconnect(self, *, user: object, code: int = 1008, reason: str | None = None) -> int:
+        """Close all connections of a user that are in a room, and return their number.
+
+        ``user`` is what ``authenticate`` returned, or the name of a `User`. The close goes out after all that the rooms
+        have published. A poll is answered as usual, since it isn't a connection that lasts. With other nodes, call this
+        on each of them.
+
+        Raises `UsageError` for a code that can't be sent (RFC 6455 §7.4), and a reason of more than 123 bytes.
+        """
+        check_in_trio("hub.disconnect")
+        if user is None:
+            raise UsageError("a user is required: None is everybody without a name")
+        check_close(code, reason)  # also if the user has no connection
+        found = {member for room in self for member in room if user in (member.user, _name_of(member.user))}
+        for member in found:
+            member.close(code, reason)
+        return len(found)
 
     # As a program
 
@@ -255,16 +278,17 @@ class Hub:
         *,
         request: Request | None = None,
         remote_address: Address | None = None,
-        user: object = None,
+        admitted: Admitted = ANYBODY,
         trailing_data: bytes = b"",
         fast_lane: bool = True,
     ) -> Peer | None:
         """Take over a connection whose handshake is complete: greet it, and put it in its path's room.
 
         The query of the ``request`` names the position to read from. The ``remote_address`` is that of the transport,
-        unless a proxy says otherwise; the ``user`` is what ``authenticate`` returned. The loop owns the transport from
-        here on. Frames that the client sent right after its request are read at once. Returns None, with the transport
-        closed, when the system can't watch one more socket, or the client has gone.
+        unless a proxy says otherwise. A peer that isn't ``admitted`` to write is closed with 1008 if it does, and any
+        peer is closed when its admission ends. The loop owns the transport from here on. Frames that the client sent
+        right after its request are read at once. Returns None, with the transport closed, when the system can't watch
+        one more socket, or the client has gone.
         """
         loop = current_loop()
         agreement = handshake.deflate
@@ -281,8 +305,8 @@ class Hub:
         if agreement is not None and agreement.deflates(Role.SERVER):
             encoding = encoding.deflated(agreement.server_window_bits)
         peer = Peer(number, transport, session, endpoint, encoding)
-        peer.about = _about(transport, remote_address, user, handshake.subprotocol)
-        if self._add(peer, handshake.path, _reading_of(request)) is None:
+        peer.about = _about(transport, remote_address, admitted.user, handshake.subprotocol)
+        if self._add(peer, handshake.path, _reading_of(request), admitted) is None:
             return None
         if trailing_data:
             loop.feed(peer, trailing_data)
@@ -298,14 +322,14 @@ class Hub:
         *,
         encoding: StreamEncoding = EVENTS,
         remote_address: Address | None = None,
-        user: object = None,
+        admitted: Admitted = ANYBODY,
     ) -> Peer | None:
         """Take over a connection whose response is a room's messages in an encoding. Its head has been sent."""
         peer = Peer(number, transport, ResponseStream(encoding), endpoint, encoding)
-        peer.about = _about(transport, remote_address, user)
-        return self._add(peer, path, reading)
+        peer.about = _about(transport, remote_address, admitted.user)
+        return self._add(peer, path, reading, admitted)
 
-    def _add(self, peer: Peer, path: str, reading: RoomQuery) -> Peer | None:
+    def _add(self, peer: Peer, path: str, reading: RoomQuery, admitted: Admitted) -> Peer | None:
         """Greet a peer, send it its starting position, and put it into a room; return None if it has gone meanwhile.
 
         A peer that is lost meanwhile is in no room, but what it had sent before is still published.
@@ -317,6 +341,8 @@ class Hub:
             logs.line(logs.hub, logging.ERROR, peer.number, FAULT, f"can't be watched: {error.strerror or error}")
             peer.transport.close()
             return None
+        if admitted.ends_at != math.inf:
+            loop.leases.add(peer, admitted.ends_at, EXPIRED)
         room = self.registry.get(path)
         place = room.resolve(reading)
         if logs.hub.isEnabledFor(logging.INFO):
@@ -327,7 +353,8 @@ class Hub:
                 sentence += f"; messages after {place.gap['since']} are gone"
             logs.line(logs.hub, logging.INFO, peer.number, STATE, sentence)
         if self.mode is Mode.BROADCAST and not peer.encoding.is_one_way:
-            peer.publishes_to = room
+            may_write = Action.WRITE in admitted.action or room.settings.read_only  # which has a reason of its own
+            peer.publishes_to = room if may_write else NO_ROOM
             if (rate := peer.endpoint.limits.messages_per_s) != math.inf:
                 peer.flow = FlowControl(TokenBucket(rate, trio.current_time()))
         if greeting := peer.encoding.greeting(self.hello, room.log.label(place.after), place.gap):
@@ -345,6 +372,10 @@ def _choose(choices: type[_Choice], given: _Choice | str, what: str) -> _Choice:
     except ValueError:
         names = ", ".join(repr(choice.value) for choice in choices)
         raise UsageError(f"there is no {what} {given!r}; give one of {names}") from None
+
+
+def _name_of(user: object) -> str | None:
+    return user.user if isinstance(user, Grant) else None
 
 
 def _about(transport: Transport, address: Address | None, user: object, subprotocol: str | None = None) -> About:

@@ -18,6 +18,7 @@ from rawws.net.listeners import open_listeners
 from rawws.net.tls import load_certificate
 from rawws.process import systemd
 from rawws.process.malloc import HeapTrimmer, raise_trim_threshold
+from rawws.process.reloading import Reloading
 from rawws.process.signals import LATE_S, end_soon, ending_signals
 from rawws.process.workers import WorkerContext
 from rawws.server.server import Server
@@ -62,19 +63,23 @@ async def run_program(
     remark: Callable[[], str],
     worker: WorkerContext | None = None,
     invite: Callable[[], str] = str,
+    reload: Callable[[], None] | None = None,
 ) -> None:
     """Run the whole program: listen, serve until a signal, and drain; a second signal ends the drain.
 
     Listening sockets of systemd, or of the process whose ``worker`` this is, are used in place of ``host`` and
     ``port``. ``serve(listeners, task_status)`` is `rawws.serve` with its other arguments. ``remark`` returns the words
-    that follow the addresses in the log, and ``invite`` a line that is logged after them, or an empty one. Raises
-    `rawws.errors.ListenError` if it can't listen.
+    that follow the addresses in the log, and ``invite`` a line that is logged after them, or an empty one.
+    ``reload`` is called at each SIGHUP, which otherwise is a signal to end. Raises `rawws.errors.ListenError` if it
+    can't listen.
     """
     raise_file_limit()
     raise_trim_threshold()
-    with ending_signals() as signals:
+    with ending_signals(on_hangup=reload is None) as signals:
         ending = _Ending()
         async with trio.open_nursery() as nursery:
+            if reload is not None:
+                await nursery.start(Reloading(reload).run, ending.hang_up)
             nursery.start_soon(ending.heed, signals)  # before all else, since an application may take long to start
             if worker is not None:
                 nursery.start_soon(ending.heed_link, worker)
@@ -134,6 +139,11 @@ class _Ending:
                     break
                 drain_s = self._begin(name)
                 nursery.start_soon(_tell_who_is_late, drain_s + LATE_S)
+
+    def hang_up(self) -> None:
+        """End since the terminal is gone, if this hasn't begun."""
+        if not self._has_begun:
+            self._begin("SIGHUP, and the terminal is gone")
 
     async def heed_link(self, worker: WorkerContext) -> None:
         """End when the first process is gone."""

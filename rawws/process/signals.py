@@ -49,18 +49,20 @@ Result = TypeVar("Result")
 
 
 @contextlib.contextmanager
-def ending_signals(*, kept_by: str | None = BY_APPLICATION) -> Iterator[AsyncIterator[int]]:
+def ending_signals(*, kept_by: str | None = BY_APPLICATION, on_hangup: bool = True) -> Iterator[AsyncIterator[int]]:
     """Yield the signals that ask this program to end, as they come. For a whole program, once in its life.
 
     If the process is still there `FORCE_S` after the second signal, it ends with status 1, and the log says that it
-    was ``kept_by`` something. With None, the program handles a second signal itself.
+    was ``kept_by`` something. With None, the program handles a second signal itself. Without ``on_hangup``, it handles
+    SIGHUP itself.
 
     After the block the program is about to end anyway. If something keeps it, such as a thread of the application's,
     that is logged and waited for, and the next signal ends the process by force. If nothing does, a late signal changes
     nothing; otherwise it would cause a traceback of KeyboardInterrupt, or death by SIGTERM after an orderly end.
     """
     # nohup(1) has SIGHUP ignored, and means it.
-    numbers = [number for number in ENDING if number is not signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+    hangs_up = on_hangup and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+    numbers = [number for number in ENDING if number is not signal.SIGHUP or hangs_up]
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)  # held back for a moment, so that none is lost
     for number in numbers:
         signal.signal(number, _pass_over)  # to which trio gives what nobody has taken when the block ends

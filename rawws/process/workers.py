@@ -28,6 +28,7 @@ from rawws.errors import UsageError
 from rawws.net.addresses import format_address
 from rawws.net.listeners import open_listeners
 from rawws.process import systemd
+from rawws.process.reloading import Reloading
 from rawws.process.signals import ending_signals, name_signal
 from rawws.wire.trace import FAULT, STATE
 
@@ -88,15 +89,18 @@ class WorkerContext:
                 return
 
 
-async def run_workers(count: int, host: str, port: int) -> int:
+async def run_workers(count: int, host: str, port: int, *, reloads: bool = False) -> int:
     """Keep ``count`` workers running until a signal, which drains them all; a second one ends them at once.
 
     Each is started like this process, by the same interpreter with the same arguments. Returns the exit status, which
-    is that of a worker if it could not begin. Raises `rawws.errors.ListenError`.
+    is that of a worker if it could not begin. With ``reloads``, SIGHUP is passed on to the workers, which read files
+    anew. Raises `rawws.errors.ListenError`.
     """
-    with ending_signals(kept_by=None) as signals:  # workers have more time
+    with ending_signals(kept_by=None, on_hangup=not reloads) as signals:  # workers have more time
         supervisor = _Supervisor(await _listen(count, host, port))
         async with trio.open_nursery() as nursery:
+            if reloads:
+                await nursery.start(Reloading(supervisor.reload).run, supervisor.hang_up)
             nursery.start_soon(supervisor.run, nursery.cancel_scope)
             async for received in signals:
                 if supervisor.is_stopping:
@@ -169,6 +173,17 @@ class _Supervisor:
             self._close_listeners()  # otherwise new connections would wait in a queue without a worker
         for process in running:
             process.send_signal(signal.SIGTERM)
+
+    def reload(self) -> None:
+        """Have all workers read their files anew."""
+        for worker in self._workers:
+            if worker.process is not None and worker.is_ready:  # another one reads them when it starts
+                worker.process.send_signal(signal.SIGHUP)
+
+    def hang_up(self) -> None:
+        """Have all workers drain, since the terminal is gone."""
+        if not self.is_stopping:
+            self.stop("SIGHUP, and the terminal is gone: the workers are to drain")
 
     @property
     def is_stopping(self) -> bool:

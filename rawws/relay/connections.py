@@ -18,6 +18,7 @@ from rawws.net.poller import READABLE, WRITABLE
 from rawws.net.transport import Transport
 from rawws.relay.encoding_jobs import EncodingJobs
 from rawws.relay.ends import log_end
+from rawws.relay.leases import LIFETIME, Leases
 from rawws.relay.memory import Memory, unsent
 from rawws.relay.peer import Loss, Peer, PeerGroup
 from rawws.relay.presence import Presence
@@ -57,6 +58,7 @@ class Connections:
         self.presence = Presence()
         self.timers = Timers(self.peers, self.stats)
         self.memory = Memory(self.peers, self.timers.aging)
+        self.leases = Leases(self.peers, self.close)
 
     @property
     def peer_count(self) -> int:
@@ -71,6 +73,8 @@ class Connections:
         self.peers[fd] = peer
         peer.endpoint.peer_count += 1
         self.timers.add(peer)
+        if (lifetime_s := peer.endpoint.limits.max_lifetime_s) != math.inf:
+            self.leases.add(peer, trio.current_time() + lifetime_s, LIFETIME)
         self._read_on_soon(peer)
 
     def join(self, peer: Peer, room: RoomState, after: int | None = None, *, watches: bool = False) -> bool:

@@ -47,6 +47,7 @@ from rawws.relay.actions import (
 )
 from rawws.relay.connections import Connections
 from rawws.relay.encoding_jobs import SENT_AT_ONCE_BYTES, TURN_WORK
+from rawws.relay.no_room import MAY_NOT_WRITE, NO_ROOM
 from rawws.relay.peer import Peer
 from rawws.relay.reading import LEAST_RECEIVE_BYTES, TURN_S, Reader
 from rawws.relay.ready_sockets import Ready
@@ -115,6 +116,7 @@ class Loop(Connections):
                 nursery.start_soon(self._run_timers)
                 nursery.start_soon(self._run_deferred_work)
                 nursery.start_soon(self.turnstile.run)
+                nursery.start_soon(self.leases.run)
                 while True:
                     if self.sockets.has_waiting:
                         await trio.lowlevel.checkpoint()
@@ -264,7 +266,8 @@ class Loop(Connections):
             frames: list[bytes | bytearray] = got  # type: ignore[assignment]
             if room is not None:
                 if room.settings.read_only:
-                    self.close(peer, 1008, "this room is for reading only", with_the_rest=False)
+                    reason = MAY_NOT_WRITE if room is NO_ROOM else "this room is for reading only"
+                    self.close(peer, 1008, reason, with_the_rest=False)
                     return
                 if room.shared is not None:
                     messages = room.send_to_backplane(frames, peer.number)

@@ -13,9 +13,9 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, null
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from rawws.access.grant import Action, Admitted
 from rawws.broadcast.json_messages import as_compact_json
 from rawws.errors import Refusal
-from rawws.hub.doors import Access
 from rawws.limits import Limits
 from rawws.net.accept import Address
 from rawws.net.transport import Transport
@@ -112,11 +112,14 @@ class Exchange(Protocol):
         is closed after the response.
         """
 
-    async def authorize(self, access: Access) -> object:
-        """Ask ``authenticate`` whether this client may have that access to the room at its path.
+    @property
+    def has_grants(self) -> bool:
+        """Whether the server has a source of grants, so that clients without one may do nothing."""
 
-        Returns the `Response` with which it refuses, or else the user that it returned; None if there is no
-        ``authenticate``.
+    async def authorize(self, asked: Action, *, is_operator: bool = False) -> Admitted | Refusal | Response:
+        """Return what this client may do in the room at its path, or why it may not.
+
+        The server's source of grants decides, except about an operator, and then ``authenticate``.
         """
 
     async def wait_for(self, happens: Callable[[], Awaitable[None]], timeout_s: float) -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 import trio
 
+from rawws.access.grant import Action
+from rawws.access.source import Source
 from rawws.errors import Refusal
 from rawws.limits import Limits
 from rawws.net.accept import Address
@@ -39,6 +41,7 @@ class ServerConfig:
     compression: bool = True
     subprotocols: Sequence[str] = ()
     select_subprotocol: SelectSubprotocol | None = None
+    access: Source | None = None  # gives the grants for a hub's rooms; None lets everybody in
     authenticate: Authenticate | None = None
     process_request: ProcessRequest | None = None
     process_response: ProcessResponse | None = None
@@ -72,8 +75,8 @@ class ServerState:
     find_sender: Callable[[int, Request, Address], Sender | Refusal] | None = None
     # Called with the provisional number of a connection, and with its final one.
     renumber: Callable[[int, int], None] | None = None
-    # Returns the access to a room that a WebSocket needs, in words, and a refusal of the request or None.
-    admit: Callable[[Request], tuple[str, Refusal | None]] | None = None
+    # Returns the action in a room that a WebSocket is for, and a refusal of the request or None.
+    admit: Callable[[Request], tuple[Action, Refusal | None]] | None = None
     # Loads the room for a path if needed; returns a refusal if that fails.
     prepare: Callable[[Request], Awaitable[Refusal | None]] | None = None
 

@@ -10,18 +10,18 @@ import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import NoReturn
 
 import trio
 
 from rawws import logs
+from rawws.access.grant import Action, Admitted
 from rawws.errors import RETRY_SOON, Refusal
-from rawws.hub.doors import Access
 from rawws.limits import KIB, Limits
 from rawws.net.accept import Address
 from rawws.relay.loop import current_loop
 from rawws.server.apps import BODY_TOO_LARGE, Adopt, Drain, Exchange
+from rawws.server.authorization import authorize
 from rawws.server.connection import SLOW_AND_FULL, WAIT_BYTES, Deadline, HttpConnection
 from rawws.wire.http1 import BodyPart, Signal
 from rawws.wire.messages import Request, Response
@@ -158,11 +158,12 @@ class HttpExchange(Exchange):
             await self._connection.send_response(response, logs.http)
         self.is_complete = True
 
-    async def authorize(self, access: Access) -> object:
-        connection = self._connection
-        if connection.config.authenticate is None:
-            return None
-        return await connection.call_hook(connection.config.authenticate, replace(self.request, action=access.words))
+    @property
+    def has_grants(self) -> bool:
+        return self._connection.config.access is not None
+
+    async def authorize(self, asked: Action, *, is_operator: bool = False) -> Admitted | Refusal | Response:
+        return await authorize(self._connection, self.request, asked, is_operator=is_operator)
 
     async def wait_for(self, happens: Callable[[], Awaitable[None]], timeout_s: float) -> None:
         self._connection.also_held_bytes += WAIT_BYTES

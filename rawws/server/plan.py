@@ -13,6 +13,7 @@ from urllib.parse import quote
 import trio
 
 from rawws import logs
+from rawws.access.source import Source
 from rawws.callables import check_async
 from rawws.errors import UsageError
 from rawws.hub.hub import Hub
@@ -90,6 +91,7 @@ class ServerPlan:
     listening: ListeningOptions
     options: ServerOptions
     handshakes: HandshakeOptions
+    access: Source | None
     http: HttpApp | plain_apps.Answer | None
     hosts: Sequence[str] | None
     routes: Routes | None
@@ -106,6 +108,8 @@ class ServerPlan:
         _check_handler("the handler", self.handler)
         routes = _check_routes(self.routes)
         hub = self.handler if isinstance(self.handler, Hub) else None
+        if self.access is not None and hub is None:
+            raise UsageError("access is for the rooms of a hub; a handler decides with authenticate")
         config = self._make_config(hub)
         most, most_per_ip = self.options.max_connections, self.options.max_connections_per_ip
         admission = Admission(most, most_per_ip, self.trusted_proxies or ())
@@ -116,7 +120,7 @@ class ServerPlan:
                 await stack.enter_async_context(self.http.lifespan())
             # Only now, since an application may add endpoints as it starts.
             elsewhere = Route(self.handler) if hub is None else _refuse_outside_rooms(hub, self.http, routes)
-            if hub is not None and not self.handshakes.may_refuse:
+            if hub is not None and not self.handshakes.may_refuse and self.access is None:
                 _warn_of_open_publishing(hub, self.http)
             listeners = await self.listening.open()
             is_on_loopback = all(map(is_loopback, listeners))
@@ -145,7 +149,8 @@ class ServerPlan:
             server_header=self.server_header,
             tracer=self.tracer,
         )
-        return replace(config, limits_by_flag=limits_by_flag | ({} if hub is None else hub.limits_by_flag()))
+        limits_by_flag |= {} if hub is None else hub.limits_by_flag()
+        return replace(config, access=self.access, limits_by_flag=limits_by_flag)
 
 
 def _check_routes(routes: Routes | None) -> dict[str, Route]:
@@ -199,5 +204,5 @@ def _warn_of_open_publishing(hub: Hub, http: object) -> None:
     """Log a warning if there is a token for POSTs, and WebSockets may publish without it."""
     if hub.peers_publish and any(isinstance(app, RoomApp) and app.needs_token(hub) for app in apps_of(http)):
         message = "the publish token is asked of POSTs only, and every WebSocket publishes in its room without it; add "
-        message += "--read-only, or Hub(read_only=True), to publish by POST alone"
+        message += "--read-only, or Hub(read_only=True), to publish by POST alone, or --access, to say who may write"
         logs.server_line(logging.WARNING, STATE, message)

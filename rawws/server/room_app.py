@@ -96,11 +96,11 @@ class RoomApp(Middleware):
         if isinstance(reading, Refusal):
             await answer_page(exchange, self._policy, reading)
             return
-        user = await exchange.authorize(self._hub.access(reader.door, path))
-        if isinstance(user, Response):
-            await answer_page(exchange, self._policy, user)
+        admitted = await exchange.authorize(self._hub.action(reader.door, path))
+        if isinstance(admitted, Response | Refusal):
+            await answer_page(exchange, self._policy, admitted)
         else:
-            await reader.answer(exchange, self._hub, path, reading, policy=self._policy, user=user)
+            await reader.answer(exchange, self._hub, path, reading, policy=self._policy, admitted=admitted)
 
 
 def rooms(

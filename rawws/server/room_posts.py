@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import trio
 
 from rawws import logs
+from rawws.access.grant import Admitted
 from rawws.broadcast.outbox import Outgoing
 from rawws.broadcast.stream_entries import format_stream_id
 from rawws.broadcast.token_bucket import TokenBucket
@@ -51,6 +52,8 @@ class PublishPolicy:
     no other machine can reach the server (``is_local``), and closed otherwise. A client that comes through a proxy may
     be anywhere, so it doesn't count. Web pages from elsewhere don't count either, whatever their name (``Origin``,
     ``Sec-Fetch-Site``, and ``Host`` against DNS rebinding).
+
+    If the server has a source of grants, that decides, and the token is one of an operator who may publish anywhere.
     """
 
     token: str | None = None
@@ -65,12 +68,23 @@ class PublishPolicy:
                 "give one such as 'openssl rand -hex 16' makes"
             )
 
-    def refuse_writing(self, request: Request) -> Refusal | None:
-        """Return why a request may not publish; None if it may."""
+    def is_operator(self, request: Request) -> bool:
+        """Return whether a request has the token."""
+        scheme, _, given = (request.headers.get("Authorization") or "").partition(" ")
+        if self.token is None or scheme.lower() != "bearer":
+            return False
+        return hmac.compare_digest(given.strip().encode(), self.token.encode())
+
+    def refuse_writing(self, request: Request, *, has_grants: bool = False) -> Refusal | None:
+        """Return why a request may not publish, whoever sends it; None if it may.
+
+        With ``has_grants``, its sender needs a grant too, unless it is an operator.
+        """
+        if self.is_operator(request):
+            return None
+        if has_grants:
+            return self._refuse_foreign_page(request)
         if self.token is not None:
-            scheme, _, given = (request.headers.get("Authorization") or "").partition(" ")
-            if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self.token.encode()):
-                return None
             sentence = "Publishing needs the token, as 'Authorization: Bearer TOKEN'."
             return Refusal(401, "publish_token", sentence, ((b"WWW-Authenticate", b'Bearer realm="publish"'),))
         if self.is_local and not request.was_forwarded:
@@ -78,6 +92,14 @@ class PublishPolicy:
         why = "this request came through a proxy" if self.is_local else "others can reach this server"
         sentence = f"Publishing over HTTP is closed here, since {why} and there is no token for it."
         return Refusal(403, "publishing_closed", sentence, hint=_HOW_TO_OPEN)
+
+    def _refuse_foreign_page(self, request: Request) -> Refusal | None:
+        """Return why a request isn't from a page that may publish: a browser sends cookies with those of any site."""
+        origin = request.headers.get("Origin")
+        if origin is None or self.origins.allow(origin, request.authority):
+            return None
+        reason = f"Pages from {name_origin(origin)} may not publish here."
+        return Refusal(403, "publish_origin", reason, hint=self.origins.advise(origin))
 
     def _refuse_elsewhere(self, request: Request) -> Refusal | None:
         """Return why a request isn't from this machine: a page sent it, or its Host may be forged; None if it is."""
@@ -128,10 +150,12 @@ class HttpPublisher:
     async def publish(self, exchange: Exchange, path: str) -> Response | Refusal:
         """Publish the body of a request in the room of its path, and return the answer."""
         request = exchange.request
-        refused: Response | Refusal | None = self._policy.refuse_writing(request) or _refuse_key(request)
+        refused: Response | Refusal | None
+        refused = self._policy.refuse_writing(request, has_grants=exchange.has_grants) or _refuse_key(request)
         if refused is None:
-            user = await exchange.authorize(self._hub.access(Door.POST, path))
-            refused = user if isinstance(user, Response) else self._refuse_rate(exchange)
+            is_operator = self._policy.is_operator(request)
+            admitted = await exchange.authorize(self._hub.action(Door.POST, path), is_operator=is_operator)
+            refused = self._refuse_rate(exchange) if isinstance(admitted, Admitted) else admitted
         if refused is not None:
             await exchange.discard_body()
             return refused

@@ -5,8 +5,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
+import trio
+
+from rawws.access.grant import EXPIRED, Admitted
 from rawws.broadcast.query import RoomQuery
 from rawws.broadcast.stream_encodings import StreamEncoding
 from rawws.errors import Refusal
@@ -18,19 +22,23 @@ from rawws.server.apps import Exchange, answer_json
 from rawws.server.room_posts import PublishPolicy
 from rawws.wire.messages import NO_STORE, Headers, Request, Response
 
+# Polls whose clients' grants end together are answered over this time.
+SPREAD_S = 1.0
+SPREAD_STEPS = 100
+
 
 class RoomReader(Protocol):
     """A way to read a room with a GET request."""
 
-    door: Door  # decides which access a client needs
+    door: Door  # decides what a client has to be admitted to
 
     def suits(self, request: Request, reading: RoomQuery) -> bool:
         """Return whether a request asks for this; ``reading`` is what its query asks for."""
 
     async def answer(
-        self, exchange: Exchange, hub: Hub, path: str, reading: RoomQuery, *, policy: PublishPolicy, user: object
+        self, exchange: Exchange, hub: Hub, path: str, reading: RoomQuery, *, policy: PublishPolicy, admitted: Admitted
     ) -> None:
-        """Answer a request. Its body has been read, and its client has the access."""
+        """Answer a request. Its body has been read, and its client is admitted."""
 
 
 class Stream:
@@ -47,7 +55,7 @@ class Stream:
         return accepts and self._encoding.suits(reading)
 
     async def answer(
-        self, exchange: Exchange, hub: Hub, path: str, reading: RoomQuery, *, policy: PublishPolicy, user: object
+        self, exchange: Exchange, hub: Hub, path: str, reading: RoomQuery, *, policy: PublishPolicy, admitted: Admitted
     ) -> None:
         request = exchange.request
         refused = hub.admit(request) or await hub.prepare(path, reading.since) or hub.admit(request)
@@ -75,7 +83,7 @@ class Stream:
                 endpoint,
                 encoding=self._encoding,
                 remote_address=address,
-                user=user,
+                admitted=admitted,
             )
 
         await exchange.hand_over(headers, adopt)
@@ -90,7 +98,7 @@ class PeerCount:
         return reading.wants_peers
 
     async def answer(
-        self, exchange: Exchange, hub: Hub, path: str, reading: RoomQuery, *, policy: PublishPolicy, user: object
+        self, exchange: Exchange, hub: Hub, path: str, reading: RoomQuery, *, policy: PublishPolicy, admitted: Admitted
     ) -> None:
         room = hub.registry.in_use.get(path)
         await answer_page(exchange, policy, answer_json({"peers": 0 if room is None else len(room)}))
@@ -105,7 +113,7 @@ class Poll:
         return reading.polls
 
     async def answer(
-        self, exchange: Exchange, hub: Hub, path: str, reading: RoomQuery, *, policy: PublishPolicy, user: object
+        self, exchange: Exchange, hub: Hub, path: str, reading: RoomQuery, *, policy: PublishPolicy, admitted: Admitted
     ) -> None:
         refused: Refusal | None = None
         if path not in hub.registry.in_use:
@@ -118,7 +126,11 @@ class Poll:
         with room.poll(place.after) as poller:
             waits = reading.wait_s and exchange.request.method == "GET"
             if waits and place.gap is None and room.log.last_message <= place.after:
-                await exchange.wait_for(poller.wait, reading.wait_s)
+                ends_at = admitted.ends_at + _spread_s(exchange.number)
+                await exchange.wait_for(poller.wait, min(reading.wait_s, ends_at - trio.current_time()))
+                if trio.current_time() >= ends_at:
+                    await answer_page(exchange, policy, EXPIRED)
+                    return
             polled = room.poll_response(place.after, place.gap or poller.gap)
         if polled.whole is not None:
             await answer_page(exchange, policy, answer_json(polled.whole))
@@ -127,11 +139,16 @@ class Poll:
         await exchange.answer_in_pieces(Headers(fields).raw(), polled, held=lambda: polled.objects(room.log.keeps))
 
 
+def _spread_s(number: int) -> float:
+    """Return a time by which a poll ends later, so that those which end together don't end at once."""
+    return number % SPREAD_STEPS * SPREAD_S / SPREAD_STEPS
+
+
 async def answer_page(exchange: Exchange, policy: PublishPolicy, answer: Response | Refusal) -> None:
     """Send an answer. A web page can read it if its origin is allowed."""
     added = policy.fields(exchange.request)
     if isinstance(answer, Refusal):
         raw = tuple((name.encode("ascii"), value.encode("ascii")) for name, value in added)
-        await exchange.answer(Refusal(answer.status, answer.code, answer.sentence, answer.headers + raw, answer.hint))
+        await exchange.answer(replace(answer, headers=answer.headers + raw))
     else:
         await exchange.answer(Response(answer.status, answer.body, Headers([*answer.headers, *added])))

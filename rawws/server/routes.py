@@ -6,10 +6,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from rawws.access.grant import ANYBODY, NOTHING, Action, Admitted
 from rawws.broadcast.message_ids import MessageId
 from rawws.broadcast.query import RoomQuery, read_request
 from rawws.errors import Refusal
-from rawws.hub.doors import Access, Door
+from rawws.hub.doors import Door
 from rawws.net.accept import Address
 from rawws.net.transport import Transport
 from rawws.relay.peer import Peer, PeerGroup
@@ -24,7 +25,7 @@ Handler = Callable[[WebSocket], Awaitable[None]]
 class Relay(Protocol):
     """An object that is given whole connections, and passes messages on between them; a `Hub` is one.
 
-    The server asks it about a request first (`admit`, `access`, `prepare`), and calls `adopt` after the 101.
+    The server asks it about a request first (`admit`, `action`, `prepare`), and calls `adopt` after the 101.
     """
 
     @property
@@ -37,8 +38,8 @@ class Relay(Protocol):
     def admit(self, request: Request) -> Refusal | None:
         """Return why a request is refused; None if it is admitted."""
 
-    def access(self, door: Door, path: str) -> Access:
-        """Return the access to the room of a path that a client needs."""
+    def action(self, door: Door, path: str) -> Action:
+        """Return the action in the room of a path that a door is for."""
 
     async def prepare(self, path: str, since: MessageId | None = None) -> Refusal | None:
         """Load the room of a path, to be read from an id on; return a refusal if that fails."""
@@ -52,7 +53,7 @@ class Relay(Protocol):
         *,
         request: Request | None = None,
         remote_address: Address | None = None,
-        user: object = None,
+        admitted: Admitted = ANYBODY,
         trailing_data: bytes = b"",
         fast_lane: bool = True,
     ) -> Peer | None:
@@ -76,14 +77,14 @@ class Route:
         # A handler is called, and a relay is not; an object with the methods of both, such as a mock, is a handler.
         object.__setattr__(self, "relay", None if callable(self.handler) else self.handler)
 
-    def admit(self, request: Request) -> tuple[str, Refusal | None]:
-        """Return the access to a room that a WebSocket needs, in words, and a refusal of the request or None."""
+    def admit(self, request: Request) -> tuple[Action, Refusal | None]:
+        """Return the action in a room that a WebSocket is for, and a refusal of the request or None."""
         refusal = None if self.refuse is None else self.refuse(request)
         if refusal is not None or self.relay is None:
-            return "", refusal
+            return NOTHING, refusal
         if refusal := self.relay.admit(request):
-            return "", refusal
-        return self.relay.access(Door.WEBSOCKET, request.path or "").words, None
+            return NOTHING, refusal
+        return self.relay.action(Door.WEBSOCKET, request.path or ""), None
 
     async def prepare(self, request: Request) -> Refusal | None:
         """Load the room for a request; return a refusal if that fails."""
@@ -112,7 +113,7 @@ class RouteTable:
         """The rules for web pages of the paths that have one of their own."""
         return {path: route.origins for path, route in self._by_path.items() if route.origins is not None}
 
-    def admit(self, request: Request) -> tuple[str, Refusal | None]:
+    def admit(self, request: Request) -> tuple[Action, Refusal | None]:
         """Ask the route of a request's path. See `Route.admit`."""
         return self.at(request.path).admit(request)
 

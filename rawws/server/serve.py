@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import trio
 
+from rawws.access.source import Source
 from rawws.hub.hub import Hub
 from rawws.options import SERVER, ServerOptions
 from rawws.runtime import check_runs_on_trio
@@ -35,6 +36,7 @@ async def serve(
     origins: Origins | Iterable[str] | None = SAME_HOST,
     hosts: Sequence[str] | None = None,
     authenticate: Authenticate | None = None,
+    access: Source | None = None,
     subprotocols: Sequence[str] | None = None,
     select_subprotocol: SelectSubprotocol | None = None,
     process_request: ProcessRequest | None = None,
@@ -57,6 +59,7 @@ async def serve(
     keep_alive: float | None = SERVER.keep_alive,
     trusted_proxies: Sequence[str] | None = None,
     server_header: str | None = None,
+    max_lifetime: float | None = SERVER.max_lifetime,
     drain: float | None = SERVER.drain,
     fast_lane: bool = SERVER.fast_lane,
     routes: Routes | None = None,
@@ -92,8 +95,11 @@ async def serve(
     - ``process_request(request)`` is called first, and may return a `Response` to send instead.
     - ``authenticate(request)`` is called before the 101, and may refuse with a `Response` (401, 403, 429). Any other
       result becomes ``ws.user``, and ``member.user`` of a room's `Member`. For a room of a hub, ``request.action`` is
-      the access that the client needs: ``read``, ``write`` or ``read write``. Both hooks may be async, and have
-      ``open_timeout`` to decide.
+      what the client may do there if it is let in: ``read``, ``write`` or ``read write``. A `User` as the result limits
+      that to its rooms, and ends the connection when it expires. Both hooks may be async, and have ``open_timeout`` to
+      decide.
+    - ``access`` is a source of grants for the rooms of a hub, such as ``--access`` of ``rawws serve`` has. It is asked
+      before ``authenticate``, and without a grant nobody may read or write.
     - ``subprotocols``: the server's subprotocols, the favourite first. Or ``select_subprotocol(request, offered)``
       returns one of the client's offers, or None.
     - ``process_response(request, response)`` gets the 101, and may return another response.
@@ -122,6 +128,7 @@ async def serve(
     - ``max_memory``: memory that connections, rooms and requests may take together, in all servers of this `trio.run`.
       Beyond it the histories of empty rooms are dropped. Then the largest item goes: another history, a peer (closed
       with 1013), or a request (503).
+    - ``max_lifetime``: time for which a WebSocket or an event stream may last; then it is closed with 1012.
     - ``drain``: time that a stopping server gives its peers, their handlers and pending requests. The closes of many
       peers are spread over it. An application of ``rawws.asgi`` is notified by ``http.disconnect``, and by an OSError
       from ``send``: for an event stream at once, for another response when half of the drain is over if it waits for a
@@ -151,6 +158,7 @@ async def serve(
         max_target=max_target,
         max_body=max_body,
         keep_alive=keep_alive,
+        max_lifetime=max_lifetime,
         drain=drain,
         fast_lane=fast_lane,
     )
@@ -167,6 +175,7 @@ async def serve(
         listening=ListeningOptions(port, host, listeners, unix, ssl),
         options=options,
         handshakes=handshakes,
+        access=access,
         http=http,
         hosts=hosts,
         routes=routes,

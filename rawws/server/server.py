@@ -242,7 +242,7 @@ class Server:
             endpoint,
             request=upgraded.request,
             remote_address=upgraded.remote_address,
-            user=upgraded.user,
+            admitted=upgraded.admitted,
             trailing_data=upgraded.trailing_data,
             fast_lane=self._fast_lane,
         )
@@ -288,7 +288,7 @@ def accept_upgraded(upgraded: Upgraded, endpoint: PeerGroup, *, fast_lane: bool)
         subprotocol=upgraded.handshake.subprotocol,
         agreement=upgraded.handshake.deflate,
         remote_address=upgraded.remote_address,
-        user=upgraded.user,
+        user=upgraded.admitted.user,
         fast_lane=fast_lane,
         trailing_data=upgraded.trailing_data,
     )

@@ -14,15 +14,17 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, assert_never
 
 from rawws import logs
+from rawws.access.grant import NOTHING, Admitted
 from rawws.errors import Refusal
 from rawws.net.accept import Address
 from rawws.net.transport import Transport
+from rawws.server.authorization import authorize
 from rawws.server.connection import HttpConnection
 from rawws.wire.client_handshake import examine_answer
 from rawws.wire.handshake import Handshake, examine
 from rawws.wire.messages import Request, Response
 from rawws.wire.role import Role
-from rawws.wire.trace import FAULT, STATE
+from rawws.wire.trace import FAULT, STATE, TOKEN_SUBPROTOCOL, mask_subprotocols
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class Upgraded:
     handshake: Handshake
     trailing_data: bytes
     remote_address: Address
-    user: object  # what ``authenticate`` returned
+    admitted: Admitted  # with the user that a source of grants or ``authenticate`` has named
 
 
 class HookResponse(NamedTuple):
@@ -49,7 +51,7 @@ class HookResponse(NamedTuple):
 class Upgrade:
     """One request on its way to the 101, with the results of the steps so far."""
 
-    __slots__ = ("connection", "handshake", "request", "response", "user")
+    __slots__ = ("admitted", "connection", "handshake", "request", "response")
 
     handshake: Handshake  # from `examine_request` on
 
@@ -57,7 +59,7 @@ class Upgrade:
         self.connection = connection
         self.request = request
         self.response: Response | None = None
-        self.user: object = None
+        self.admitted = Admitted(NOTHING)  # what it may do, and before that what its door is for
 
 
 async def ask_process_request(upgrade: Upgrade) -> HookResponse | None:
@@ -83,28 +85,33 @@ async def examine_request(upgrade: Upgrade) -> Refusal | None:
 
 
 async def ask_admission(upgrade: Upgrade) -> Refusal | None:
-    """The path's room has to exist, or be possible, and have space. This also sets the request's ``action``."""
+    """The path's room has to exist, or be possible, and have space. This also decides what the door is for."""
     admit = upgrade.connection.server.admit
     if admit is None:
         return None
     action, refusal = admit(upgrade.request)
-    if action:
-        upgrade.request = replace(upgrade.request, action=action)
+    upgrade.admitted = Admitted(action)
     return refusal
 
 
-async def ask_authenticate(upgrade: Upgrade) -> HookResponse | None:
-    """Let ``authenticate`` name the user, or refuse."""
-    connection = upgrade.connection
-    if connection.config.authenticate is None:
-        return None
-    upgrade.user = await connection.call_hook(connection.config.authenticate, upgrade.request)
-    return HookResponse("authenticate", upgrade.user) if isinstance(upgrade.user, Response) else None
+async def ask_authorization(upgrade: Upgrade) -> Refusal | HookResponse | None:
+    """Let a source of grants and ``authenticate`` name the user, and what it may do; or refuse."""
+    answer = await authorize(upgrade.connection, upgrade.request, upgrade.admitted.action)
+    if isinstance(answer, Refusal):
+        return answer
+    if isinstance(answer, Response):
+        return HookResponse("authenticate", answer)
+    upgrade.admitted = answer
+    if answer.action:
+        upgrade.request = replace(upgrade.request, action=answer.action.words)
+    return None
 
 
 async def choose_subprotocol(upgrade: Upgrade) -> HookResponse | None:
     """§4.2.2 item 4: choose one of the subprotocols on offer, the server's favourite first, or none."""
-    connection, offered = upgrade.connection, upgrade.handshake.offered_subprotocols
+    connection = upgrade.connection
+    # A token beside the subprotocols isn't one to speak. It must not come back in the answer, or reach a log.
+    offered = [name for name in upgrade.handshake.offered_subprotocols if not name.startswith(TOKEN_SUBPROTOCOL)]
     if not offered:
         return None
     if connection.config.select_subprotocol is None:
@@ -152,7 +159,7 @@ STEPS: tuple[Step, ...] = (
     ask_process_request,
     examine_request,
     ask_admission,
-    ask_authenticate,
+    ask_authorization,
     choose_subprotocol,
     ask_process_response,
     prepare_room,
@@ -212,7 +219,7 @@ async def _switch_protocols(attempt: Upgrade) -> Upgraded:
         handshake,
         trailing_data,
         connection.address,
-        attempt.user,
+        attempt.admitted,
     )
 
 
@@ -235,7 +242,8 @@ def _show_agreement(connection: HttpConnection, request: Request, handshake: Han
         connection.log(logs.handshake, logging.DEBUG, STATE, step)
     if offered := handshake.offered_subprotocols:
         chosen = "none chosen" if handshake.subprotocol is None else f"chose {handshake.subprotocol}"
-        message = f"RFC 6455 §1.9: offered the subprotocols {', '.join(offered)}: {chosen}"
+        names = mask_subprotocols(", ".join(offered))
+        message = f"RFC 6455 §1.9: offered the subprotocols {names}: {chosen}"
         connection.log(logs.handshake, logging.DEBUG, STATE, message)
     for offer in request.headers.get_all("Sec-WebSocket-Extensions"):
         verdict = "declined" if handshake.deflate is None else f"agreed on {handshake.deflate.header}"

@@ -17,7 +17,7 @@ from rawws.wire.checks import Check, RequestCheck, found
 from rawws.wire.deflate import Agreement, answer_offers
 from rawws.wire.messages import Headers, Request, Response, is_token
 from rawws.wire.origins import Origins, name_origin
-from rawws.wire.trace import mask_target
+from rawws.wire.trace import mask_subprotocols, mask_target
 
 # §1.3: "a GUID ... which is unlikely to be used by network endpoints that do not understand the protocol".
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -233,14 +233,15 @@ def check_subprotocols(request: Request, offered: list[str]) -> RequestCheck:
     """§4.2.1 item 8, §11.3.4: the subprotocols on offer are tokens, and each is named once (§4.1 item 10)."""
     refusal = None
     if odd := [name for name in offered if not is_token(name)]:
-        refusal = Refusal(400, "subprotocol", f"The subprotocol {odd[0]!r} in Sec-WebSocket-Protocol is not a token.")
+        name = mask_subprotocols(repr(odd[0]))
+        refusal = Refusal(400, "subprotocol", f"The subprotocol {name} in Sec-WebSocket-Protocol is not a token.")
     elif len(set(offered)) < len(offered):
         refusal = Refusal(400, "subprotocol", "Sec-WebSocket-Protocol names a subprotocol twice.")
     values = request.headers.get_all("Sec-WebSocket-Protocol")
     return Check(
         "RFC 6455 §4.2.1 item 8",
         "the subprotocols are tokens, each named once",
-        found(values),
+        mask_subprotocols(found(values)),
         refusal,
         "Sec-WebSocket-Protocol",
     )

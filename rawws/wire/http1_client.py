@@ -90,6 +90,12 @@ class ResponsePhase:
         self._outcome = self._finish()
         return self._outcome
 
+    @property
+    def can_continue(self) -> bool:
+        """Whether the connection may carry another request, in a phase of its own: the whole answer was read."""
+        h11_done = self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
+        return h11_done and not self.body_cut and self._h11.trailing_data == (b"", False)
+
     def _read(self) -> Response | str | None:
         while True:
             if self.answer is None and not b"HTTP/".startswith(self._head[:5]):

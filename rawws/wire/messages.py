@@ -151,6 +151,7 @@ class Request:
     raw_head: bytes = field(repr=False, default=b"")  # the bytes of the head, as they came
     body: bytes = field(repr=False, default=b"")  # the whole body, where it was read before the application was called
     action: str = ""  # the access to its path's room that it needs: "read", "write", "read write", or none
+    client: str = ""  # the address of its sender, or the one that a trusted proxy reports; empty if that isn't known
 
     @property
     def held_bytes(self) -> int:
@@ -273,7 +274,7 @@ class Response:
         headers = [(name.decode("ascii"), value.decode("ascii")) for name, value in refusal.headers]
         if not any(name == NO_STORE[0] for name, _ in headers):
             headers.append(NO_STORE)
-        return cls(refusal.status, refusal.sentence + "\n", Headers(headers))
+        return cls(refusal.status, refusal.sentence + "\n" if refusal.body is None else refusal.body, Headers(headers))
 
     @property
     def reason(self) -> str:

@@ -42,11 +42,14 @@ MAX_NAME_CHARACTERS = 255
 SECRET_HEADERS = frozenset({b"authorization", b"proxy-authorization", b"cookie", b"set-cookie"})
 
 _MASKED = re.compile(rb"\(masked, \d+ bytes\)")
-# A token in a URL's query: that of the page, or one of an application, since a page can't set headers for its
-# WebSocket. It is part of the request line, and of fields such as Referer and Location.
-_TOKEN = re.compile(r"(?<=[?&]token=)[^&#\s]+")
-_RAW_TOKEN = re.compile(_TOKEN.pattern.encode())
-_MASKED_TOKEN = "(masked)"
+# A token in a URL's query: that of the page, one of an application, or an access token (RFC 6750 §2.3), since a page
+# can't set headers for its WebSocket. It is part of the request line, and of fields such as Referer and Location.
+_IN_QUERY = re.compile(r"((?<=[?&])(?:access_)?token=)[^&#\s]+", re.IGNORECASE)
+# A token as a subprotocol, which is the one header field that a page can choose.
+TOKEN_SUBPROTOCOL = "rawws.token."
+_AS_SUBPROTOCOL = re.compile(rf"({re.escape(TOKEN_SUBPROTOCOL)})[^\s,;'\"]+", re.IGNORECASE)
+_RAW_TOKENS = tuple(re.compile(each.pattern.encode(), re.IGNORECASE) for each in (_IN_QUERY, _AS_SUBPROTOCOL))
+_MASKED_TOKEN = r"\1(masked)"
 _NOT_PLAIN = re.compile(r"[^\x20-\x7e]")
 
 
@@ -92,9 +95,11 @@ def shorten(text: str) -> str:
 def mask_secrets(head: bytes) -> bytes:
     """Return the head of an HTTP message without its secrets.
 
-    The values of secret fields are replaced by their lengths, and what follows ``token=`` in a query is taken out.
+    The values of secret fields are replaced by their lengths, and tokens in queries and in subprotocols are taken out.
     """
-    start_line, *fields = _RAW_TOKEN.sub(_MASKED_TOKEN.encode(), head).split(b"\n")
+    for token in _RAW_TOKENS:
+        head = token.sub(_MASKED_TOKEN.encode(), head)
+    start_line, *fields = head.split(b"\n")
     lines = [start_line]
     secret = False
     for line in fields:
@@ -105,8 +110,13 @@ def mask_secrets(head: bytes) -> bytes:
 
 
 def mask_target(target: str) -> str:
-    """Return a request's target without what follows ``token=`` in its query."""
-    return _TOKEN.sub(_MASKED_TOKEN, target)
+    """Return a request's target without what follows ``token=`` or ``access_token=`` in its query."""
+    return _IN_QUERY.sub(_MASKED_TOKEN, target)
+
+
+def mask_subprotocols(names: str) -> str:
+    """Return names of subprotocols without what follows ``rawws.token.`` in them."""
+    return _AS_SUBPROTOCOL.sub(_MASKED_TOKEN, names)
 
 
 def _mask_line(line: bytes) -> bytes:

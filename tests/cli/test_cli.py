@@ -329,8 +329,8 @@ def test_a_greeting_that_is_not_utf8_is_reported_in_one_sentence_with_exit_statu
         ),
         (["--trusted-proxi", "10.0.0.0/8"], "rawws serve has no flag --trusted-proxi; did you mean --trusted-proxy?"),
         (["--max", "3"], "--max is short for --max-rooms, --max-peers, --max-size, --max-lag, --max-memory, "
-                         "--max-connections, --max-connections-per-ip, --max-head, --max-target or --max-headers; "
-                         "write out which"),
+                         "--max-connections, --max-connections-per-ip, --max-head, --max-target, --max-headers "
+                         "or --max-lifetime; write out which"),
         (["-port", "80"], "rawws serve has no flag -port; did you mean --port?"),
         (["-z"], "rawws serve has no flag -z"),
         (["--port"], "--port needs a value, as in --port PORT"),

@@ -34,6 +34,7 @@ RUNS = {
     "rawws/docs/howto/check.md": Run(("cli/test_check_command.py", "manual/test_quotations.py"), console=1),
     "rawws/docs/howto/rooms.md": Run(("manual/howto/test_rooms.py",), console=1),
     "rawws/docs/howto/tap.md": Run(("manual/test_quotations.py",), console=1),
+    "rawws/docs/howto/tokens.md": Run(("manual/howto/test_tokens.py",), python=1),
     "rawws/docs/tutorial/frames.md": Run(("manual/test_tutorial.py",), python=2),
     "rawws/docs/tutorial/handshake.md": Run(("manual/test_tutorial.py",), python=1, console=3),
     "rawws/docs/tutorial/first-server.md": Run(("manual/test_tutorial.py",), python=3, console=3, terminal=3),

@@ -608,11 +608,11 @@ async def test_a_send_without_memory_ends_one_connection_and_names_this_machine(
 # The wall clock
 
 
-async def test_the_wall_clock_only_dates_records() -> None:
+async def test_the_wall_clock_only_dates_records_and_grants() -> None:
     root = Path(rawws.__file__).parent
     asks = re.compile(r"\btime\.time|datetime|gettimeofday|CLOCK_REALTIME|from time import")
     found = {str(path.relative_to(root)) for path in root.rglob("*.py") if asks.search(path.read_text("utf-8"))}
-    assert found == {"tracing.py", "page/feed.py"}
+    assert found == {"tracing.py", "page/feed.py", "server/authorization.py"}
 
 
 async def test_jumps_of_the_wall_clock_change_no_deadline_and_no_age(

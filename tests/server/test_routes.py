@@ -11,9 +11,10 @@ import pytest
 import trio
 
 import rawws
+from rawws.access.grant import Action
 from rawws.broadcast.message_ids import MessageId
 from rawws.errors import Refusal, UsageError
-from rawws.hub.doors import Access, Door
+from rawws.hub.doors import Door
 from rawws.net.listeners import open_listeners
 from rawws.net.transport import Transport
 from rawws.relay.peer import Peer, PeerGroup
@@ -47,9 +48,9 @@ class Recorder:
         self.calls.append(("admit", request.path))
         return Refusal(503, "full", "This relay is full.") if request.path == "/full" else None
 
-    def access(self, door: Door, path: str) -> Access:
-        self.calls.append(("access", (door, path)))
-        return Access.READ | Access.WRITE
+    def action(self, door: Door, path: str) -> Action:
+        self.calls.append(("action", (door, path)))
+        return Action.READ | Action.WRITE
 
     async def prepare(self, path: str, since: MessageId | None = None) -> Refusal | None:
         self.calls.append(("prepare", (path, since)))
@@ -104,10 +105,10 @@ async def test_a_relay_is_asked_in_order_and_gets_the_bytes_after_the_request() 
         assert await ask(server, "/room", then=text("hello")) == 101
     assert relay.calls == [
         ("admit", "/room"),
-        ("access", (Door.WEBSOCKET, "/room")),
+        ("action", (Door.WEBSOCKET, "/room")),
         ("prepare", ("/room", None)),
         ("admit", "/room"),
-        ("access", (Door.WEBSOCKET, "/room")),
+        ("action", (Door.WEBSOCKET, "/room")),
         ("adopt", ("/room", text("hello"))),
     ]
 
@@ -164,7 +165,7 @@ async def test_a_path_has_its_own_route_or_that_of_all_others() -> None:
     table = RouteTable(elsewhere, {"/closed": closed})
     assert [table.at(path) for path in ("/closed", "/", "", None)] == [closed, elsewhere, elsewhere, elsewhere]
     assert table.origins_at == {"/closed": closed.origins}
-    assert table.admit(asked("/")) == ("", None)
-    assert table.admit(asked("/closed?x")) == ("", Refusal(404, "closed", "No /closed?x."))
+    assert table.admit(asked("/")) == (Action(0), None)
+    assert table.admit(asked("/closed?x")) == (Action(0), Refusal(404, "closed", "No /closed?x."))
     assert relay.calls == [], "a route's own refusal comes before its relay"
     assert await table.prepare(asked("/")) is None

@@ -471,3 +471,32 @@ def test_a_fault_that_the_parser_words_in_a_new_way_is_told_without_the_peer_s_o
 
     monkeypatch.setattr(h11.Connection, "next_event", next_event)
     assert assert_fault([SWITCHED], said) == said
+
+
+# Another request on the same connection
+
+GET = Request("GET", "/", "1.1", Headers([("Host", "h")]))
+WHOLE = response(b"Content-Length: 2", body=b"ok")
+
+
+@pytest.mark.parametrize(
+    ("chunks", "request_", "may"),
+    [
+        ([WHOLE], GET, True),
+        ([response(line=b"HTTP/1.1 204 No Content")], GET, True),
+        ([response(b"Transfer-Encoding: chunked", body=b"2\r\nok\r\n0\r\n\r\n")], GET, True),
+        ([WHOLE + b"H"], GET, False),  # a byte too many would begin the next answer
+        ([response(b"Content-Length: 2", b"Connection: close", body=b"ok")], GET, False),
+        ([response(body=b"ok"), EOF], GET, False),
+        ([response(b"Content-Length: 2", line=b"HTTP/1.0 200 OK", body=b"ok")], GET, False),
+        ([response(b"Content-Length: 100000", body=b"x" * 100_000)], GET, False),
+        ([response(b"Content-Length: 2", body=b"o")], GET, False),
+        ([b"garbage\r\n"], GET, False),
+        ([SWITCHED], UPGRADE, False),
+    ],
+)
+def test_a_connection_may_carry_another_request_only_after_a_whole_answer(
+    chunks: list[bytes], request_: Request, may: bool
+) -> None:
+    phase, _ = ask(chunks, request_)
+    assert phase.can_continue is may

@@ -32,6 +32,7 @@ from rawws.wire.trace import (
     head_lines,
     mark_of,
     mask_secrets,
+    mask_subprotocols,
     mask_target,
     message_line,
     preview_message,
@@ -262,6 +263,9 @@ def test_quoted_text_is_one_printable_line(text: str) -> None:
         ("/?token=a&token=b#token=c", "/?token=(masked)&token=(masked)#token=c"),
         ("http://localhost/?token=a%20b", "http://localhost/?token=(masked)"),
         ("/?token=", "/?token="),
+        ("/a?x=1&access_token=a.b.c&y=2", "/a?x=1&access_token=(masked)&y=2"),
+        ("/?Access_Token=a.b-_c", "/?Access_Token=(masked)"),
+        ("/?reaccess_token=abc", "/?reaccess_token=abc"),
         ("/token=abc?x=token=abc&tokens=abc", "/token=abc?x=token=abc&tokens=abc"),
     ],
 )
@@ -269,6 +273,13 @@ def test_a_token_in_a_query_is_masked_wherever_a_head_has_it(target: str, shown:
     assert mask_target(target) == shown
     head = f"GET {target} HTTP/1.1\r\nReferer: http://localhost{target}\r\n\r\n"
     assert mask_secrets(head.encode()).decode() == head.replace(target, shown)
+
+
+def test_a_token_among_the_subprotocols_is_masked() -> None:
+    head = b"GET / HTTP/1.1\r\nSec-WebSocket-Protocol: rawws.ids, rawws.token.eyJ.e30.c2ln,Rawws.Token.x\r\n\r\n"
+    assert head_lines(head)[1] == ("Sec-WebSocket-Protocol: rawws.ids, rawws.token.(masked),Rawws.Token.(masked)")
+    assert mask_secrets(mask_secrets(head)) == mask_secrets(head)
+    assert mask_subprotocols("'rawws.token.a b', rawws.tokens") == "'rawws.token.(masked) b', rawws.tokens"
 
 
 def test_values_that_are_masked_already_stay_masked() -> None:

@@ -49,8 +49,8 @@ export function oneLine(text) {
 
 export const shorten = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
 
-/** A URL or a target without what follows `token=` in its query, as the server's log has it. */
-export const withoutToken = (target) => target.replace(/([?&]token=)[^&#]*/gi, "$1(masked)");
+/** A URL or a target without what follows `token=` or `access_token=` in its query, as the server's log has it. */
+export const withoutToken = (target) => target.replace(/([?&](?:access_)?token=)[^&#]*/gi, "$1(masked)");
 
 /** A User-Agent in two or three words. */
 export function shortAgent(agent) {

@@ -1,0 +1,176 @@
+"""The access file: tokens and rules, one on each line.
+
+::
+
+    # token NAME sha256:HEX declares a token; sha256sum makes the number, so that the file holds no secret
+    token alice sha256:2bd806c97f0e00af1a1fc3328fa763a9269723c8db8fac4f93af71db186d6e90
+
+    # anonymous | token NAME | token *    PATTERN    read | write | read write | deny
+    anonymous    /public/*   read
+    token alice  /room/*     read write
+    token *      /public/*   read
+
+The first rule that is for a client and matches a room decides; without one, the client may do nothing there.
+``anonymous`` is a client without a token, and ``token *`` one with any token that is declared. A name may have several
+tokens, so that a new one can be given out before the old one is withdrawn. Empty lines, and everything after a ``#`` at
+the beginning of a word, are ignored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from rawws.access.credentials import find_token
+from rawws.access.grant import NOTHING, Action, Grant, check_user
+from rawws.access.patterns import Pattern
+from rawws.errors import Refusal, UsageError
+from rawws.wire.messages import Request
+
+# The bound of one file: a room may be compared with each of its rules.
+MAX_LINES = 10_000
+
+_ANYBODY = "*"
+_HASH = re.compile(r"sha256:([0-9a-fA-F]{64})")
+_RIGHTS = {
+    ("read",): Action.READ,
+    ("write",): Action.WRITE,
+    ("read", "write"): Action.READ | Action.WRITE,
+    ("write", "read"): Action.READ | Action.WRITE,
+    ("deny",): NOTHING,
+}
+
+
+class Rule(NamedTuple):
+    """The rights of a line."""
+
+    subject: str | None  # the name of a token, * for any, or None for a client without one
+    pattern: Pattern
+    rights: Action
+
+
+class _Rooms:
+    """The rooms in which the first rule that matches gives a right."""
+
+    __slots__ = ("_action", "_rules")
+
+    def __init__(self, rules: Iterable[Rule], action: Action) -> None:
+        self._rules = [(rule.pattern, action in rule.rights) for rule in rules]
+
+    def __contains__(self, room: object) -> bool:
+        return next((gives for pattern, gives in self._rules if room in pattern), False)
+
+
+class AccessFile:
+    """The tokens and rules of a file, as a source of grants."""
+
+    def __init__(self, text: str) -> None:
+        """Raises `UsageError` for a line that can't be read, and names its number. The error repeats no token."""
+        self._names: dict[bytes, tuple[bytes, str]] = {}  # the hashes of tokens, and what they are declared with
+        self._rules: list[Rule] = []
+        lines = text.splitlines()
+        if len(lines) > MAX_LINES:
+            raise UsageError(f"line {MAX_LINES + 1}: there are more lines than {MAX_LINES}")
+        named: dict[str, int] = {}  # the first line with a rule for each token
+        for number, line in enumerate(lines, 1):
+            try:
+                if name := self._add(_read(line)):
+                    named.setdefault(name, number)
+            except UsageError as error:
+                raise UsageError(f"line {number}: {error}") from None
+        declared = {name for _, name in self._names.values()}
+        for name, number in named.items():
+            if name not in declared:
+                raise UsageError(f"line {number}: no line declares the token {name}, as 'token {name} sha256:HEX' does")
+        self._knows_anonymous = any(rule.subject is None for rule in self._rules)
+        self._grants: dict[str | None, Grant] = {}  # those that were asked for, by name
+
+    @property
+    def summary(self) -> str:
+        """The numbers of its tokens and rules, in words."""
+        return f"tokens: {len(self._names)}, rules: {len(self._rules)}"
+
+    def _add(self, read: Rule | tuple[bytes, str] | None) -> str | None:
+        """Add what a line has, and return the name of the token that it is a rule for, if it is for one."""
+        if isinstance(read, Rule):
+            self._rules.append(read)
+            return None if read.subject == _ANYBODY else read.subject
+        if read is not None and self._names.setdefault(read[0], read) != read:
+            raise UsageError(f"this token is that of {self._names[read[0]][1]}, on an earlier line")
+        return None
+
+    async def grant(self, request: Request, room: str, action: Action) -> Grant | Refusal | None:
+        """Return the grant of a token, or that of a client without one.
+
+        None for a token that isn't declared, and for a client without one if no rule is for such clients.
+        """
+        token = find_token(request)
+        if isinstance(token, Refusal):
+            return token
+        name = None if token is None else self.find_name(token)
+        if name is None and (token is not None or not self._knows_anonymous):
+            return None
+        if name not in self._grants:
+            subjects = (None,) if name is None else (name, _ANYBODY)
+            self._grants[name] = _grant(name, [rule for rule in self._rules if rule.subject in subjects])
+        return self._grants[name]
+
+    def find_name(self, token: str) -> str | None:
+        """Return the name that a token is declared with; None for an unknown one.
+
+        The time for it says nothing about a token: it depends on the bits of its SHA-256, which nobody can choose.
+        """
+        given = hashlib.sha256(token.encode()).digest()
+        declared, name = self._names.get(given, (b"", None))
+        return name if hmac.compare_digest(given, declared) else None
+
+
+def _grant(user: str | None, rules: Sequence[Rule]) -> Grant:
+    return Grant(user, _Rooms(rules, Action.READ), _Rooms(rules, Action.WRITE))
+
+
+def _read(line: str) -> Rule | tuple[bytes, str] | None:
+    """Read a line: a rule, the hash and the name of a token, or nothing."""
+    words = []
+    for word in line.split():
+        if word.startswith("#"):
+            break
+        words.append(word)
+    match words:
+        case []:
+            return None
+        case ["anonymous", pattern, *rights]:
+            return Rule(None, Pattern(pattern), _rights_of(rights))
+        case ["token", name, declared] if declared.lower().startswith("sha256:"):
+            return _hash_of(declared), _name_of(name)
+        case ["token", name, pattern, *rights]:
+            return Rule(name if name == _ANYBODY else _name_of(name), Pattern(pattern), _rights_of(rights))
+        case ["anonymous" | "token", *_]:
+            raise UsageError(f"{words[0]!r} lacks a pattern of rooms and the rights, as in 'anonymous /room/* read'")
+        case _:
+            raise UsageError(f"a line begins with 'anonymous' or 'token', not with {words[0][:40]!r}")
+
+
+def _name_of(name: str) -> str:
+    check_user(name)
+    if name == _ANYBODY:
+        raise UsageError("'token *' stands for any token, and can't have one of its own")
+    return name
+
+
+def _hash_of(declared: str) -> bytes:
+    found = _HASH.fullmatch(declared)
+    if found is None:
+        raise UsageError("after 'sha256:' there have to be the 64 digits that sha256sum prints for the token")
+    return bytes.fromhex(found[1])
+
+
+def _rights_of(words: Sequence[str]) -> Action:
+    rights = _RIGHTS.get(tuple(words))
+    if rights is None:
+        given = " ".join(words)[:40] or "nothing"
+        raise UsageError(f"the rights are 'read', 'write', 'read write' or 'deny', not {given!r}")
+    return rights

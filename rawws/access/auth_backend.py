@@ -1,0 +1,175 @@
+"""Asking a server of the user's own who may do what, as nginx's ``auth_request`` does: the question and the answer.
+
+The question is a GET with the credentials of the client's request, and fields about the room. The answer is its status:
+
+* **2xx** lets the client in. Its fields may say more: ``Rawws-User`` the user's name, ``Rawws-Allow`` the rooms,
+  ``Rawws-Expires`` the end in Unix seconds, and ``Rawws-Info`` JSON about the user.
+* **401 and 403** are passed on to the client, with their body and ``WWW-Authenticate``.
+* Any other answer, and none, is a 503: without a decision, nobody is let in.
+
+``Rawws-Allow`` is a list of ``read=PATTERN`` and ``write=PATTERN``, divided by commas; a pattern with a comma or a
+semicolon in it is written in quotes. Without the field, the answer is about the action and the room that were asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import OrderedDict
+from collections.abc import Container, Sequence
+
+from rawws.access.grant import Action, Grant
+from rawws.access.patterns import NO_ROOM, Patterns
+from rawws.errors import RETRY_SOON, Refusal, UsageError
+from rawws.limits import KIB
+from rawws.wire.messages import Headers, Request, Response
+from rawws.wire.trace import shorten
+
+# The most of an answer's body that is passed on: enough for a page that leads to the login.
+MAX_BODY_BYTES = 64 * KIB
+# Grants that are remembered: some 10 MiB with one of 1 KiB for each.
+MAX_REMEMBERED = 10_000
+
+_CREDENTIALS = ("Cookie", "Authorization", "Origin")
+_PASSED_ON = frozenset({"www-authenticate", "content-type", "content-language"})
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_ESCAPED = re.compile(r"\\(.)")
+# NumericDate of a time before the year 10000.
+_SECONDS = re.compile(r"[0-9]{1,12}")
+
+
+def question_about(request: Request, room: str, action: Action) -> list[tuple[str, str]]:
+    """Return the fields of the question, without ``Host``."""
+    fields = [(name, value) for name in _CREDENTIALS for value in request.headers.get_all(name)]
+    fields.append(("X-Original-URI", request.target))
+    if request.client:
+        fields.append(("X-Forwarded-For", request.client))
+    return [*fields, ("Rawws-Room", room), ("Rawws-Action", action.words)]
+
+
+def read_answer(response: Response, room: str, action: Action) -> Grant | Refusal:
+    """Return the decision that is in an answer. An answer that can't be read is no decision, and lets nobody in."""
+    if response.status in (401, 403):
+        return _pass_on(response)
+    if not 200 <= response.status <= 299:
+        return unavailable(f"it answered with {response.status}, and 2xx, 401 and 403 are decisions")
+    try:
+        return _read_grant(response.headers, room, action)
+    except UsageError as error:
+        return unavailable(f"its answer can't be used: {error}")
+
+
+def unavailable(reason: str) -> Refusal:
+    """Return the refusal of a request about which there is no decision. The reason is for the operator."""
+    sentence = "There is no decision at present whether this request is allowed; try again soon."
+    return Refusal(503, "no_decision", sentence, RETRY_SOON, hint=f"the server of --auth-url: {shorten(reason)}")
+
+
+def _pass_on(response: Response) -> Refusal:
+    fields = tuple(
+        (name.encode("ascii"), value.encode("ascii")) for name, value in response.headers if name.lower() in _PASSED_ON
+    )
+    body = response.body[:MAX_BODY_BYTES]
+    if response.status == 401:
+        return Refusal(401, "refused_by_backend", "The server of --auth-url wants a login.", fields, body=body)
+    return Refusal(403, "refused_by_backend", "The server of --auth-url does not allow this.", fields, body=body)
+
+
+def _read_grant(headers: Headers, room: str, action: Action) -> Grant:
+    """Raises `UsageError` for a field that can't be read."""
+    here = frozenset({room})  # and not a pattern, since the client chose this path, and it may have a * in it
+    read: Container[str] = here if Action.READ in action else NO_ROOM
+    write: Container[str] = here if Action.WRITE in action else NO_ROOM
+    if "Rawws-Allow" in headers:
+        read, write = _read_allow(headers)
+    return Grant(
+        _one(headers, "Rawws-User"),
+        read,
+        write,
+        expires_at=_read_expiry(_one(headers, "Rawws-Expires")),
+        info=_read_info(_one(headers, "Rawws-Info")),
+    )
+
+
+def _one(headers: Headers, name: str) -> str | None:
+    values = headers.get_all(name)
+    if len(values) > 1:
+        raise UsageError(f"it has {len(values)} {name} headers")
+    return values[0].strip() or None if values else None
+
+
+def _read_allow(headers: Headers) -> tuple[Patterns, Patterns]:
+    found: dict[str, list[str]] = {"read": [], "write": []}
+    for parts in headers.elements("Rawws-Allow"):
+        for part in parts:
+            name, equals, given = part.partition("=")
+            patterns = found.get(name.strip().lower())
+            if patterns is None or not equals:
+                raise UsageError(f"Rawws-Allow has {part[:80]!r}, and its parts are read=PATTERN and write=PATTERN")
+            patterns.append(_unquote(given.strip()))
+    return Patterns(found["read"]), Patterns(found["write"])
+
+
+def _unquote(given: str) -> str:
+    quoted = _QUOTED.fullmatch(given)
+    return _ESCAPED.sub(r"\1", quoted[1]) if quoted else given
+
+
+def _read_expiry(given: str | None) -> float | None:
+    if given is None:
+        return None
+    if not _SECONDS.fullmatch(given):
+        raise UsageError(f"Rawws-Expires is {given[:40]!r}, and not a whole number of Unix seconds")
+    return float(given)
+
+
+def _read_info(given: str | None) -> object:
+    if given is None:
+        return None
+    try:
+        return json.loads(given)
+    except (ValueError, RecursionError):
+        raise UsageError("Rawws-Info is not JSON, in ASCII with \\u escapes") from None
+
+
+class RememberedGrants:
+    """Grants of the backend, each for a number of seconds, for clients that connect again in a storm.
+
+    A grant holds for exactly the question that it answered. Questions are kept as digests, since credentials are among
+    them. Refusals are not remembered: a client that has just logged in must not wait for the old one to be forgotten.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._grants: OrderedDict[bytes, tuple[float, Grant]] = OrderedDict()  # the oldest first
+
+    def __len__(self) -> int:
+        return len(self._grants)
+
+    def find(self, question: Sequence[tuple[str, str]], now: float) -> Grant | None:
+        """Return the grant for a question at a time (Unix seconds); None if the backend has to be asked."""
+        until, grant = self._grants.get(_digest(question), (0.0, None)) if self._grants else (0.0, None)
+        return grant if now < until else None
+
+    def add(self, question: Sequence[tuple[str, str]], grant: Grant, now: float) -> None:
+        """Remember a grant, for as long as it lasts itself at most. The oldest ones make room for it."""
+        if not self._seconds:
+            return
+        until = now + self._seconds
+        if grant.expires_at is not None:
+            until = min(until, grant.expires_at)
+        digest = _digest(question)
+        self._grants.pop(digest, None)
+        self._grants[digest] = (until, grant)
+        while self._grants and (len(self._grants) > MAX_REMEMBERED or self._oldest_until <= now):
+            self._grants.popitem(last=False)
+
+    @property
+    def _oldest_until(self) -> float:
+        return next(iter(self._grants.values()))[0]
+
+
+def _digest(question: Sequence[tuple[str, str]]) -> bytes:
+    # No field has a line feed in it.
+    return hashlib.sha256("\n".join(f"{name}:{value}" for name, value in question).encode()).digest()

@@ -1,0 +1,299 @@
+"""The rights of users at every way into a room: the table of `tests.access_table`, for each source of grants."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import ssl
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trustme
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+import rawws
+from rawws.access.grant import Action, Grant
+from rawws.access.patterns import Patterns
+from rawws.access.source import Sources
+from rawws.errors import UsageError
+from tests.access_table import DENIED, POSTER, READER, TABLE, WAYS, WRITER, Site, try_all
+from tests.room_serving import Reader, post
+from tests.serving.client import Client
+from tests.serving.machine import LOOPBACK
+from tests.serving.programs import StartProgram
+from tests.serving.wire import get, seen_close, seen_text, text, upgrade
+
+
+def hash_of(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def write_rules(folder: Path) -> Path:
+    """Write an access file with the users of the table, and return its path."""
+    lines = [f"token {token.partition('-')[0]} sha256:{hash_of(token)}" for token in (WRITER, READER, POSTER, DENIED)]
+    lines += [
+        "token writer /room/* read write",
+        "token reader /room/* read",
+        "token poster /room/* write",
+        "token denied /room/* deny",
+        "token *      /room/* read",  # too late for the others
+    ]
+    path = folder / "access.txt"
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.mark.parametrize("where", ["plain", "tls, compressed", "beside an application"])
+async def test_the_access_file_decides_at_every_way_in(start_program: StartProgram, tmp_path: Path, where: str) -> None:
+    flags = ["--access", str(write_rules(tmp_path)), "--hello", "", "--history", "10"]
+    tls = None
+    if where.startswith("tls"):
+        authority = trustme.CA()
+        issued = authority.issue_cert("localhost")
+        issued.private_key_and_cert_chain_pem.write_to_path(tmp_path / "chain.pem")
+        flags += ["--tls-cert", str(tmp_path / "chain.pem")]
+        tls = ssl.create_default_context()
+        authority.configure_trust(tls)
+    elif where.startswith("beside"):
+        (tmp_path / "pages.py").write_text(
+            "async def app(scope, receive, send):\n"
+            "    if scope['type'] == 'http':\n"
+            "        await send({'type': 'http.response.start', 'status': 200, 'headers': []})\n"
+            "        await send({'type': 'http.response.body', 'body': b'the application'})\n"
+        )
+        flags += ["--app", "pages:app"]
+    program = start_program(*flags, directory=tmp_path)
+    compression = "deflate" if tls is not None else None
+    await try_all(Site(program.port, tls=tls, compression=compression))
+    if where.startswith("beside"):
+        reply = await Site(program.port, room="/elsewhere").ask(None)
+        assert reply.body == b"the application", "the file is for rooms"
+
+
+ROOMS = ["/room/*"]
+
+
+async def test_a_user_of_authenticate_is_limited_at_every_way_in(nursery: trio.Nursery) -> None:
+    users = {
+        WRITER: rawws.User("writer", read=ROOMS, write=ROOMS, expires_at=time.time() + 3600),
+        READER: rawws.User("reader", read=ROOMS),
+        POSTER: rawws.User("poster", write=ROOMS),
+        DENIED: rawws.User("denied"),
+        "expired-1": rawws.User("writer", read=ROOMS, write=ROOMS, expires_at=time.time() - 1),
+    }
+
+    def authenticate(request: rawws.Request) -> object:
+        token = (request.headers.get("Authorization") or "").removeprefix("Bearer ")
+        return users.get(token) or rawws.Response(401, "log in")
+
+    hub = rawws.Hub(history=10)
+    http = rawws.rooms(hub, is_local=True)
+    server: rawws.Server = await nursery.start(
+        partial(rawws.serve, hub, 0, host=LOOPBACK, http=http, authenticate=authenticate)
+    )
+    await try_all(Site(server.port), {**TABLE, "expired-1": (401,) * len(WAYS)})
+    server.stop()
+
+
+# The end of a grant
+
+
+async def test_the_end_of_a_grant_ends_what_lasts(nursery: trio.Nursery, mock_clock: MockClock) -> None:
+    def authenticate(_: rawws.Request) -> rawws.User:
+        return rawws.User("alice", read=["*"], write=["*"], expires_at=time.time() + 30)
+
+    async with lasting(nursery, authenticate=authenticate) as (peer, reader, poller):
+        mock_clock.jump(29)
+        await peer.send(text("still here"))
+        assert await peer.frame() == seen_text("still here")
+        mock_clock.jump(3)
+        mock_clock.rate = 10  # for the pauses between the ends
+        assert await peer.frame() == seen_close(4401, "the token has expired")
+        await reader.wait_lost()
+        answer = await poller.answer()
+        assert answer.status == 401
+        assert answer.headers["www-authenticate"] == 'Bearer realm="rooms", error="invalid_token"'
+        assert (await poller.ask(get("/room/y?last=1"))).status == 200, "the connection can be used on"
+
+
+async def test_the_longest_lifetime_ends_what_lasts_but_no_poll(nursery: trio.Nursery, mock_clock: MockClock) -> None:
+    async with lasting(nursery, max_lifetime=30) as (peer, reader, poller):
+        mock_clock.jump(31)
+        mock_clock.rate = 10
+        assert await peer.frame() == seen_close(1012, "the longest time for a connection is over; connect again")
+        await reader.wait_lost()
+        mock_clock.jump(30)
+        assert (await poller.answer()).status == 200
+
+
+@asynccontextmanager
+async def lasting(nursery: trio.Nursery, **settings: Any) -> AsyncIterator[tuple[Client, Client, Client]]:
+    """A server with a WebSocket and a reader of events in one room, and a poll that waits in another."""
+    hub = rawws.Hub(history=10)
+    http = rawws.rooms(hub, is_local=True)
+    start = partial(rawws.serve, hub, 0, host=LOOPBACK, http=http, ping_interval=None, **settings)
+    server: rawws.Server = await nursery.start(start)
+    peer, reader, poller = [await Client.unconnected().connect(server.port) for _ in range(3)]
+    await peer.open("/room/x")
+    await Reader.open(reader, "/room/x")
+    await poller.send(get("/room/y?last=0&wait=55"))
+    while set(hub.rooms) != {"/room/x", "/room/y"}:
+        await wait_all_tasks_blocked()
+    try:
+        yield peer, reader, poller
+    finally:
+        for client in (peer, reader, poller):
+            client.hang_up()
+    server.stop()
+
+
+# Users of a program
+
+
+async def test_a_user_is_disconnected_everywhere(nursery: trio.Nursery) -> None:
+    def authenticate(request: rawws.Request) -> object:
+        name = request.query.partition("=")[2]
+        return rawws.User(name, read=["*"], info={"of": name}) if name != "plain" else name
+
+    hub = rawws.Hub()
+    http = rawws.rooms(hub, is_local=True)
+    server: rawws.Server = await nursery.start(
+        partial(rawws.serve, hub, 0, host=LOOPBACK, http=http, authenticate=authenticate)
+    )
+    alice, bob, plain, reader = [await Client.unconnected().connect(server.port) for _ in range(4)]
+    await alice.open("/x?as=alice")
+    await bob.open("/x?as=bob")
+    await plain.open("/y?as=plain")
+    await Reader.open(reader, "/y?as=alice")
+    users: list[Any] = [member.user for room in hub for member in room]
+    infos = [user.info for user in users if isinstance(user, rawws.User)]
+    assert infos == [{"of": "alice"}, {"of": "bob"}, {"of": "alice"}]
+    assert hub.disconnect(user="alice", code=4403, reason="banned") == 2
+    assert await alice.frame() == seen_close(4403, "banned")
+    await reader.wait_lost()
+    assert hub.disconnect(user="plain") == 1
+    assert await plain.frame() == seen_close(1008)
+    assert hub.disconnect(user="nobody") == 0
+    with pytest.raises(UsageError, match="a user is required"):
+        hub.disconnect(user=None)
+    assert [member.user for member in hub.room("/x")] == [rawws.User("bob", read=["*"], info={"of": "bob"})]
+    for client in (alice, bob, plain, reader):
+        client.hang_up()
+    server.stop()
+
+
+async def test_authenticate_is_asked_about_what_the_source_has_left(nursery: trio.Nursery) -> None:
+    asked: list[str] = []
+
+    class OnlyReads:
+        async def grant(self, request: rawws.Request, room: str, action: Action) -> Grant:
+            asked.append(f"source: {room} {action.words}")
+            return Grant("alice", Patterns(["*"]))
+
+    def authenticate(request: rawws.Request) -> None:
+        asked.append(f"authenticate: {request.action}")
+
+    hub = rawws.Hub()
+    server: rawws.Server = await nursery.start(
+        partial(rawws.serve, hub, 0, host=LOOPBACK, access=OnlyReads(), authenticate=authenticate)
+    )
+    client = await (await Client.unconnected().connect(server.port)).open("/x")
+    assert asked == ["source: /x read write", "authenticate: read"]
+    (member,) = hub.room("/x")
+    assert member.user == Grant("alice", Patterns(["*"])), "what authenticate returned was nothing"
+    client.hang_up()
+    server.stop()
+
+
+async def test_a_source_that_fails_lets_nobody_in(nursery: trio.Nursery, caplog: pytest.LogCaptureFixture) -> None:
+    class Broken:
+        async def grant(self, request: rawws.Request, room: str, action: Action) -> Grant:
+            raise ValueError("no database")
+
+    hub = rawws.Hub()
+    http = rawws.rooms(hub, is_local=True)
+    server: rawws.Server = await nursery.start(partial(rawws.serve, hub, 0, host=LOOPBACK, http=http, access=Broken()))
+    for request in (upgrade("/x"), get("/x?last=1"), post("/x", b"hi")):
+        client = await Client.unconnected().connect(server.port)
+        assert (await client.ask(request)).status == 500
+        client.hang_up()
+    assert "no database" in caplog.text
+    server.stop()
+
+
+async def test_a_source_is_for_the_rooms_of_a_hub() -> None:
+    async def handle(_: rawws.WebSocket) -> None:
+        """Never called."""
+
+    with pytest.raises(UsageError, match="access is for the rooms of a hub"):
+        await rawws.serve(handle, 0, host=LOOPBACK, access=Sources([]))
+
+
+# The program
+
+
+async def test_a_browser_has_two_places_for_a_token(start_program: StartProgram, tmp_path: Path) -> None:
+    program = start_program("--access", str(write_rules(tmp_path)), "--hello", "", "--subprotocol", "chat")
+    with_query = await (await program.connect()).open(f"/room/x?access_token={WRITER}")
+    offer = f"Sec-WebSocket-Protocol: chat, rawws.token.{WRITER}"
+    client = await program.connect()
+    answer = await client.ask(upgrade("/room/x", offer))
+    assert (answer.status, answer.headers["sec-websocket-protocol"]) == (101, "chat")
+    await client.send(text("hi"))
+    assert await with_query.frame() == seen_text("hi")
+    stream = await program.connect()
+    await Reader.open(stream, f"/room/x?access_token={READER}")
+    both = get(f"/room/x?last=1&access_token={READER}", f"Authorization: Bearer {WRITER}")
+    two = await (await program.connect()).ask(both)
+    assert (two.status, b"two different tokens" in two.body) == (400, True)
+
+
+async def test_rules_are_read_anew_at_a_signal(start_program: StartProgram, tmp_path: Path) -> None:
+    path = write_rules(tmp_path)
+    good = path.read_text()
+    program = start_program("--access", str(path))
+
+    async def status(token: str) -> int:
+        return (await (await program.connect()).ask(get("/room/x?last=1", f"Authorization: Bearer {token}"))).status
+
+    assert [await status(READER), await status("new-1")] == [200, 401]
+    path.write_text(f"{good}\neverybody /room/* read\n")
+    program.signal(signal.SIGHUP)
+    line = program.wait_for_line("the rules from before stay in force")
+    assert "access.txt, line 10: a line begins with 'anonymous' or 'token', not with 'everybody'" in line
+    assert [await status(READER), await status("new-1")] == [200, 401]
+    path.write_text(good.replace(hash_of(READER), hash_of("new-1")))
+    for _ in range(3):  # more than one would end a program that took it for a signal to end
+        program.signal(signal.SIGHUP)
+        program.wait_for_line("is read anew, for requests from now on: tokens: 4, rules: 5")
+    assert [await status(READER), await status("new-1")] == [401, 200]
+    path.unlink()
+    program.signal(signal.SIGHUP)
+    assert "can't be read: No such file" in program.wait_for_line("stay in force")
+    program.signal(signal.SIGTERM)
+    assert await trio.to_thread.run_sync(program.wait) == 0
+
+
+async def test_the_operator_publishes_anywhere_with_a_token_from_a_file(
+    start_program: StartProgram, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("operator-1\n")
+    flags = ("--publish-token-file", str(tmp_path / "token"), "--access", str(write_rules(tmp_path)))
+    program = start_program(*flags)
+
+    async def publish(*lines: str) -> int:
+        return (await (await program.connect()).ask(post("/elsewhere", b"hi", *lines))).status
+
+    operator = "Authorization: Bearer operator-1"
+    assert await publish(operator) == 202
+    assert await publish(f"Authorization: Bearer {WRITER}") == 403
+    assert await publish() == 401
+    assert await publish(operator, "Origin: https://elsewhere.example") == 202, "no browser has the token by itself"
+    assert await publish(f"Authorization: Bearer {WRITER}", "Origin: https://elsewhere.example") == 403
+    assert not any("every WebSocket publishes" in line for line in program.lines)
