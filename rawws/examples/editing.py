@@ -10,6 +10,9 @@ set alone, so all browsers show the same, in whatever order the changes have com
 A history is bounded, and a document may have had more changes than that. So after every 200 changes, the browser that
 made the last of them publishes its whole set as one message (``document.js``). The room forgets a document after a day
 without changes, or when the server ends. A browser that has the document open publishes it again when it reconnects.
+
+No change is checked by the server, so everybody who can connect may also fill a document until no browser can show it.
+A service for strangers has to check each change in a handler before it publishes that.
 """
 
 from __future__ import annotations
