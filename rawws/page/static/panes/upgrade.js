@@ -109,8 +109,9 @@ function drawAccept(accept) {
     ),
     // On a phone, the reasons would make the pane twice as long.
     el("details", { open: matchMedia("(min-width: 900px)").matches, class: "why" },
-      el("summary", {}, "Why it is there ", sectionLink("RFC 6455 §1.3")),
+      el("summary", {}, "Why it is there"),
       ...WHY_ACCEPT.map((sentence) => el("p", {}, sentence)),
+      el("p", {}, sectionLink("RFC 6455 §1.3")),
     ),
   );
 }
