@@ -92,6 +92,6 @@ def read_file(flag: str, path: str, max_bytes: int) -> str:
     if len(data) > max_bytes:
         raise UsageError(f"{flag} {path} has over {max_bytes} bytes")
     try:
-        return data.decode()
+        return data.decode("utf-8-sig")  # some editors on Windows begin a file with a byte order mark
     except UnicodeDecodeError:
         raise UsageError(f"{flag} {path} is not a text in UTF-8") from None
