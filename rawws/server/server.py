@@ -20,6 +20,7 @@ from rawws.net.accept import Address, accept_connections
 from rawws.net.addresses import format_address
 from rawws.net.tls_transport import TlsTransport
 from rawws.net.transport import Transport
+from rawws.relay.leases import EXPIRED
 from rawws.relay.loop import current_loop
 from rawws.relay.peer import Peer, PeerGroup
 from rawws.runtime import check_in_trio, not_awaited
@@ -31,7 +32,7 @@ from rawws.server.routes import Handler, Relay, Route, RouteTable
 from rawws.server.upgrade import Upgraded
 from rawws.tracing import OpenConnection
 from rawws.websocket import WebSocket
-from rawws.websocket.internals import close_because, finish
+from rawws.websocket.internals import close_because, finish, peer_of
 from rawws.wire.role import Role
 from rawws.wire.trace import FAULT, shorten
 
@@ -278,7 +279,7 @@ def name_some(paths: Sequence[str]) -> str:
 
 def accept_upgraded(upgraded: Upgraded, endpoint: PeerGroup, *, fast_lane: bool) -> WebSocket:
     """Return the WebSocket that a connection has become. Raises OSError when the system can't watch it."""
-    return WebSocket(
+    websocket = WebSocket(
         upgraded.transport,
         Role.SERVER,
         number=upgraded.number,
@@ -292,6 +293,9 @@ def accept_upgraded(upgraded: Upgraded, endpoint: PeerGroup, *, fast_lane: bool)
         fast_lane=fast_lane,
         trailing_data=upgraded.trailing_data,
     )
+    if upgraded.admitted.ends_at != math.inf:
+        current_loop().leases.add(peer_of(websocket), upgraded.admitted.ends_at, EXPIRED)
+    return websocket
 
 
 def _is_about_closing(error: BaseException) -> bool:

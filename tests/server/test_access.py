@@ -27,7 +27,7 @@ from tests.room_serving import Reader, post
 from tests.serving.client import Client
 from tests.serving.machine import LOOPBACK
 from tests.serving.programs import StartProgram
-from tests.serving.wire import get, seen_close, seen_text, text, upgrade
+from tests.serving.wire import close, get, seen_close, seen_text, text, upgrade
 
 
 def hash_of(token: str) -> str:
@@ -150,6 +150,32 @@ async def lasting(nursery: trio.Nursery, **settings: Any) -> AsyncIterator[tuple
     finally:
         for client in (peer, reader, poller):
             client.hang_up()
+    server.stop()
+
+
+async def test_the_end_of_a_grant_ends_the_websocket_of_a_handler(nursery: trio.Nursery, mock_clock: MockClock) -> None:
+    ended = trio.Event()
+
+    def authenticate(_: rawws.Request) -> rawws.User:
+        return rawws.User("alice", expires_at=time.time() + 30)
+
+    async def handle(ws: rawws.WebSocket) -> None:
+        assert isinstance(ws.user, rawws.User)
+        with pytest.raises(rawws.ConnectionClosed):
+            async for message in ws:
+                await ws.send(message)
+        ended.set()
+
+    start = partial(rawws.serve, handle, 0, host=LOOPBACK, authenticate=authenticate, ping_interval=None)
+    server: rawws.Server = await nursery.start(start)
+    peer = await (await Client.unconnected().connect(server.port)).open("/x")
+    await peer.send(text("hi"))
+    assert await peer.frame() == seen_text("hi")
+    mock_clock.jump(31)
+    assert await peer.frame() == seen_close(4401, "the token has expired")
+    await peer.send(close(4401))
+    await ended.wait()
+    peer.hang_up()
     server.stop()
 
 

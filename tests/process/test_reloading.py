@@ -1,0 +1,88 @@
+"""SIGHUP as a request to read files anew, and as the loss of the terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.redis_server import redis_server
+from tests.serving.machine import PATIENCE_S
+from tests.serving.programs import StartProgram
+
+
+class InTerminal:
+    """A server in a terminal of its own, which can hang up."""
+
+    def __init__(self, folder: Path, *before: str) -> None:
+        (folder / "rules").write_text("anonymous /x read")
+        self._log = folder / "log"
+        self._terminal, slave = pty.openpty()
+        # The shell leads a session without a terminal, so the first that it opens becomes its own.
+        begin = ["sh", "-c", f'exec "$0" "$@" <{os.ttyname(slave)} >/dev/null 2>{self._log}']
+        server = [sys.executable, "-m", "rawws", "--port", "0", "--no-page", "--access", str(folder / "rules")]
+        self.process = subprocess.Popen([*begin, *before, *server], start_new_session=True)
+        os.close(slave)
+        self.wait_for("listening on")
+
+    def wait_for(self, part: str) -> None:
+        end = time.monotonic() + PATIENCE_S
+        while not self._log.exists() or part not in self._log.read_text():
+            assert time.monotonic() < end, part
+            time.sleep(0.02)
+
+    def hang_up(self) -> None:
+        if self._terminal >= 0:
+            os.close(self._terminal)
+            self._terminal = -1
+
+
+@contextmanager
+def in_terminal(folder: Path, *before: str) -> Iterator[InTerminal]:
+    server = InTerminal(folder, *before)
+    try:
+        yield server
+    finally:
+        server.hang_up()
+        server.process.kill()
+        server.process.wait(PATIENCE_S)
+
+
+@pytest.mark.skipif(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN, reason="SIGHUP is ignored here")
+def test_a_terminal_that_is_gone_ends_the_server_and_another_hangup_does_not(tmp_path: Path) -> None:
+    with in_terminal(tmp_path) as server:
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for("is read anew")
+        server.hang_up()
+        assert server.process.wait(PATIENCE_S) == 0
+        server.wait_for("SIGHUP, and the terminal is gone: accepting no more")
+
+
+def test_a_server_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
+    with in_terminal(tmp_path, "nohup") as server:
+        server.hang_up()
+        server.wait_for("is read anew")  # nohup rules out that this is the end
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(PATIENCE_S) == 0
+
+
+@pytest.mark.usefixtures("bounded")
+async def test_workers_read_their_rules_anew(start_program: StartProgram, tmp_path: Path) -> None:
+    (tmp_path / "rules").write_text("anonymous /x read")
+    async with redis_server(tmp_path) as redis:
+        flags = ("--workers", "1", "--backplane", redis.url, "--access", str(tmp_path / "rules"))
+        program = start_program(*flags)
+        program.wait_for_line("1 workers listen")
+        for _ in range(2):
+            program.signal(signal.SIGHUP)
+            assert "rules: 1" in program.wait_for_line("is read anew")
+        program.signal(signal.SIGTERM)
+        assert program.wait() == 0
