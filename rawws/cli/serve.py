@@ -205,7 +205,7 @@ class _Program:
             origins=self._origins,
             tracer=self._tracer,
             ssl=self._tls,
-            access=combine(self._tokens, self._rules),
+            access=combine(self._rules, self._tokens),
             task_status=status,
             **FLAGS.keywords("serve", self._options),
         )

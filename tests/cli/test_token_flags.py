@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import sys
 from pathlib import Path
 
 import pytest
 
+from rawws.cli.token_sources import TokenSources
+from rawws.errors import UsageError
+from rawws.extras import install_command
 from tests.serving.programs import StartProgram
 
 
@@ -37,3 +42,11 @@ def test_flags_that_can_not_be_used_are_errors(
     assert ran.returncode == 2
     assert reason in ran.stderr
     assert "short\n" not in ran.stderr
+
+
+def test_without_pyjwt_a_hint_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jwt", None)
+    options = argparse.Namespace(jwt_key="key.pem", jwt_secret_file=None, jwt_jwks=None, auth_url=None)
+    with pytest.raises(UsageError) as raised:
+        TokenSources(options)
+    assert str(raised.value) == f"--jwt-... needs PyJWT, which isn't installed: {install_command('pyjwt')}"
