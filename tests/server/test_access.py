@@ -292,9 +292,9 @@ async def test_rules_are_read_anew_at_a_signal(start_program: StartProgram, tmp_
     path.write_text(f"{good}\neverybody /room/* read\n")
     program.signal(signal.SIGHUP)
     line = program.wait_for_line("the rules from before stay in force")
-    assert "access.txt, line 10: a line begins with 'anonymous' or 'token', not with 'everybody'" in line
+    assert "access.txt, line 10: a line begins with 'anonymous', 'token NAME' or '#'" in line
     assert [await status(READER), await status("new-1")] == [200, 401]
-    path.write_text(good.replace(hash_of(READER), hash_of("new-1")))
+    path.write_text(good.replace(hash_of(READER), hash_of("new-1")), encoding="utf-8-sig", newline="\r\n")
     for _ in range(3):  # more than one would end a program that took it for a signal to end
         program.signal(signal.SIGHUP)
         program.wait_for_line("is read anew, for requests from now on: tokens: 4, rules: 5")
