@@ -18,6 +18,7 @@ import trustme
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import rawws
+from rawws.access.access_file import AccessFile
 from rawws.access.grant import Action, Grant
 from rawws.access.patterns import Patterns
 from rawws.access.source import Sources
@@ -234,6 +235,23 @@ async def test_authenticate_is_asked_about_what_the_source_has_left(nursery: tri
     (member,) = hub.room("/x")
     assert member.user == Grant("alice", Patterns(["*"])), "what authenticate returned was nothing"
     client.hang_up()
+    server.stop()
+
+
+async def test_only_a_reader_learns_which_rooms_are_in_use(nursery: trio.Nursery, tmp_path: Path) -> None:
+    hub = rawws.Hub(max_rooms=1, max_peers=1)
+    access = Sources([AccessFile(write_rules(tmp_path).read_text())])
+    server: rawws.Server = await nursery.start(partial(rawws.serve, hub, 0, host=LOOPBACK, access=access))
+    opened = await Client.unconnected().connect(server.port)
+    await opened.ask(upgrade("/room/x", f"Authorization: Bearer {READER}"))
+    got = {}
+    for token in (READER, DENIED, "unknown-1"):
+        for path in ("/room/x", "/room/y"):
+            client = await Client.unconnected().connect(server.port)
+            got[token, path] = (await client.ask(upgrade(path, f"Authorization: Bearer {token}"))).status
+            client.hang_up()
+    assert list(got.values()) == [503, 503, 403, 403, 401, 401]
+    opened.hang_up()
     server.stop()
 
 
