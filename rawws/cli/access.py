@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from pathlib import Path
 
 from rawws import logs
 from rawws.access.access_file import AccessFile
@@ -33,6 +34,8 @@ class AccessRules:
     def reload(self) -> None:
         """Read the file anew. If it can't be used, the rules from before stay in force."""
         try:
+            if Path(self._path).is_fifo():  # opening it would wait, and the server with it
+                raise UsageError(f"--access {self._path} is a pipe, which can be read only once; give a file")
             self._file = self._read()
         except UsageError as error:
             logs.server_line(logging.ERROR, FAULT, f"{error}; the rules from before stay in force")
