@@ -32,10 +32,11 @@ class Action(enum.Flag):
     @property
     def words(self) -> str:
         """The action as the ``action`` of a request: ``read``, ``write``, or ``read write``."""
-        return " ".join(each.name.lower() for each in Action if each in self and each.name is not None)
+        return _WORDS[self._value_]
 
 
 NOTHING = Action(0)
+_WORDS = ("", "read", "write", "read write")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,13 @@ class Admitted:
     ends_at: float = math.inf
 
 
-ANYBODY = Admitted(Action.READ | Action.WRITE)  # where nobody is asked who they are
+def let_in(action: Action) -> Admitted:
+    """Return the admission of a client that nobody has asked for a name. It is one object for all of them."""
+    return _UNASKED[action._value_]
+
+
+_UNASKED = tuple(Admitted(Action(value)) for value in range(len(_WORDS)))
+ANYBODY = let_in(Action.READ | Action.WRITE)
 
 EXPIRED = Refusal(401, "expired", "The right to use this room has expired; log in again.", _ASK_AGAIN)
 NOBODY = Refusal(

@@ -44,7 +44,7 @@ SECRET_HEADERS = frozenset({b"authorization", b"proxy-authorization", b"cookie",
 _MASKED = re.compile(rb"\(masked, \d+ bytes\)")
 # A token in a URL's query: that of the page, one of an application, or an access token (RFC 6750 §2.3), since a page
 # can't set headers for its WebSocket. It is part of the request line, and of fields such as Referer and Location.
-_IN_QUERY = re.compile(r"((?<=[?&])(?:access_)?token=)[^&#\s]+", re.IGNORECASE)
+_IN_QUERY = re.compile(r"([?&](?:access_)?token=)[^&#\s]+", re.IGNORECASE)
 # A token as a subprotocol, which is the one header field that a page can choose.
 TOKEN_SUBPROTOCOL = "rawws.token."
 _AS_SUBPROTOCOL = re.compile(rf"({re.escape(TOKEN_SUBPROTOCOL)})[^\s,;'\"]+", re.IGNORECASE)
@@ -111,7 +111,7 @@ def mask_secrets(head: bytes) -> bytes:
 
 def mask_target(target: str) -> str:
     """Return a request's target without what follows ``token=`` or ``access_token=`` in its query."""
-    return _IN_QUERY.sub(_MASKED_TOKEN, target)
+    return _IN_QUERY.sub(_MASKED_TOKEN, target) if "=" in target else target  # each handshake comes here
 
 
 def mask_subprotocols(names: str) -> str:

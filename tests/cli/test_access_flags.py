@@ -36,7 +36,9 @@ def test_a_token_is_the_only_line_of_its_file(tmp_path: Path) -> None:
         (None, "can't be read: No such file"),
     ],
 )
-def test_what_is_no_token_is_one_sentence_without_it(tmp_path: Path, content: bytes | None, problem: str) -> None:
+def test_an_unusable_token_file_is_one_sentence_without_the_token(
+    tmp_path: Path, content: bytes | None, problem: str
+) -> None:
     path = tmp_path / "token"
     if content is not None:
         path.write_bytes(content)

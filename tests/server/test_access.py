@@ -162,9 +162,9 @@ async def test_the_end_of_a_grant_ends_the_websocket_of_a_handler(nursery: trio.
 
     async def handle(ws: rawws.WebSocket) -> None:
         assert isinstance(ws.user, rawws.User)
+        await ws.send(await ws.recv())
         with pytest.raises(rawws.ConnectionClosed):
-            async for message in ws:
-                await ws.send(message)
+            await ws.recv()
         ended.set()
 
     start = partial(rawws.serve, handle, 0, host=LOOPBACK, authenticate=authenticate, ping_interval=None)
