@@ -31,6 +31,14 @@ MAX_BODY_BYTES = 64 * KIB
 # Grants that are remembered: some 10 MiB with one of 1 KiB for each.
 MAX_REMEMBERED = 10_000
 
+# RFC 5842 §7.2. The server that asked takes it for no decision. Without it, one request would become any number.
+LOOP = Refusal(
+    508,
+    "loop",
+    "This is a question to the server of --auth-url, and a room can't answer it.",
+    hint="--auth-url names this server, or another one that asks; have it name your application",
+)
+
 _CREDENTIALS = ("Cookie", "Authorization", "Origin")
 _PASSED_ON = frozenset({"www-authenticate", "content-type", "content-language"})
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
@@ -46,6 +54,11 @@ def question_about(request: Request, room: str, action: Action) -> list[tuple[st
     if request.client:
         fields.append(("X-Forwarded-For", request.client))
     return [*fields, ("Rawws-Room", room), ("Rawws-Action", action.words)]
+
+
+def is_question(request: Request) -> bool:
+    """Say whether a request is a question itself: the backend's address leads back to a server such as this one."""
+    return "Rawws-Room" in request.headers and "Rawws-Action" in request.headers
 
 
 def read_answer(response: Response, room: str, action: Action) -> Grant | Refusal:

@@ -86,9 +86,12 @@ def kid_of(token: str) -> str | Refusal | None:
     import jwt
 
     try:
-        kid = jwt.get_unverified_header(token).get("kid")
+        header = jwt.get_unverified_header(token)
     except (jwt.PyJWTError, ValueError, RecursionError):
         return invalid("it is not a proper JWT")
+    if "crit" in header:  # RFC 7515 §4.1.11; some versions of PyJWT ignore it
+        return invalid("it needs an extension ('crit'), and this server has none")
+    kid = header.get("kid")
     if kid is not None and not (isinstance(kid, str) and len(kid) <= MAX_KID_CHARACTERS):
         return invalid("the name of its key is not a text, or too long")
     return kid

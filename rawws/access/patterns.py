@@ -13,6 +13,7 @@ divided into no more segments than the pattern has, since a request may ask abou
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable
 
 from rawws.errors import UsageError
@@ -32,7 +33,7 @@ class Pattern:
     def __init__(self, text: str) -> None:
         """Raises `UsageError` for a text that can't match any room."""
         if not isinstance(text, str):
-            raise UsageError(f"{text!r} can't be a pattern of rooms; give a text such as '/room/*'")
+            raise UsageError(f"{reprlib.repr(text)} can't be a pattern of rooms; give a text such as '/room/*'")
         if len(text) > MAX_PATTERN_CHARACTERS:
             raise UsageError(f"the pattern {text[:40]!r}... has over {MAX_PATTERN_CHARACTERS} characters")
         if text == "*":

@@ -116,6 +116,11 @@ def check_token_flags(options: argparse.Namespace) -> None:
                 raise UsageError(f"{name} is for --auth-url; give that too, or leave it out")
     if not options.auth_timeout:
         raise UsageError("--auth-timeout 0 would let nobody in; give the number of seconds to wait for a decision")
+    if options.auth_url is not None and 0 < options.open_timeout <= options.auth_timeout:
+        raise UsageError(
+            f"--auth-timeout {options.auth_timeout:g} is not less than --open-timeout {options.open_timeout:g}, at "
+            "which a request is given up; have the former less or the latter more"
+        )
     if not _has_keys(options):
         for name in ("algorithm", "audience", "issuer", "cookie"):
             if getattr(options, f"jwt_{name}") is not None:

@@ -8,20 +8,25 @@ import time
 import trio
 
 from rawws.access.auth_backend import (
+    LOOP,
     MAX_BODY_BYTES,
     RememberedGrants,
+    is_question,
     question_about,
     read_answer,
     unavailable,
 )
 from rawws.access.grant import Action, Grant
 from rawws.errors import RawwsError, Refusal, sentence_of
+from rawws.net.client_address import client_of
 from rawws.net.http_get import HttpServer
+from rawws.server.fair_turns import FairTurns
 from rawws.wire.http_url import parse_http_url
 from rawws.wire.messages import Request
 
 # Questions under way at a time. Others wait for their turn, within the same time limit: a backend that is as slow as
-# the limit answers so many a second, and one that hangs costs no more connections than these (a guess).
+# the limit answers so many a second, and one that hangs costs no more connections than these (a guess). One client's
+# questions are at most half of them.
 MAX_UNDER_WAY = 100
 
 
@@ -35,17 +40,19 @@ class AuthBackend:
         self._server = HttpServer(parse_http_url(url), max_body_bytes=MAX_BODY_BYTES, ssl=ssl)
         self._timeout_s = timeout_s
         self._remembered = RememberedGrants(cache_s)
-        self._under_way = trio.CapacityLimiter(MAX_UNDER_WAY)
+        self._turns = FairTurns(MAX_UNDER_WAY)
 
     async def grant(self, request: Request, room: str, action: Action) -> Grant | Refusal:
         """Return the server's decision, or a 503 if there is none within the timeout."""
+        if is_question(request):
+            return LOOP
         question = question_about(request, room, action)
         if remembered := self._remembered.find(question, time.time()):
             return remembered
-        stage = f"{MAX_UNDER_WAY} questions were under way already"
+        stage = "too many other questions were under way"
         with trio.move_on_after(self._timeout_s or float("inf")):
             try:
-                async with self._under_way:
+                async with self._turns.turn(client_of(request.client or "")):
                     stage = "no whole answer came"
                     response = await self._server.get(question)
             except (RawwsError, OSError) as error:

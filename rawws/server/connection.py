@@ -213,7 +213,8 @@ class HttpConnection:
                 return Response(500, "The server failed to decide about this request.\n", [NO_STORE])
         assert scope.cancelled_caught
         self.log(logs.handshake, logging.WARNING, TIMER, f"{name} took too long to decide")
-        return Response(503, "The server took too long to decide about this request.\n", [NO_STORE])
+        sentence = "The server took too long to decide about this request.\n"
+        return Response(503, sentence, [("Retry-After", "1"), NO_STORE])
 
     async def answer_instead(self, response: object, hook: str, logger: logging.Logger, *, close: bool) -> None:
         """Send the response that a hook of the application has returned, and end the request with it."""

@@ -56,7 +56,10 @@ class FixedKeys:
 
 
 class FetchedKeys:
-    """The key set at an address. It is fetched when it is first needed, for an unknown name, and every hour."""
+    """The key set at an address. It is fetched when it is first needed, for an unknown name, and every hour.
+
+    Requests wait for it whose key isn't known. The hourly fetch holds up the one that began it alone.
+    """
 
     def __init__(self, url: str, algorithm: str, *, ssl: ssl_module.SSLContext | None = None) -> None:
         """Raises `UsageError` for an address that can't be asked."""
@@ -67,7 +70,7 @@ class FetchedKeys:
         self._fetching = trio.Lock()
 
     async def keys_for(self, kid: str | None) -> Keys | None:
-        if self._is_due(kid):
+        if self._is_due(kid) and not (self._fetching.locked() and self._knows(kid)):
             async with self._fetching:
                 if self._is_due(kid):  # otherwise another request has fetched it meanwhile
                     try:
@@ -80,7 +83,10 @@ class FetchedKeys:
         age_s = trio.current_time() - self._fetched_at
         if self._keys is None:
             return age_s >= LEAST_RETRY_INTERVAL_S
-        return age_s >= MAX_KEY_AGE_S or (age_s >= LEAST_FETCH_INTERVAL_S and self._keys.find(kid) is None)
+        return age_s >= MAX_KEY_AGE_S or (age_s >= LEAST_FETCH_INTERVAL_S and not self._knows(kid))
+
+    def _knows(self, kid: str | None) -> bool:
+        return self._keys is not None and self._keys.find(kid) is not None
 
     async def _fetch(self) -> None:
         """Fetch the set. If that fails, it is logged, and the keys stay as they are."""

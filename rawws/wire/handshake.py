@@ -216,6 +216,7 @@ def check_no_body(request: Request) -> RequestCheck:
 def check_origin(request: Request, origins: Origins) -> RequestCheck:
     """§4.2.2 item 4, §10.2: the page that connects is one of ours, or is allowed."""
     values = request.headers.get_all("Origin")
+    shown = [mask_target(value) for value in values]
     refusal = None
     if len(values) > 1:
         refusal = Refusal(400, "origin_repeated", "There is more than one Origin header.")
@@ -223,17 +224,17 @@ def check_origin(request: Request, origins: Origins) -> RequestCheck:
         refusal = Refusal(
             403,
             "origin",
-            f"Pages from {name_origin(values[0])} may not connect to this server.",
-            hint=origins.advise(values[0]),
+            f"Pages from {name_origin(shown[0])} may not connect to this server.",
+            hint=origins.advise(shown[0]),
         )
-    return Check("RFC 6455 §10.2", "the Origin is this host, allowed, or none", found(values), refusal, "Origin")
+    return Check("RFC 6455 §10.2", "the Origin is this host, allowed, or none", found(shown), refusal, "Origin")
 
 
 def check_subprotocols(request: Request, offered: list[str]) -> RequestCheck:
     """§4.2.1 item 8, §11.3.4: the subprotocols on offer are tokens, and each is named once (§4.1 item 10)."""
     refusal = None
     if odd := [name for name in offered if not is_token(name)]:
-        name = mask_subprotocols(repr(odd[0]))
+        name = repr(mask_subprotocols(odd[0]))
         refusal = Refusal(400, "subprotocol", f"The subprotocol {name} in Sec-WebSocket-Protocol is not a token.")
     elif len(set(offered)) < len(offered):
         refusal = Refusal(400, "subprotocol", "Sec-WebSocket-Protocol names a subprotocol twice.")

@@ -41,13 +41,29 @@ MAX_NAME_CHARACTERS = 255
 
 SECRET_HEADERS = frozenset({b"authorization", b"proxy-authorization", b"cookie", b"set-cookie"})
 
+# A bare CR ends a line for some programs, although not for us.
+_LINE_END = re.compile(rb"(\r?\n|\r)")
 _MASKED = re.compile(rb"\(masked, \d+ bytes\)")
+
+
+def _in_any_spelling(name: str) -> str:
+    """Return a pattern for a parameter's name, any character of which may be percent-encoded."""
+    return "".join(rf"(?:{each}|%{ord(each):02x}|%{ord(each.upper()):02x})" for each in name)
+
+
 # A token in a URL's query: that of the page, one of an application, or an access token (RFC 6750 §2.3), since a page
-# can't set headers for its WebSocket. It is part of the request line, and of fields such as Referer and Location.
-_IN_QUERY = re.compile(r"([?&](?:access_)?token=)[^&#\s]+", re.IGNORECASE)
-# A token as a subprotocol, which is the one header field that a page can choose.
+# can't set headers for its WebSocket. It is part of the request line, and of fields such as Referer and Location. The
+# URL may be percent-encoded as a part of another one, and may have the token after its # (RFC 6749 §4.2.2). An
+# application, or a backend that is asked, may read a parameter that we don't, such as access%5Ftoken.
+_IN_QUERY = re.compile(
+    rf"((?:[?&;#]|%(?:25)*(?:3f|26|3b|23))(?:{_in_any_spelling('access_')})?{_in_any_spelling('token')}"
+    r"(?:=|%(?:25)*3d))[^&\s]+",
+    re.IGNORECASE,
+)
+# A token as a subprotocol, which is the one header field that a page can choose. A malformed one is hidden as well, up
+# to the comma that ends it.
 TOKEN_SUBPROTOCOL = "rawws.token."
-_AS_SUBPROTOCOL = re.compile(rf"({re.escape(TOKEN_SUBPROTOCOL)})[^\s,;'\"]+", re.IGNORECASE)
+_AS_SUBPROTOCOL = re.compile(rf"({re.escape(TOKEN_SUBPROTOCOL)})[^,\r\n]+", re.IGNORECASE)
 _RAW_TOKENS = tuple(re.compile(each.pattern.encode(), re.IGNORECASE) for each in (_IN_QUERY, _AS_SUBPROTOCOL))
 _MASKED_TOKEN = r"\1(masked)"
 _NOT_PLAIN = re.compile(r"[^\x20-\x7e]")
@@ -99,14 +115,15 @@ def mask_secrets(head: bytes) -> bytes:
     """
     for token in _RAW_TOKENS:
         head = token.sub(_MASKED_TOKEN.encode(), head)
-    start_line, *fields = head.split(b"\n")
-    lines = [start_line]
+    parts = _LINE_END.split(head)
     secret = False
-    for line in fields:
+    for at in range(2, len(parts), 2):  # the ends are between the lines, and the first line is no field
+        line = parts[at]
         folded = line[:1] in (b" ", b"\t")  # it continues the field before, or was meant as a field of its own
         secret = (folded and secret) or line.partition(b":")[0].strip().lower() in SECRET_HEADERS
-        lines.append(_mask_line(line) if secret else line)
-    return b"\n".join(lines)
+        if secret:
+            parts[at] = _mask_line(line)
+    return b"".join(parts)
 
 
 def mask_target(target: str) -> str:
@@ -120,13 +137,12 @@ def mask_subprotocols(names: str) -> str:
 
 
 def _mask_line(line: bytes) -> bytes:
-    end = b"\r" if line.endswith(b"\r") else b""
     name, colon, value = line.partition(b":")
     if _MASKED.fullmatch(value.strip()):
         return line  # it comes from a recording
     if not colon or line[:1] in (b" ", b"\t"):
-        return b" (masked, %d bytes)%s" % (len(line.strip()), end)
-    return b"%s: (masked, %d bytes)%s" % (name, len(value.strip()), end)
+        return b" (masked, %d bytes)" % len(line.strip())
+    return b"%s: (masked, %d bytes)" % (name, len(value.strip()))
 
 
 def head_lines(head: bytes) -> list[str]:

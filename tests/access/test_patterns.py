@@ -114,6 +114,15 @@ def test_impossible_lists_are_errors(patterns: object, problem: str) -> None:
         Patterns(patterns)  # type: ignore[arg-type]
 
 
+def test_an_error_about_a_pattern_repeats_little_of_it() -> None:
+    deep: list[object] = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(UsageError) as raised:
+        Patterns([deep])  # type: ignore[list-item]
+    assert len(str(raised.value)) < 200
+
+
 def test_the_longest_bounds_are_taken() -> None:
     longest = "/" + "a" * (MAX_PATTERN_CHARACTERS - 1)
     assert longest in Patterns([longest] * MAX_PATTERNS)

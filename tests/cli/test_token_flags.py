@@ -20,6 +20,7 @@ from tests.serving.programs import StartProgram
         (["--auth-cache", "5"], "--auth-cache is for --auth-url"),
         (["--auth-timeout", "5"], "--auth-timeout is for --auth-url"),
         (["--auth-url", "http://a/", "--auth-timeout", "0"], "--auth-timeout 0 would let nobody in"),
+        (["--auth-url", "http://a/", "--auth-timeout", "10"], "is not less than --open-timeout 10"),
         (["--auth-url", "ftp://a/"], "begin with http:// or https://"),
         (["--jwt-audience", "x"], "--jwt-audience has no effect without the keys"),
         (["--jwt-algorithm", "none"], "there is no 'none'"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -18,8 +20,11 @@ pytestmark = pytest.mark.usefixtures("bounded")
 ALICE = answer(200, "Rawws-User: alice", "Rawws-Allow: read=/room/*")
 
 
-async def ask(source: AuthBackend, cookie: str = "a=1", room: str = "/room/a") -> Grant | Refusal:
-    return await source.grant(request_for(room, ("Cookie", cookie)), room, Action.READ)
+async def ask(
+    source: AuthBackend, cookie: str = "a=1", room: str = "/room/a", client: str | None = None
+) -> Grant | Refusal:
+    request = replace(request_for(room, ("Cookie", cookie)), client=client)
+    return await source.grant(request, room, Action.READ)
 
 
 def reason_of(decision: Grant | Refusal) -> str:
@@ -107,19 +112,49 @@ async def test_only_so_many_questions_are_under_way(
     source = AuthBackend(backend.url, timeout_s=1)
     reasons: list[str] = []
 
-    async def note() -> None:
-        reasons.append(reason_of(await ask(source)))
+    async def note(client: str) -> None:
+        reasons.append(reason_of(await ask(source, client=client)))
 
-    for _ in range(5):
-        nursery.start_soon(note)
+    for number in range(5):
+        nursery.start_soon(note, f"192.0.2.{number}")
     await wait_all_tasks_blocked()
     assert len(backend.asked) == 2
     mock_clock.jump(1.1)
     while len(reasons) < 5:
         await wait_all_tasks_blocked()
-    assert sum("2 questions were under way already" in reason for reason in reasons) == 3
+    assert sum("too many other questions were under way" in reason for reason in reasons) == 3
     backend.reply = ALICE
     assert isinstance(await ask(source), Grant)
+    source.close()
+    backend.kill()
+
+
+async def test_a_client_with_many_questions_does_not_keep_others_waiting(nursery: trio.Nursery) -> None:
+    async def reply(stream: trio.SocketStream, head: bytes) -> None:
+        if b"/room/slow" in head:
+            await trio.sleep_forever()
+        await stream.send_all(ALICE)
+
+    backend = await Backend(reply).start(nursery)
+    source = AuthBackend(backend.url, timeout_s=600)
+    for number in range(200):  # one client may choose among the addresses of its /64
+        nursery.start_soon(ask, source, "a=1", "/room/slow", f"2001:db8::{number:x}")
+    await wait_all_tasks_blocked()
+    assert len(backend.asked) == 50
+    assert isinstance(await ask(source, client="2001:db8:0:1::1"), Grant)
+    nursery.cancel_scope.cancel()
+    source.close()
+
+
+async def test_a_question_to_itself_ends_at_once(nursery: trio.Nursery) -> None:
+    backend = await Backend().start(nursery)
+    source = AuthBackend(backend.url)
+    await ask(source)
+    question = request_for("/auth", *backend.fields().items())
+    refusal = await source.grant(question, "/auth", Action.READ)
+    assert isinstance(refusal, Refusal)
+    assert (refusal.status, refusal.code) == (508, "loop")
+    assert len(backend.asked) == 1
     source.close()
     backend.kill()
 

@@ -125,6 +125,36 @@ async def test_a_key_that_was_withdrawn_is_forgotten_after_an_hour(
     backend.kill()
 
 
+async def test_the_hourly_fetch_holds_up_no_token_with_a_known_key(
+    nursery: trio.Nursery, mock_clock: MockClock
+) -> None:
+    async def hang(stream: trio.SocketStream, head: bytes) -> None:  # noqa: ARG001
+        await trio.sleep_forever()
+
+    backend = await Backend(key_set("a")).start(nursery)
+    source, _ = source_of(backend)
+    assert isinstance(await ask(source, token("a")), Grant)
+    backend.reply = hang
+    mock_clock.jump(MAX_KEY_AGE_S)
+    answers = []
+
+    async def note(kid: str) -> None:
+        answers.append(await ask(source, token("a", kid)))
+
+    nursery.start_soon(note, "a")  # it has the set fetched
+    await wait_all_tasks_blocked()
+    assert isinstance(await ask(source, token("a")), Grant)
+    nursery.start_soon(note, "b")
+    await wait_all_tasks_blocked()
+    assert not answers
+    mock_clock.jump(FETCH_TIMEOUT_S + 0.1)
+    await wait_all_tasks_blocked()
+    assert [isinstance(each, Grant) for each in answers] == [True, False]
+    assert len(answers) == 2
+    assert len(backend.asked) == 2
+    backend.kill()
+
+
 @pytest.mark.parametrize(
     ("reply", "reason"),
     [

@@ -341,7 +341,7 @@ async def test_a_token_is_in_nothing_that_the_program_writes(
     await feed.send(text('{"ask": 1, "for": "handshake", "connection": 1}'))
     requests = []
     for given in (right, wrong, right[:-3]):
-        offers = [f"chat.v1, rawws.token.{given}", f"rawws.token.{given}", f"chat.v1, rawws.token.{given} x"]
+        offers = [f"chat.v1, rawws.token.{given}", f"rawws.token.{given}", f"chat.v1, rawws.token.x;{given}"]
         requests += [
             *(upgrade(ROOM, f"Sec-WebSocket-Protocol: {offer}") for offer in offers),
             upgrade(ROOM, f"Sec-WebSocket-Protocol: rawws.token.{given}, rawws.token.{given}"),
@@ -351,6 +351,9 @@ async def test_a_token_is_in_nothing_that_the_program_writes(
             get(ROOM, EVENTS, f"Cookie: session={given}", f"Referer: http://localhost{ROOM}?access_token={given}"),
             post(target=f"{ROOM}?access_token={given}"),
             get(f"/elsewhere?access_token={given}"),
+            get(f"{ROOM}?access%5Ftoken={given}", EVENTS, f"Referer: http://localhost/#access_token={given}"),
+            upgrade(ROOM, f"Origin: http://localhost/?access_token={given}"),
+            upgrade(f"{ROOM}?next=%2F%3Faccess_token%3D{given}"),
             get(f"{ROOM}?access_token={given}&last=x"),
             get(f"{ROOM}?access_token={given}", version="1.0"),
             get(f"{ROOM}?access_token={given}", "bad header: 1"),
@@ -368,7 +371,7 @@ async def test_a_token_is_in_nothing_that_the_program_writes(
     program.kill()
     program.wait()
     written += ["\n".join(program.lines).encode(), record.read_bytes()]
-    assert len(requests) == 45
+    assert len(requests) == 54
     seen = b"".join(written)
     for part in (b'"answer":1,"records":[{"kind":"head"', b'"kind":"refused"', b"rawws.token.(masked)", b"# TYPE"):
         assert part in seen

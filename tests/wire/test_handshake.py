@@ -422,6 +422,8 @@ def test_an_upgrade_may_follow_ordinary_requests() -> None:
     ("values", "sentence"),
     [
         ([b"chat, a b"], "The subprotocol 'a b' in Sec-WebSocket-Protocol is not a token."),
+        ([b"rawws.token.a b"], "The subprotocol 'rawws.token.(masked)' in Sec-WebSocket-Protocol is not a token."),
+        ([b'rawws.token."a"'], "The subprotocol 'rawws.token.(masked)' in Sec-WebSocket-Protocol is not a token."),
         ([b'"chat"'], "The subprotocol '\"chat\"' in Sec-WebSocket-Protocol is not a token."),
         ([b"chat, superchat, chat"], "Sec-WebSocket-Protocol names a subprotocol twice."),
         ([b"chat", b"chat"], "Sec-WebSocket-Protocol names a subprotocol twice."),

@@ -260,7 +260,13 @@ def test_quoted_text_is_one_printable_line(text: str) -> None:
         ("/?token=abc", "/?token=(masked)"),
         ("/?token=(masked)", "/?token=(masked)"),
         ("/_rawws/?a=b&token=a-b_c.d~e&c=d", "/_rawws/?a=b&token=(masked)&c=d"),
-        ("/?token=a&token=b#token=c", "/?token=(masked)&token=(masked)#token=c"),
+        ("/?token=a&token=b#token=c", "/?token=(masked)&token=(masked)"),
+        ("/#access_token=a&token_type=b", "/#access_token=(masked)&token_type=b"),
+        ("/?a=b;token=c", "/?a=b;token=(masked)"),
+        ("/?access%5Ftoken=abc", "/?access%5Ftoken=(masked)"),
+        ("/?%41ccess_%74oken%3Dabc", "/?%41ccess_%74oken%3D(masked)"),
+        ("/login?next=%2Fa%3faccess_token%3dabc&x=1", "/login?next=%2Fa%3faccess_token%3d(masked)&x=1"),
+        ("/login?next=%252Fa%253Fb%253Dc%2526token%253Dabc", "/login?next=%252Fa%253Fb%253Dc%2526token%253D(masked)"),
         ("http://localhost/?token=a%20b", "http://localhost/?token=(masked)"),
         ("/?token=", "/?token="),
         ("/a?x=1&access_token=a.b.c&y=2", "/a?x=1&access_token=(masked)&y=2"),
@@ -279,7 +285,19 @@ def test_a_token_among_the_subprotocols_is_masked() -> None:
     head = b"GET / HTTP/1.1\r\nSec-WebSocket-Protocol: rawws.ids, rawws.token.eyJ.e30.c2ln,Rawws.Token.x\r\n\r\n"
     assert head_lines(head)[1] == ("Sec-WebSocket-Protocol: rawws.ids, rawws.token.(masked),Rawws.Token.(masked)")
     assert mask_secrets(mask_secrets(head)) == mask_secrets(head)
-    assert mask_subprotocols("'rawws.token.a b', rawws.tokens") == "'rawws.token.(masked) b', rawws.tokens"
+    assert mask_subprotocols("rawws.token.a, rawws.tokens") == "rawws.token.(masked), rawws.tokens"
+
+
+@pytest.mark.parametrize("token", ["a SECRET", " SECRET", "a;SECRET", '"SECRET"', "a\tSECRET", "'SECRET"])
+def test_a_malformed_token_among_the_subprotocols_is_masked_too(token: str) -> None:
+    head = f"GET / HTTP/1.1\r\nSec-WebSocket-Protocol: rawws.token.{token}, a\r\nHost: a\r\n\r\n"
+    assert head_lines(head.encode())[1:] == ["Sec-WebSocket-Protocol: rawws.token.(masked), a", "Host: a"]
+
+
+def test_a_secret_after_a_bare_cr_is_masked() -> None:
+    assert mask_secrets(b"GET / HTTP/1.1\r\nX: 1\rCookie: SECRET\r\n\r\n") == (
+        b"GET / HTTP/1.1\r\nX: 1\rCookie: (masked, 6 bytes)\r\n\r\n"
+    )
 
 
 def test_values_that_are_masked_already_stay_masked() -> None:
