@@ -128,7 +128,8 @@ def mask_secrets(head: bytes) -> bytes:
 
 def mask_target(target: str) -> str:
     """Return a request's target without what follows ``token=`` or ``access_token=`` in its query."""
-    return _IN_QUERY.sub(_MASKED_TOKEN, target) if "=" in target else target  # each handshake comes here
+    # Each handshake comes here, and few have a query.
+    return _IN_QUERY.sub(_MASKED_TOKEN, target) if "=" in target or "%" in target else target
 
 
 def mask_subprotocols(names: str) -> str:
