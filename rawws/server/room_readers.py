@@ -129,7 +129,7 @@ class Poll:
                 ends_at = admitted.ends_at + _spread_s(exchange.number)
                 left_s = max(0.0, ends_at - trio.current_time())  # the grant may have ended while the room was loaded
                 await exchange.wait_for(poller.wait, min(reading.wait_s, left_s))
-                if trio.current_time() >= ends_at:
+                if trio.current_time() >= admitted.ends_at:  # a message may have ended the wait since then
                     await answer_page(exchange, policy, EXPIRED)
                     return
             polled = room.poll_response(place.after, place.gap or poller.gap)

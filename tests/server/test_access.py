@@ -123,6 +123,29 @@ async def test_the_end_of_a_grant_ends_what_lasts(nursery: trio.Nursery, mock_cl
         assert (await poller.ask(get("/room/y?last=1"))).status == 200, "the connection can be used on"
 
 
+async def test_a_poll_gets_no_message_from_after_the_end(nursery: trio.Nursery, mock_clock: MockClock) -> None:
+    def authenticate(_: rawws.Request) -> rawws.User:
+        return rawws.User("alice", read=["*"], expires_at=time.time() + 30)
+
+    hub = rawws.Hub(history=10)
+    start = partial(rawws.serve, hub, 0, host=LOOPBACK, http=rawws.rooms(hub), authenticate=authenticate)
+    server: rawws.Server = await nursery.start(partial(start, ping_interval=None, keep_alive=60))
+    pollers = [await Client.unconnected().connect(server.port) for _ in range(5)]
+    paths = [f"/room/{number}" for number in range(len(pollers))]
+    for poller, path in zip(pollers, paths, strict=True):
+        await poller.send(get(f"{path}?last=0&wait=55"))
+    while set(hub.rooms) != set(paths):
+        await wait_all_tasks_blocked()
+    mock_clock.jump(30.001)  # those that end together are answered some hundredths of a second after one another
+    for path in paths:
+        hub.room(path).publish("too late")
+    for poller in pollers:
+        answer = await poller.answer()
+        assert (answer.status, b"too late" in answer.body) == (401, False)
+        poller.hang_up()
+    server.stop()
+
+
 async def test_the_longest_lifetime_ends_what_lasts_but_no_poll(nursery: trio.Nursery, mock_clock: MockClock) -> None:
     async with lasting(nursery, max_lifetime=30) as (peer, reader, poller):
         mock_clock.jump(31)
