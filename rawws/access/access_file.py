@@ -13,7 +13,8 @@
 The first rule that is for a client and matches a room decides; without one, the client may do nothing there.
 ``anonymous`` is a client without a token, and ``token *`` one with any token that is declared. A name may have several
 tokens, so that a new one can be given out before the old one is withdrawn. Empty lines, and everything after a ``#`` at
-the beginning of a word, are ignored.
+the beginning of a word, are ignored. Nothing but a line feed ends a line, as in an editor: a comment goes on after a
+form feed, or the other characters that Python takes for the end of a line.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from rawws.wire.messages import Request
 MAX_LINES = 10_000
 
 _ANYBODY = "*"
+_NO_TOKENS = {hashlib.sha256(nothing).digest() for nothing in (b"", b"\n", b"\r\n")}
 _HASH = re.compile(r"sha256:([0-9a-fA-F]{64})")
 _RIGHTS = {
     ("read",): Action.READ,
@@ -71,7 +73,7 @@ class AccessFile:
         """Raises `UsageError` for a line that can't be read, and names its number. The error repeats no token."""
         self._names: dict[bytes, tuple[bytes, str]] = {}  # the hashes of tokens, and what they are declared with
         self._rules: list[Rule] = []
-        lines = text.splitlines()
+        lines = text.removesuffix("\n").split("\n")
         if len(lines) > MAX_LINES:
             raise UsageError(f"line {MAX_LINES + 1}: there are more lines than {MAX_LINES}")
         named: dict[str, int] = {}  # the first line with a rule for each token
@@ -146,12 +148,16 @@ def _read(line: str) -> Rule | tuple[bytes, str] | None:
             return Rule(None, Pattern(pattern), _rights_of(rights))
         case ["token", name, declared] if declared.lower().startswith("sha256:"):
             return _hash_of(declared), _name_of(name)
+        case ["token", _, pattern, *_] if not pattern.startswith(("/", _ANYBODY)):  # it may be the token itself
+            raise UsageError(
+                "after the name there has to be a pattern of rooms, as /room/*, or sha256:HEX of the token"
+            )
         case ["token", name, pattern, *rights]:
             return Rule(name if name == _ANYBODY else _name_of(name), Pattern(pattern), _rights_of(rights))
         case ["anonymous" | "token", *_]:
             raise UsageError(f"{words[0]!r} lacks a pattern of rooms and the rights, as in 'anonymous /room/* read'")
         case _:
-            raise UsageError(f"a line begins with 'anonymous' or 'token', not with {words[0][:40]!r}")
+            raise UsageError("a line begins with 'anonymous', 'token NAME' or '#'")  # it may begin with a token itself
 
 
 def _name_of(name: str) -> str:
@@ -165,7 +171,10 @@ def _hash_of(declared: str) -> bytes:
     found = _HASH.fullmatch(declared)
     if found is None:
         raise UsageError("after 'sha256:' there have to be the 64 digits that sha256sum prints for the token")
-    return bytes.fromhex(found[1])
+    digest = bytes.fromhex(found[1])
+    if digest in _NO_TOKENS:
+        raise UsageError("this is the hash of an empty token, which anybody can send; give that of a long random one")
+    return digest
 
 
 def _rights_of(words: Sequence[str]) -> Action:

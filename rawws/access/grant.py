@@ -15,6 +15,8 @@ from rawws.limits import KIB
 # The largest ``info`` of a grant, as JSON in UTF-8.
 MAX_INFO_BYTES = KIB
 MAX_USER_CHARACTERS = 255
+# The year is 33658 then. An end beyond it is meant in milliseconds, and would come never.
+LAST_SECOND = 1e12
 
 # RFC 9110 §11.6.1: a 401 says how to authenticate. RFC 6750 §3.1 has the code for a token that has expired.
 _ASK = ((b"WWW-Authenticate", b'Bearer realm="rooms"'),)
@@ -30,10 +32,11 @@ class Action(enum.Flag):
     @property
     def words(self) -> str:
         """The action as the ``action`` of a request: ``read``, ``write``, or ``read write``."""
-        return " ".join(each.name.lower() for each in Action if each in self and each.name is not None)
+        return _WORDS[self._value_]
 
 
 NOTHING = Action(0)
+_WORDS = ("", "read", "write", "read write")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +73,8 @@ def check_expiry(expires_at: float | None) -> None:
     if expires_at is None:
         return
     is_number = isinstance(expires_at, int | float) and not isinstance(expires_at, bool)
-    if not is_number or not 0 <= expires_at < math.inf:
-        raise UsageError(f"expires_at can't be {str(expires_at)[:40]!r}; it is a number, in Unix seconds")
+    if not is_number or not 0 <= expires_at <= LAST_SECOND:
+        raise UsageError(f"expires_at can't be {str(expires_at)[:40]!r}; it is a number, in Unix seconds, or None")
 
 
 def check_info(info: object) -> None:
@@ -126,7 +129,13 @@ class Admitted:
     ends_at: float = math.inf
 
 
-ANYBODY = Admitted(Action.READ | Action.WRITE)  # where nobody is asked who they are
+def let_in(action: Action) -> Admitted:
+    """Return the admission of a client that nobody has asked for a name. It is one object for all of them."""
+    return _UNASKED[action._value_]
+
+
+_UNASKED = tuple(Admitted(Action(value)) for value in range(len(_WORDS)))
+ANYBODY = let_in(Action.READ | Action.WRITE)
 
 EXPIRED = Refusal(401, "expired", "The right to use this room has expired; log in again.", _ASK_AGAIN)
 NOBODY = Refusal(

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rawws.access.credentials import TWO_TOKENS, find_tokens
-from rawws.access.grant import Grant
+from rawws.access.grant import LAST_SECOND, Grant
 from rawws.access.patterns import Patterns
 from rawws.errors import Refusal, UsageError
 from rawws.limits import KIB
@@ -42,7 +42,6 @@ MAX_KEYS = 100
 
 _LEAST_RSA_BITS = 2048  # NIST SP 800-131A
 _BY_CURVE = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
-_LAST_SECOND = 1e12
 # The members of a JWK that make a public key (RFC 7518 §6, RFC 8037 §2). PyJWT would take a private one too.
 _PUBLIC = frozenset({"kty", "crv", "x", "y", "n", "e"})
 
@@ -143,7 +142,7 @@ def _read_times(claims: Mapping[str, Any], now: float) -> Refusal | None:
 
 
 def _is_date(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _LAST_SECOND
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LAST_SECOND
 
 
 def _read_grant(claims: Mapping[str, Any]) -> Grant | Refusal:

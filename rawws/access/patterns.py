@@ -7,7 +7,8 @@
   (`rawws.hub.paths.RoomPaths`): ``/%72oom/x`` is another room than ``/room/x``, and another path for a pattern.
 
 The time for a match is linear in the length of the path for each ``*``. Each piece between two wildcards is taken at
-the first place where it fits, which is always right with this one wildcard, so nothing is ever tried again.
+the first place where it fits, which is always right with this one wildcard, so nothing is ever tried again. A path is
+divided into no more segments than the pattern has, since a request may ask about thousands of them, and of patterns.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _EVERYTHING = "/*"
 class Pattern:
     """One pattern. ``room in pattern`` says whether it matches the path of a room."""
 
-    __slots__ = ("_below", "_segments", "text")
+    __slots__ = ("_beginning", "_below", "_segments", "text")
 
     def __init__(self, text: str) -> None:
         """Raises `UsageError` for a text that can't match any room."""
@@ -42,6 +43,7 @@ class Pattern:
         if not (text.isascii() and text.isprintable()) or not {" ", "?", "#"}.isdisjoint(text):
             raise UsageError(f"the pattern {text!r} is not a path as requests have it; percent-encode it")
         self.text = text
+        self._beginning = text.partition("*")[0]
         segments = text.split("/")
         self._below = segments[-1] == "*"  # it matches any rest
         self._segments = [segment.split("*") for segment in segments]
@@ -56,10 +58,10 @@ class Pattern:
         return hash(self.text)
 
     def __contains__(self, room: object) -> bool:
-        if not isinstance(room, str):
+        if not isinstance(room, str) or not room.startswith(self._beginning):  # most patterns end here
             return False
-        most = len(self._segments) - 1
-        given = room.split("/", most) if self._below else room.split("/")
+        most = len(self._segments) - 1 if self._below else len(self._segments)  # one too many shows that there are more
+        given = room.split("/", most)
         if len(given) != len(self._segments):
             return False
         if self._below:  # the last one is the whole rest

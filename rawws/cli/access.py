@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from pathlib import Path
 
 from rawws import logs
 from rawws.access.access_file import AccessFile
@@ -33,6 +34,8 @@ class AccessRules:
     def reload(self) -> None:
         """Read the file anew. If it can't be used, the rules from before stay in force."""
         try:
+            if Path(self._path).is_fifo():  # opening it would wait, and the server with it
+                raise UsageError(f"--access {self._path} is a pipe, which can be read only once; give a file")
             self._file = self._read()
         except UsageError as error:
             logs.server_line(logging.ERROR, FAULT, f"{error}; the rules from before stay in force")
@@ -53,15 +56,18 @@ def make_rules(options: argparse.Namespace) -> AccessRules | None:
     return None if options.access is None else AccessRules(options.access)
 
 
-def combine(rules: AccessRules | None, tokens: TokenSources | None = None) -> Sources | None:
+def combine(rules: AccessRules | None, tokens: TokenSources | None = None, own: Source | None = None) -> Sources | None:
     """Return all sources as one, in the order in which they are asked; None if there are none.
 
     A source passes on what isn't for it: a token of another kind, or that it doesn't know, and, unless the rules have a
     line about anonymous clients, a request without a token. The backend comes last, since it decides about everything.
+    The program's ``own`` client comes first; it has a grant only where others need one.
     """
     by_token, backend = (None, None) if tokens is None else (tokens.tokens, tokens.backend)
     sources: list[Source] = [source for source in (by_token, rules, backend) if source is not None]
-    return Sources(sources) if sources else None
+    if not sources:
+        return None
+    return Sources(sources if own is None else [own, *sources])
 
 
 def read_publish_token(options: argparse.Namespace) -> str | None:
@@ -92,6 +98,6 @@ def read_file(flag: str, path: str, max_bytes: int) -> str:
     if len(data) > max_bytes:
         raise UsageError(f"{flag} {path} has over {max_bytes} bytes")
     try:
-        return data.decode()
+        return data.decode("utf-8-sig")  # some editors on Windows begin a file with a byte order mark
     except UnicodeDecodeError:
         raise UsageError(f"{flag} {path} is not a text in UTF-8") from None

@@ -22,7 +22,7 @@ from rawws.hub.hub import Hub, Mode
 from rawws.net.addresses import format_address
 from rawws.net.listeners import connectable_address, is_loopback
 from rawws.net.tls import insecure_context
-from rawws.page import HOME, About, Access, Page
+from rawws.page import HOME, About, Access, CaseGrant, Page
 from rawws.process import signals
 from rawws.process.program import load_tls, run_program
 from rawws.process.workers import MAX_WORKERS, WorkerContext, run_workers
@@ -129,6 +129,7 @@ class _Program:
         self._tracer = Tracer()
         has_rooms = self._hub.mode is Mode.BROADCAST
         self._rules = make_rules(options)
+        self._cases = CaseGrant(CASE_PATH)
         self._publish_token = read_publish_token(options)
         self._app: HttpApp = (
             asgi(load_app(options.app), root_path=options.root_path or "")
@@ -205,7 +206,7 @@ class _Program:
             origins=self._origins,
             tracer=self._tracer,
             ssl=self._tls,
-            access=combine(self._rules, self._tokens),
+            access=combine(self._rules, self._tokens, self._cases),
             task_status=status,
             **FLAGS.keywords("serve", self._options),
         )
@@ -229,6 +230,7 @@ class _Program:
             uri,
             None if self._tls is None else insecure_context(),
             case_path=CASE_PATH,
+            case_headers=self._cases.headers,
             path=self._paths.example,
             has_rooms=self._hub.mode is Mode.BROADCAST,
         )

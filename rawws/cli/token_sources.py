@@ -37,9 +37,9 @@ TOKEN_FLAGS = (
         _URL,
         "ask this server what each client may do, with the client's cookies, as nginx's `auth_request` does",
         manual="Each connection and room is one GET, with `Rawws-Room` and `Rawws-Action`. 2xx lets the client in; 401 "
-        "and 403 are passed on; anything else is 503. See [Let your logins decide](../howto/tokens.md). With `https://`, "
-        "the certificate comes from an authority that this machine trusts, or from one in the file that the variable "
-        "`SSL_CERT_FILE` names.",
+        "and 403 are passed on; anything else is 503. See [Let your logins decide](../howto/tokens.md). With "
+        "`https://`, the certificate comes from an authority that this machine trusts, or from one in the file that "
+        "the variable `SSL_CERT_FILE` names.",
         needs_rooms=True,
     ),
     Flag(

@@ -353,8 +353,9 @@ class Hub:
                 sentence += f"; messages after {place.gap['since']} are gone"
             logs.line(logs.hub, logging.INFO, peer.number, STATE, sentence)
         if self.mode is Mode.BROADCAST and not peer.encoding.is_one_way:
-            may_write = Action.WRITE in admitted.action or room.settings.read_only  # which has a reason of its own
-            peer.publishes_to = room if may_write else NO_ROOM
+            may_write = admitted is ANYBODY or Action.WRITE in admitted.action
+            # A room that is read-only for all has a reason of its own.
+            peer.publishes_to = room if may_write or room.settings.read_only else NO_ROOM
             if (rate := peer.endpoint.limits.messages_per_s) != math.inf:
                 peer.flow = FlowControl(TokenBucket(rate, trio.current_time()))
         if greeting := peer.encoding.greeting(self.hello, room.log.label(place.after), place.gap):

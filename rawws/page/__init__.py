@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from rawws.errors import Refusal
 from rawws.page.access import HOME, Access, lead_home, refusal_of, token_of
 from rawws.page.assets import Assets
+from rawws.page.case_grant import CaseGrant
 from rawws.page.feed import KEPT_CONNECTIONS, Feed
 from rawws.page.questions import About
 from rawws.server.apps import Exchange, HttpApp, Middleware
@@ -29,7 +30,7 @@ from rawws.wire.messages import NO_STORE, Request, Response
 from rawws.wire.origins import Origins
 from rawws.wire.trace import shorten
 
-__all__ = ["HOME", "TRACE", "About", "Access", "Page"]
+__all__ = ["HOME", "TRACE", "About", "Access", "CaseGrant", "Page"]
 
 TRACE = HOME + "trace"
 

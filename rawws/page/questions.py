@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import trio
@@ -44,13 +44,14 @@ class About:
     """A description of the watched server. Cases are run against ``uri``, and clients connect to it.
 
     ``is_tap`` says that another server serves the page. A WebSocket can be opened at ``path``; ``has_rooms`` says that
-    this is a room, over HTTP too.
+    this is a room, over HTTP too. ``case_headers`` are those of the requests for ``case_path``, which may need a token.
     """
 
     uri: str
     ssl: ssl.SSLContext | None = None
     is_tap: bool = False
     case_path: str = "/"
+    case_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     path: str = "/room"
     has_rooms: bool = False
 
@@ -106,7 +107,11 @@ class Questions:
         path = str(asked.get("path") or self._about.case_path)
         # No proxy is used, since the case is for this server or the tap, and a proxy may lead elsewhere.
         checker = Checker(
-            f"{self._about.uri}/{path.lstrip('/')}", ssl=self._about.ssl, proxy=None, patience_s=CASE_PATIENCE_S
+            f"{self._about.uri}/{path.lstrip('/')}",
+            ssl=self._about.ssl,
+            headers=self._about.case_headers if path == self._about.case_path else {},
+            proxy=None,
+            patience_s=CASE_PATIENCE_S,
         )
         async with self._trying:
             return describe_result(await checker.run_case(case))

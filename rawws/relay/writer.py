@@ -15,7 +15,7 @@ and has nothing queued, costs only its empty slots.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from rawws.broadcast.encodings import Encoding
 from rawws.broadcast.log import Cursor
@@ -24,6 +24,7 @@ from rawws.net.poller import READABLE, WRITABLE
 from rawws.net.transport import Transport
 from rawws.relay.frame_queue import FrameQueue, Piece, rest_of
 from rawws.relay.lag_policies import Chunk, Lag, PartialSend
+from rawws.relay.progress import Progress, Skipped
 from rawws.relay.room_base import RoomBase
 from rawws.relay.stats import Stats
 from rawws.wire.session import Session
@@ -31,22 +32,6 @@ from rawws.wire.session import Session
 Room = RoomBase[Any]  # whose members are peers, which are writers
 
 NOWHERE: tuple[Room, ...] = ()
-
-
-class Skipped(NamedTuple):
-    """Messages that a lagging peer never gets: ``messages`` of the ``behind`` that it lacked."""
-
-    messages: int
-    behind: int
-
-
-class Progress(NamedTuple):
-    """The result of `PeerWriter.flush`."""
-
-    is_done: bool  # nothing is left to be sent
-    is_blocked: bool  # the socket takes no more
-    skipped: list[Skipped]
-    error: OSError | None = None  # the connection is lost
 
 
 class Encoder(Protocol):

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import trio
 
-from rawws.access.grant import Action, Admitted, Grant, decide
+from rawws.access.grant import Action, Admitted, Grant, decide, let_in
 from rawws.errors import Refusal
 from rawws.server.connection import HttpConnection
 from rawws.wire.messages import Request, Response
@@ -29,8 +29,8 @@ async def authorize(
     config = connection.config
     source = config.access if asked and not is_operator else None
     if source is None and config.authenticate is None:
-        return Admitted(asked)
-    admitted = Admitted(asked)
+        return let_in(asked)
+    admitted = let_in(asked)
     if source is not None:
         sender = connection.address
         known = replace(request, client=sender[0]) if isinstance(sender, tuple) else request

@@ -127,8 +127,9 @@ class Poll:
             waits = reading.wait_s and exchange.request.method == "GET"
             if waits and place.gap is None and room.log.last_message <= place.after:
                 ends_at = admitted.ends_at + _spread_s(exchange.number)
-                await exchange.wait_for(poller.wait, min(reading.wait_s, ends_at - trio.current_time()))
-                if trio.current_time() >= ends_at:
+                left_s = max(0.0, ends_at - trio.current_time())  # the grant may have ended while the room was loaded
+                await exchange.wait_for(poller.wait, min(reading.wait_s, left_s))
+                if trio.current_time() >= admitted.ends_at:  # a message may have ended the wait since then
                     await answer_page(exchange, policy, EXPIRED)
                     return
             polled = room.poll_response(place.after, place.gap or poller.gap)

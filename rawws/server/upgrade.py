@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, assert_never
 
 from rawws import logs
-from rawws.access.grant import NOTHING, Admitted
+from rawws.access.grant import NOTHING, Action, Admitted, let_in
 from rawws.errors import Refusal
 from rawws.net.accept import Address
 from rawws.net.transport import Transport
@@ -59,7 +59,7 @@ class Upgrade:
         self.connection = connection
         self.request = request
         self.response: Response | None = None
-        self.admitted = Admitted(NOTHING)  # what it may do, and before that what its door is for
+        self.admitted = let_in(NOTHING)  # what it may do, and before that what its door is for
 
 
 async def ask_process_request(upgrade: Upgrade) -> HookResponse | None:
@@ -84,13 +84,17 @@ async def examine_request(upgrade: Upgrade) -> Refusal | None:
     return handshake.refusal
 
 
-async def ask_admission(upgrade: Upgrade) -> Refusal | None:
+async def ask_admission(upgrade: Upgrade) -> Refusal | HookResponse | None:
     """The path's room has to exist, or be possible, and have space. This also decides what the door is for."""
-    admit = upgrade.connection.server.admit
-    if admit is None:
+    connection = upgrade.connection
+    if connection.server.admit is None:
         return None
-    action, refusal = admit(upgrade.request)
-    upgrade.admitted = Admitted(action)
+    action, refusal = connection.server.admit(upgrade.request)
+    upgrade.admitted = let_in(action)
+    if refusal is not None and refusal.status == 503 and connection.config.access is not None:
+        # Only a client that may read the room learns that it is full, or that it isn't one of those in use.
+        upgrade.admitted = let_in(Action.READ)
+        return await ask_authorization(upgrade) or refusal
     return refusal
 
 

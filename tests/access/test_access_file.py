@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 
 import pytest
 
@@ -87,7 +88,7 @@ def test_summary() -> None:
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("everybody /x read", "begins with 'anonymous' or 'token', not with 'everybody'"),
+        ("everybody /x read", "begins with 'anonymous', 'token NAME' or '#'"),
         ("anonymous", "'anonymous' lacks a pattern"),
         ("token alice", "'token' lacks a pattern"),
         ("anonymous /x", "not 'nothing'"),
@@ -96,6 +97,9 @@ def test_summary() -> None:
         ("anonymous x read", "doesn't begin with a slash"),
         ("token alice /x read", "no line declares the token alice"),
         ("token alice sha256:12", "the 64 digits that sha256sum prints"),
+        ("token alice x read", "a pattern of rooms, as /room/*"),
+        (f"token alice {declared('')}", "the hash of an empty token"),
+        (f"token alice {declared(chr(10))}", "the hash of an empty token"),  # echo "$UNSET" | sha256sum
         (f"token * {declared('t')}", "stands for any token"),
         (f"token {'x' * 256} {declared('t')}", "a user's name"),
         (f"token carol {declared('a-1')}", "this token is that of alice, on an earlier line"),
@@ -113,10 +117,25 @@ def test_the_same_line_twice_is_no_error() -> None:
     assert AccessFile(line + line).find_name("a") == "alice"
 
 
-def test_an_error_repeats_no_token() -> None:
+@pytest.mark.parametrize("before", ["token alice sha256:", "token alice ", "token alice sha256 ", "token alice:", ""])
+def test_an_error_repeats_no_token(before: str) -> None:
     with pytest.raises(UsageError) as caught:
-        AccessFile("token alice sha256:my-secret-token")
+        AccessFile(f"{before}my-secret-token")
     assert "my-secret-token" not in str(caught.value)
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\x0c", "\x0b", "\x85", "\x1c"])
+async def test_a_comment_ends_with_its_line_as_an_editor_shows_it(separator: str) -> None:
+    file = AccessFile(f"# for the team{separator}anonymous /* read write\nanonymous /public/* read\r\n")
+    grant = await grant_of(file)
+    assert (grant.allowed("/x"), grant.allowed("/public/x")) == (NOTHING, READ)
+
+
+async def test_many_rules_and_a_path_of_many_segments_take_little_time() -> None:
+    grant = await grant_of(AccessFile("\n".join(f"anonymous /a*b/x{i} read" for i in range(MAX_LINES))))
+    began = time.process_time()
+    assert grant.allowed("/a" + "/" * 12_000) == NOTHING
+    assert time.process_time() - began < 0.5, "each rule divides the whole path"  # that takes 2 s
 
 
 def test_a_file_has_a_bound() -> None:

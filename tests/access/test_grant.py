@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rawws.access.grant import ANYBODY, EXPIRED, MAX_INFO_BYTES, Action, Grant, decide, refuse
+from rawws.access.grant import ANYBODY, EXPIRED, MAX_INFO_BYTES, Action, Admitted, Grant, decide, let_in, refuse
 from rawws.access.patterns import Patterns
 from rawws.errors import UsageError
 
@@ -62,6 +62,9 @@ def test_a_client_that_may_only_read_is_let_in_to_read(room: str, asked: Action,
 def test_anybody_may_do_everything_where_nobody_is_asked() -> None:
     assert ANYBODY.action == READ | WRITE
     assert ANYBODY.user is None
+    for action in (Action(0), READ, WRITE, READ | WRITE):
+        assert let_in(action) == Admitted(action)
+        assert let_in(action) is let_in(action)
 
 
 def test_a_refusal_names_what_is_missing() -> None:
@@ -92,7 +95,7 @@ def test_an_impossible_name_is_an_error(user: object) -> None:
         Grant(user)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("expires_at", ["100", True, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("expires_at", ["100", True, -1, float("nan"), float("inf"), 1767225600000, 10**400])
 def test_an_impossible_end_is_an_error(expires_at: object) -> None:
     with pytest.raises(UsageError, match="Unix seconds"):
         Grant("alice", expires_at=expires_at)  # type: ignore[arg-type]

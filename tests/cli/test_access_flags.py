@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
-from rawws.access.grant import Action
+from rawws.access.grant import Action, Grant
 from rawws.cli.access import MAX_FILE_BYTES, AccessRules, combine, make_rules, read_publish_token
 from rawws.errors import UsageError
 from tests.access.helpers import request_for
@@ -35,7 +36,9 @@ def test_a_token_is_the_only_line_of_its_file(tmp_path: Path) -> None:
         (None, "can't be read: No such file"),
     ],
 )
-def test_what_is_no_token_is_one_sentence_without_it(tmp_path: Path, content: bytes | None, problem: str) -> None:
+def test_an_unusable_token_file_is_one_sentence_without_the_token(
+    tmp_path: Path, content: bytes | None, problem: str
+) -> None:
     path = tmp_path / "token"
     if content is not None:
         path.write_bytes(content)
@@ -62,6 +65,21 @@ def test_the_size_of_a_file_is_bounded(tmp_path: Path) -> None:
     path.write_bytes(b"#" * (MAX_FILE_BYTES + 1))
     with pytest.raises(UsageError, match="has over 4194304 bytes"):
         AccessRules(str(path))
+
+
+async def test_a_pipe_is_read_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "access"  # as a shell's <(command) is one
+    path.write_text("anonymous /x read")
+    rules = AccessRules(str(path))
+    path.unlink()
+    os.mkfifo(path)
+    waits = os.open(path, os.O_RDWR)  # with a writer, or to open it would wait
+    rules.reload()
+    assert f"--access {path} is a pipe, which can be read only once; give a file" in caplog.text
+    grant = await rules.grant(request_for(), "/x", Action.READ)
+    assert isinstance(grant, Grant)
+    assert grant.allowed("/x") == Action.READ, "the rules from before stay in force"
+    os.close(waits)
 
 
 async def test_without_sources_nobody_is_asked(tmp_path: Path) -> None:

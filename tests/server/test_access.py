@@ -18,6 +18,7 @@ import trustme
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import rawws
+from rawws.access.access_file import AccessFile
 from rawws.access.grant import Action, Grant
 from rawws.access.patterns import Patterns
 from rawws.access.source import Sources
@@ -122,6 +123,29 @@ async def test_the_end_of_a_grant_ends_what_lasts(nursery: trio.Nursery, mock_cl
         assert (await poller.ask(get("/room/y?last=1"))).status == 200, "the connection can be used on"
 
 
+async def test_a_poll_gets_no_message_from_after_the_end(nursery: trio.Nursery, mock_clock: MockClock) -> None:
+    def authenticate(_: rawws.Request) -> rawws.User:
+        return rawws.User("alice", read=["*"], expires_at=time.time() + 30)
+
+    hub = rawws.Hub(history=10)
+    start = partial(rawws.serve, hub, 0, host=LOOPBACK, http=rawws.rooms(hub), authenticate=authenticate)
+    server: rawws.Server = await nursery.start(partial(start, ping_interval=None, keep_alive=60))
+    pollers = [await Client.unconnected().connect(server.port) for _ in range(5)]
+    paths = [f"/room/{number}" for number in range(len(pollers))]
+    for poller, path in zip(pollers, paths, strict=True):
+        await poller.send(get(f"{path}?last=0&wait=55"))
+    while set(hub.rooms) != set(paths):
+        await wait_all_tasks_blocked()
+    mock_clock.jump(30.001)  # those that end together are answered some hundredths of a second after one another
+    for path in paths:
+        hub.room(path).publish("too late")
+    for poller in pollers:
+        answer = await poller.answer()
+        assert (answer.status, b"too late" in answer.body) == (401, False)
+        poller.hang_up()
+    server.stop()
+
+
 async def test_the_longest_lifetime_ends_what_lasts_but_no_poll(nursery: trio.Nursery, mock_clock: MockClock) -> None:
     async with lasting(nursery, max_lifetime=30) as (peer, reader, poller):
         mock_clock.jump(31)
@@ -161,9 +185,9 @@ async def test_the_end_of_a_grant_ends_the_websocket_of_a_handler(nursery: trio.
 
     async def handle(ws: rawws.WebSocket) -> None:
         assert isinstance(ws.user, rawws.User)
+        await ws.send(await ws.recv())
         with pytest.raises(rawws.ConnectionClosed):
-            async for message in ws:
-                await ws.send(message)
+            await ws.recv()
         ended.set()
 
     start = partial(rawws.serve, handle, 0, host=LOOPBACK, authenticate=authenticate, ping_interval=None)
@@ -237,6 +261,23 @@ async def test_authenticate_is_asked_about_what_the_source_has_left(nursery: tri
     server.stop()
 
 
+async def test_only_a_reader_learns_which_rooms_are_in_use(nursery: trio.Nursery, tmp_path: Path) -> None:
+    hub = rawws.Hub(max_rooms=1, max_peers=1)
+    access = Sources([AccessFile(write_rules(tmp_path).read_text())])
+    server: rawws.Server = await nursery.start(partial(rawws.serve, hub, 0, host=LOOPBACK, access=access))
+    opened = await Client.unconnected().connect(server.port)
+    await opened.ask(upgrade("/room/x", f"Authorization: Bearer {READER}"))
+    got = {}
+    for token in (READER, DENIED, "unknown-1"):
+        for path in ("/room/x", "/room/y"):
+            client = await Client.unconnected().connect(server.port)
+            got[token, path] = (await client.ask(upgrade(path, f"Authorization: Bearer {token}"))).status
+            client.hang_up()
+    assert list(got.values()) == [503, 503, 403, 403, 401, 401]
+    opened.hang_up()
+    server.stop()
+
+
 async def test_a_source_that_fails_lets_nobody_in(nursery: trio.Nursery, caplog: pytest.LogCaptureFixture) -> None:
     class Broken:
         async def grant(self, request: rawws.Request, room: str, action: Action) -> Grant:
@@ -292,9 +333,9 @@ async def test_rules_are_read_anew_at_a_signal(start_program: StartProgram, tmp_
     path.write_text(f"{good}\neverybody /room/* read\n")
     program.signal(signal.SIGHUP)
     line = program.wait_for_line("the rules from before stay in force")
-    assert "access.txt, line 10: a line begins with 'anonymous' or 'token', not with 'everybody'" in line
+    assert "access.txt, line 10: a line begins with 'anonymous', 'token NAME' or '#'" in line
     assert [await status(READER), await status("new-1")] == [200, 401]
-    path.write_text(good.replace(hash_of(READER), hash_of("new-1")))
+    path.write_text(good.replace(hash_of(READER), hash_of("new-1")), encoding="utf-8-sig", newline="\r\n")
     for _ in range(3):  # more than one would end a program that took it for a signal to end
         program.signal(signal.SIGHUP)
         program.wait_for_line("is read anew, for requests from now on: tokens: 4, rules: 5")

@@ -36,6 +36,14 @@ class Console:
             self.tab.wait_for_timeout(10)
         pytest.fail(f"the console has {self.logged}, and not all of {lines}")
 
+    def wait_for_beginning(self, beginning: str) -> None:
+        """Wait until a line that begins so is logged."""
+        for _ in range(int(PATIENCE_S * 100)):
+            if any(line.startswith(beginning) for line in self.logged):
+                return
+            self.tab.wait_for_timeout(10)
+        pytest.fail(f"the console has {self.logged}, and none that begins with {beginning}")
+
     def wait_for_all(self, *lines: str) -> None:
         """Wait until exactly these lines are logged."""
         self.wait_for(lines[-1])
@@ -60,7 +68,7 @@ def test_the_page_works_step_by_step(walk: Walk) -> None:
         console.tab.wait_for_function("events.readyState === EventSource.OPEN")
         console.paste(post)
         console.wait_for("socket: posted", "event: posted")
-        assert any(line.startswith("id: ") for line in console.logged)
+        console.wait_for_beginning("id: ")
         _check_resuming(Console(browser.new_page()), resuming, room)
 
 

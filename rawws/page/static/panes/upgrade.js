@@ -107,7 +107,11 @@ function drawAccept(accept) {
       step("its SHA-1", accept.sha1.match(/../g).join(" ")),
       step("and that in base64", accept.value),
     ),
-    el("h4", {}, "Why it is there ", sectionLink("RFC 6455 §1.3")),
-    ...WHY_ACCEPT.map((sentence) => el("p", {}, sentence)),
+    // On a phone, the reasons would make the pane twice as long.
+    el("details", { open: matchMedia("(min-width: 900px)").matches, class: "why" },
+      el("summary", {}, "Why it is there"),
+      ...WHY_ACCEPT.map((sentence) => el("p", {}, sentence)),
+      el("p", {}, sectionLink("RFC 6455 §1.3")),
+    ),
   );
 }
