@@ -60,6 +60,8 @@ _IN_QUERY = re.compile(
     r"(?:=|%(?:25)*3d))[^&\s]+",
     re.IGNORECASE,
 )
+# The same without any percent-encoding, which is several times faster.
+_IN_PLAIN_QUERY = re.compile(r"([?&;#](?:access_)?token=)[^&\s]+", re.IGNORECASE)
 # A token as a subprotocol, which is the one header field that a page can choose. A malformed one is hidden as well, up
 # to the comma that ends it.
 TOKEN_SUBPROTOCOL = "rawws.token."
@@ -127,9 +129,10 @@ def mask_secrets(head: bytes) -> bytes:
 
 
 def mask_target(target: str) -> str:
-    """Return a request's target without what follows ``token=`` or ``access_token=`` in its query."""
-    # Each handshake comes here, and few have a query.
-    return _IN_QUERY.sub(_MASKED_TOKEN, target) if "=" in target or "%" in target else target
+    """Return a request's target without what follows ``token=`` or ``access_token=`` in it, in any spelling."""
+    if "%" in target:
+        return _IN_QUERY.sub(_MASKED_TOKEN, target)
+    return _IN_PLAIN_QUERY.sub(_MASKED_TOKEN, target) if "=" in target else target  # each handshake comes here
 
 
 def mask_subprotocols(names: str) -> str:

@@ -138,8 +138,9 @@ def test_a_token_whose_header_can_not_be_read_is_refused(token: str) -> None:
 
 @pytest.mark.parametrize("critical", [{"crit": ["x"], "x": 1}, {"crit": []}, {"crit": ["b64"], "b64": True}])
 def test_a_token_that_needs_an_extension_is_refused(critical: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jwt, "get_unverified_header", lambda token: {"alg": "HS256", **critical})  # as PyJWT 2.10 reads
-    assert reason_of(kid_of(forge({"alg": "HS256", **critical}, CLAIMS))).startswith("it needs an extension ('crit')")
+    header = {"alg": "HS256", **critical}
+    monkeypatch.setattr(jwt, "get_unverified_header", lambda _: header)  # as PyJWT 2.10 reads it
+    assert "it needs an extension ('crit')" in reason_of(kid_of(forge(header, CLAIMS)))
 
 
 def test_a_huge_token_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:

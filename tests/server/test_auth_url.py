@@ -20,9 +20,7 @@ pytestmark = pytest.mark.usefixtures("bounded")
 ALICE = answer(200, "Rawws-User: alice", "Rawws-Allow: read=/room/*")
 
 
-async def ask(
-    source: AuthBackend, cookie: str = "a=1", room: str = "/room/a", client: str | None = None
-) -> Grant | Refusal:
+async def ask(source: AuthBackend, cookie: str = "a=1", room: str = "/room/a", client: str = "") -> Grant | Refusal:
     request = replace(request_for(room, ("Cookie", cookie)), client=client)
     return await source.grant(request, room, Action.READ)
 

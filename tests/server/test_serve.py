@@ -395,8 +395,11 @@ async def test_a_hook_has_open_timeout_to_decide(
         await trio.sleep(100)
 
     served = await start(nursery, open_timeout=10, **{hook: ponder})
-    status, body = await served.ask(upgrade())
-    assert (status, body) == (503, "The server took too long to decide about this request.\n")
+    client = await served.client()
+    answer = await client.ask(upgrade())
+    assert (answer.status, answer.body) == (503, b"The server took too long to decide about this request.\n")
+    assert answer.headers["retry-after"] == "1"
+    client.hang_up()
 
 
 async def test_process_request_may_answer_anything_itself(nursery: trio.Nursery) -> None:
