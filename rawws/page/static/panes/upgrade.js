@@ -110,8 +110,7 @@ function drawAccept(accept) {
     // On a phone, the reasons would make the pane twice as long.
     el("details", { open: matchMedia("(min-width: 900px)").matches, class: "why" },
       el("summary", {}, "Why it is there"),
-      el("p", {}, sectionLink("RFC 6455 §1.3")),
-      ...WHY_ACCEPT.map((sentence) => el("p", {}, sentence)),
+      ...WHY_ACCEPT.map((sentence) => el("p", {}, sentence, " ", sectionLink("RFC 6455 §1.3"))),
     ),
   );
 }
