@@ -97,7 +97,7 @@ async def test_a_turn_that_comes_to_a_client_that_gives_up_goes_on(nursery: trio
     async with turns.turn("a"):
         for scope in scopes:
             nursery.start_soon(take, scope)
-        await wait_all_tasks_blocked()
+            await wait_all_tasks_blocked()  # they wait in this order
         scopes[0].cancel()  # it is given the turn all the same, since it still waits when this block ends
     await wait_all_tasks_blocked()
     assert ended == scopes[1:]
