@@ -36,6 +36,24 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(4, 1 + len(os.sched_getaffinity(0) if sys.platform == "linux" else range(os.cpu_count() or 1)))
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Leave out the thorough tests, unless the command line has a path or a choice of markers."""
+    is_worker = hasattr(config, "workerinput")  # it is told what the first process has decided
+    if not is_worker and not config.option.markexpr and config.args_source is not pytest.Config.ArgsSource.ARGS:
+        config.option.markexpr = "not thorough"
+
+
+@pytest.hookimpl(tryfirst=True)  # before the markers choose
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests in a browser as thorough, but for the first of each folder: a page costs both cores a second."""
+    folders = set()
+    for item in items:
+        if "visit" in getattr(item, "fixturenames", ()):
+            if item.path.parent in folders:
+                item.add_marker(pytest.mark.thorough)
+            folders.add(item.path.parent)
+
+
 def pytest_collection_finish() -> None:
     """Keep what the test modules are made of out of later garbage collections, each of which would take 0.2 s."""
     gc.collect()
