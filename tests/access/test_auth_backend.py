@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from rawws.access import auth_backend
-from rawws.access.auth_backend import MAX_BODY_BYTES, RememberedGrants, question_about, read_answer
+from rawws.access.auth_backend import MAX_BODY_BYTES, RememberedGrants, is_question, question_about, read_answer
 from rawws.access.grant import Action, Grant, refuse
 from rawws.errors import Refusal
 from rawws.wire.messages import Headers, Response
@@ -50,6 +50,13 @@ def test_the_question_has_the_credentials_and_the_room() -> None:
         ("Rawws-Room", "/room/a"),
         ("Rawws-Action", "read write"),
     ]
+
+
+def test_a_question_that_comes_back_is_known_by_its_fields() -> None:
+    question = question_about(request_for("/room/a"), "/room/a", Action.READ)
+    assert is_question(request_for("/check", *question))
+    assert not is_question(request_for("/room/a", ("Rawws-Room", "/room/a")))
+    assert not is_question(request_for("/room/a"))
 
 
 def test_the_question_has_the_address_of_the_client_if_it_is_known() -> None:
