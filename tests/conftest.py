@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 import trio
@@ -38,9 +39,15 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Leave out the thorough tests, unless the command line has a path or a choice of markers."""
-    is_worker = hasattr(config, "workerinput")  # it is told what the first process has decided
-    if not is_worker and not config.option.markexpr and config.args_source is not pytest.Config.ArgsSource.ARGS:
+    if hasattr(config, "workerinput"):
+        config.option.markexpr = config.workerinput["markexpr"]
+    elif not config.option.markexpr and config.args_source is not pytest.Config.ArgsSource.ARGS:
         config.option.markexpr = "not thorough"
+
+
+def pytest_configure_node(node: Any) -> None:
+    """Tell a process what the first one has decided: a process doesn't know where its paths come from."""
+    node.workerinput["markexpr"] = node.config.option.markexpr
 
 
 @pytest.hookimpl(tryfirst=True)  # before the markers choose
