@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.serving.machine import need
+from tests.serving.machine import PATIENCE_S, need
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Playwright
@@ -38,6 +39,16 @@ def need_chromium() -> str:
 def launch(playwright: Playwright) -> Browser:
     """Start the browser. It ends when playwright is stopped."""
     return playwright.chromium.launch(executable_path=need_chromium(), args=FLAGS)
+
+
+def browsing() -> Iterator[Browser]:
+    """Start the browser for a fixture, whose scope says for how many tests, and end it after them."""
+    need_chromium()
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=PATIENCE_S * 1000)
+    with sync_playwright() as playwright:
+        yield launch(playwright)
 
 
 def need_node_module(name: str) -> Path:

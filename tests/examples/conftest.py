@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.browser import launch, need_chromium, need_node_module
+from tests.browser import browsing, need_node_module
 from tests.examples.running import Example, Run, Visit
 from tests.serving.machine import PATIENCE_S
 
@@ -37,12 +37,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    need_chromium()
-    from playwright.sync_api import expect, sync_playwright
-
-    expect.set_options(timeout=PATIENCE_S * 1000)
-    with sync_playwright() as playwright:
-        yield launch(playwright)
+    yield from browsing()
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,18 +19,6 @@ from tests.manual.howto.walk import Shown, Walk
 from tests.redis_server import free_port
 from tests.serving.machine import PATIENCE_S, need
 from tests.serving.programs import Lines, StartProgram, wait_listening_at
-
-
-@pytest.fixture
-def walk(tmp_path: Path) -> Iterator[Walk]:
-    for program in ("bash", "curl"):
-        need(shutil.which(program), program)
-    walk = Walk(tmp_path)
-    try:
-        yield walk
-    finally:
-        walk.end()
-
 
 # The handshake
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.browser import launch, need_chromium
+from tests.browser import browsing
 from tests.serving.machine import PATIENCE_S
 from tests.serving.programs import Program
 
@@ -18,14 +18,9 @@ if TYPE_CHECKING:
 REFUSED = "WebSocket connection to "
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # a process can run one Playwright at a time, and other packages have their own
 def browser() -> Iterator[Browser]:
-    need_chromium()
-    from playwright.sync_api import expect, sync_playwright
-
-    expect.set_options(timeout=PATIENCE_S * 1000)
-    with sync_playwright() as playwright:
-        yield launch(playwright)
+    yield from browsing()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,24 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.manual.howto.walk import Walk, blocks_of
+from tests.manual.howto.walk import blocks_of
 from tests.redis_server import free_port
-from tests.serving.machine import PATIENCE_S, need
+from tests.serving.machine import PATIENCE_S
 
 # Starts a page's program: run("howto/server", "echo.py").
 Run = Callable[[str, str], tuple[subprocess.Popen[str], int]]
-
-
-@pytest.fixture
-def walk(tmp_path: Path) -> Iterator[Walk]:
-    """Follow a page: ``walk.follow("howto/publish")``."""
-    for program in ("bash", "curl"):
-        need(shutil.which(program), program)
-    walk = Walk(tmp_path)
-    try:
-        yield walk
-    finally:
-        walk.end()
 
 
 @pytest.fixture
