@@ -382,9 +382,10 @@ async def test_unused_rooms_are_forgotten_while_redis_is_away(
         async with trio.open_nursery() as asking:
             for number in range(5):
                 asking.start_soon(ask, number)
+            with trio.fail_after(PATIENCE_S):
+                while not statistics(node).followed_rooms:
+                    await trio.sleep(0)  # each time that any task has run: a busy machine may forget them soon
         assert answers == [503] * 5
-        followed = statistics(node).followed_rooms
-        assert followed
         with trio.fail_after(PATIENCE_S):
             while statistics(node).followed_rooms:
                 await trio.sleep(0.02)
