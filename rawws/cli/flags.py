@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import enum
+import functools
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from rawws.cli.arguments import one_of
+
+_signature_of = functools.cache(inspect.signature)  # the flags of a table ask for those of two or three functions
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ class FlagTable:
         if flag.own_default is not None or not flag.goes_to:
             return flag.own_default
         function, _, keyword = flag.goes_to.partition(".")
-        default = inspect.signature(self.functions[function]).parameters[keyword].default
+        default = _signature_of(self.functions[function]).parameters[keyword].default
         return default.value if isinstance(default, enum.Enum) else default
 
     def add_to(self, parser: argparse.ArgumentParser) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
+from functools import cached_property
 from typing import NamedTuple
 
 # The folders of pages, in the order in which a reader needs them, and what each has.
@@ -110,6 +111,11 @@ class Manual:
         pages.sort(key=lambda page: (order.index(page.group) if page.group in order else len(order), page.topic))
         self.pages = pages
 
+    @cached_property
+    def _named_sections(self) -> list[list[tuple[Section, set[str]]]]:
+        """The sections of each page in order, with their names. Every link of a page that is shown is looked up."""
+        return [[(section, section.names) for section in page.sections()] for page in self.pages]
+
     def name_of(self, page: Page) -> str:
         """Return the shortest name that only this page has."""
         return page.topic if [each.name for each in self.pages].count(page.name) > 1 else page.name
@@ -141,8 +147,8 @@ class Manual:
         """Return the smallest sections with these words."""
         words = re.compile(r"\s+".join(map(re.escape, wanted.split())), re.IGNORECASE)
         found: list[Page | Section] = []
-        for page in self.pages:
-            sections = [section for section in page.sections() if words.search(section.text)]
+        for named in self._named_sections:
+            sections = [section for section, _ in named if words.search(section.text)]
             for section, following in zip(sections, [*sections[1:], None], strict=False):
                 if following is None or following.level <= section.level:  # else the words are in a part of it
                     found.append(section)
@@ -150,13 +156,13 @@ class Manual:
 
     def _sections(self, given: str, fold: Callable[[str], str]) -> list[Page | Section]:
         found: list[Page | Section] = []
-        for page in self.pages:
+        for sections in self._named_sections:
             within = 0  # the level of a section that was found, of which the next ones may be parts
-            for section in page.sections():
+            for section, names in sections:
                 if within and section.level > within:
                     continue
                 within = 0
-                if section.level > 1 and given in {fold(name) for name in section.names}:
+                if section.level > 1 and given in map(fold, names):
                     found.append(section)
                     within = section.level
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pty
 import re
@@ -128,6 +129,15 @@ def test_colours_take_no_room_and_end_with_each_line() -> None:
 
 
 # The command
+
+
+read_once = functools.cache(read_manual)
+
+
+@pytest.fixture(autouse=True)
+def _one_manual_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare the tests in this process the reading of fifty pages for each command."""
+    monkeypatch.setattr("rawws.cli.docs.read_manual", read_once)
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
