@@ -7,7 +7,8 @@ which forks nothing.
 
 ``python -m tests.forked`` is the process that is forked. It reads requests at its standard input, a Unix socket: JSON
 after its length, with the descriptors of the program's standard streams and of a pipe. Into the pipe go the program's
-process id, a line, and when it is over its exit status, another. It ends when the socket does.
+process id, a line, and when it is over its exit status and the microseconds of CPU that it took, another. The process
+ends when the socket does.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, ClassVar, Self
+
+from rawws.cli.commands import COMMANDS
 
 DESCRIPTORS = 4  # of the standard streams and the pipe
 HEAD = b"%08d"  # of a request: its length
@@ -50,6 +53,8 @@ class Forked:
     Its streams are the test's ends of pipes, in bytes, or None where the test has given a descriptor.
     """
 
+    spent_s: ClassVar[float] = 0.0  # by all of them that are over, and their children: the CPU, in seconds
+
     def __init__(
         self,
         status: IO[str],
@@ -67,7 +72,9 @@ class Forked:
     def poll(self) -> int | None:
         """Return its exit status, negative for a signal, or None while it runs."""
         if self.returncode is None and select.select([self._status], [], [], 0)[0]:
-            self.returncode = int(self._status.readline())
+            status, spent_us = self._status.readline().split()
+            self.returncode = int(status)
+            Forked.spent_s += int(spent_us) / 1e6
             self._status.close()
         return self.returncode
 
@@ -114,7 +121,8 @@ class Forked:
 
     def send_signal(self, number: signal.Signals) -> None:
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # its end has not been reported yet
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
@@ -290,6 +298,9 @@ def _import_for(module: str, arguments: Sequence[str]) -> None:
     """Import what a program would import, in the process that is forked: so that is done once for all of them."""
     before = len(sys.modules)
     importlib.import_module(MAINS[module])
+    if module == "rawws":
+        for command in COMMANDS:
+            importlib.import_module(f"rawws.cli.{command.name}")
     for argument, package in EARLY.items():
         if argument in arguments:
             with contextlib.suppress(ImportError):  # the program will report it
@@ -323,8 +334,9 @@ def serve_forks() -> int | None:
             for descriptor in (0, 1, 2, *streams):
                 os.close(descriptor)
             os.write(status, b"%d\n" % pid)
-            _, outcome = os.waitpid(pid, 0)
-            os.write(status, b"%d\n" % os.waitstatus_to_exitcode(outcome))
+            _, outcome, used = os.wait4(pid, 0)
+            spent_us = round((used.ru_utime + used.ru_stime) * 1e6)
+            os.write(status, b"%d %d\n" % (os.waitstatus_to_exitcode(outcome), spent_us))
             os._exit(0)
         for descriptor in descriptors:
             os.close(descriptor)
