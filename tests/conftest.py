@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -18,6 +17,7 @@ import trio
 from hypothesis import settings
 
 import tests.effort  # noqa: F401 - it registers the profiles
+from tests import bytecode, costs
 from tests.forked import Forker
 from tests.serving.machine import PATIENCE_S, pace, watch_the_clock
 from tests.serving.programs import StartProgram
@@ -26,19 +26,25 @@ from tests.serving.server import Serve, StartHub
 # A shell makes background programs ignore Ctrl-C, and programs that a test starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+bytecode.write_it()
 settings.load_profile("rawws")  # unless --hypothesis-profile names another
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Return one process more than there are cores: a third of the time is spent waiting for programs and clocks.
+    """Return two processes more than there are cores: half of the time is spent waiting for programs and clocks.
 
     With more than four, tests of timing would wait for a core.
     """
-    return min(4, 1 + len(os.sched_getaffinity(0) if sys.platform == "linux" else range(os.cpu_count() or 1)))
+    return min(4, 2 + len(os.sched_getaffinity(0) if sys.platform == "linux" else range(os.cpu_count() or 1)))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    costs.pytest_addoption(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Leave out the thorough tests, unless the command line has a path or a choice of markers."""
+    costs.pytest_configure(config)
     if hasattr(config, "workerinput"):
         config.option.markexpr = config.workerinput["markexpr"]
     elif not config.option.markexpr and config.args_source is not pytest.Config.ArgsSource.ARGS:
@@ -50,15 +56,28 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput["markexpr"] = node.config.option.markexpr
 
 
+@pytest.hookimpl(tryfirst=True)  # before the modules are imported one after the other
+def pytest_collection(session: pytest.Session) -> None:
+    """Have the processes of a run share the work of compiling the test modules."""
+    if process := getattr(session.config, "workerinput", None):
+        number = int(process["workerid"].removeprefix("gw"))
+        bytecode.import_in_turn(session.config, number, process["workercount"])
+
+
 @pytest.hookimpl(tryfirst=True)  # before the markers choose
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests in a browser as thorough, but for the first of each folder: a page costs both cores a second."""
-    folders = set()
+    """Mark the tests in a browser as thorough: a page costs both cores a second.
+
+    The first of each folder that visits a page remains, and the first that does more with the browser.
+    """
+    seen = set()
     for item in items:
-        if "visit" in getattr(item, "fixturenames", ()):
-            if item.path.parent in folders:
+        fixtures = getattr(item, "fixturenames", ())
+        if "browser" in fixtures:
+            kind = (item.path.parent, "visit" in fixtures)
+            if kind in seen:
                 item.add_marker(pytest.mark.thorough)
-            folders.add(item.path.parent)
+            seen.add(kind)
 
 
 def pytest_collection_finish() -> None:
@@ -69,21 +88,6 @@ def pytest_collection_finish() -> None:
 
 # No test takes a quarter of it on a machine that does nothing else.
 ALARM_S = 180
-
-
-@pytest.fixture(autouse=True, scope="session")
-def bytecode() -> Iterator[None]:
-    """If Python is set to write no bytecode, the programs that tests start keep theirs in a separate folder.
-
-    Otherwise each of two hundred programs compiles all of rawws again, which is a third of its start.
-    """
-    if not sys.dont_write_bytecode:
-        yield
-        return
-    with tempfile.TemporaryDirectory(prefix="rawws-tests-") as folder, pytest.MonkeyPatch.context() as patch:
-        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
-        patch.setenv("PYTHONPYCACHEPREFIX", folder)
-        yield
 
 
 @pytest.fixture(autouse=True)
@@ -154,7 +158,7 @@ async def start_hub(nursery: trio.Nursery, bounded: None) -> AsyncIterator[Start
 
 
 @pytest.fixture(scope="session")
-def forker(bytecode: None) -> Iterator[Forker]:  # noqa: ARG001
+def forker() -> Iterator[Forker]:
     """The process from which the programs are forked."""
     forker = Forker()
     try:
