@@ -130,6 +130,7 @@ async def main(certificate: str) -> None:
         for name, serve in servers.items():
             server = await nursery.start(partial(serve, listeners=[listener()], **endless))
             ports[name] = server.port
+        gc.freeze()  # each measurement collects garbage, and needn't go through all modules for that
         print(json.dumps(ports), flush=True)
         loop = current_loop()
         while True:

@@ -134,7 +134,7 @@ def test_a_larger_world_takes_more() -> None:
     small, load, gave_way = scale_model.plan_for(scale_model.World(1000, 100, 50), costs)
     assert (small, gave_way) == (scale_model.Plan(1, 1), [])
     assert load.p50_ms < load.p99_ms < scale_model.MAX_AGE_MS
-    larger, _, gave_way = scale_model.plan_for(scale_model.World(200_000, 20_000, 5000), costs)
+    larger, _, gave_way = scale_model.plan_for(scale_model.World(50_000, 5000, 1250), costs)
     assert larger.nodes > 1
     assert "nodes" in gave_way
 
@@ -153,7 +153,7 @@ def test_a_room_is_on_as_many_nodes_as_its_peers_happen_to_be(peers: float, node
 
 @linux_only
 @pytest.mark.parametrize(
-    "names", [["echo", "broadcast"], pytest.param(list(cases.BY_NAME), marks=pytest.mark.thorough)], ids=["two", "all"]
+    "names", [["echo"], pytest.param(list(cases.BY_NAME), marks=pytest.mark.thorough)], ids=["one", "all"]
 )
 def test_every_case_runs_for_a_moment_on_rawws(tmp_path: Path, names: list[str]) -> None:
     out = tmp_path / "out.json"
@@ -271,6 +271,7 @@ def test_the_soak_runs_for_a_moment() -> None:
         assert re.search(rf"\ndeliveries checked, {way} +[1-9]", report)
 
 
+@pytest.mark.thorough
 @linux_only
 def test_idle_and_busy_peers_are_weighed() -> None:
     report = run_soak("--idle", "200", "--minutes", "0.01")
@@ -280,7 +281,7 @@ def test_idle_and_busy_peers_are_weighed() -> None:
 
 @linux_only
 @pytest.mark.parametrize(
-    "surfaces", [hostile.SURFACES[:2], pytest.param(hostile.SURFACES, marks=pytest.mark.thorough)], ids=["two", "all"]
+    "surfaces", [hostile.SURFACES[:1], pytest.param(hostile.SURFACES, marks=pytest.mark.thorough)], ids=["one", "all"]
 )
 def test_the_cost_of_hostile_clients_is_measured_for_each_surface(surfaces: list[hostile.Surface]) -> None:
     only = ",".join(each.name for each in surfaces)

@@ -222,11 +222,16 @@ def test_a_truncated_frame_is_shown_as_far_as_it_was_recorded() -> None:
 @pytest.mark.parametrize(
     ("redirected", "status", "message"),
     [
-        ("<&-", 2, "rawws: standard input is closed; </dev/null is an empty one\n"),
+        pytest.param(
+            *("<&-", 2, "rawws: standard input is closed; </dev/null is an empty one\n"), marks=pytest.mark.thorough
+        ),
         ("8100 >&-", 2, "rawws: standard output is closed; >/dev/null has it thrown away\n"),
         pytest.param(
             *("8100 >/dev/full", 1, "rawws: standard output can't be written: No space left on device\n"),
-            marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is full"),
+            marks=[
+                pytest.mark.thorough,
+                pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is full"),
+            ],
         ),
     ],
 )

@@ -68,6 +68,7 @@ def test_the_handshake_is_an_excerpt_of_the_whole_one() -> None:
         assert line == "…" or line in lines, line  # in this order
 
 
+@pytest.mark.thorough
 def test_the_lines_for_a_browsers_console_are_pasted_at_once(start_program: StartProgram) -> None:
     need_chromium()
     from playwright.sync_api import Page, sync_playwright

@@ -17,7 +17,7 @@ from rawws.hooks import call_application
 from tests.examples.running import LISTENING
 from tests.serving.machine import PATIENCE_S
 
-# The script starts a server and interrupts it, each time in its own process, at every fourth line of trio that starts
+# The script starts a server and interrupts it, each time in its own process, at every n-th line of trio that starts
 # a task for rawws. A KeyboardInterrupt there leaves a task that never runs, and a nursery waits for it.
 INTERRUPTED = """
 import functools, os, signal, sys
@@ -70,7 +70,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 import trio.testing
 number = 1
 while True:
-    number += 4
+    number += int(sys.argv[1])
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -88,8 +88,9 @@ print("interrupted at", number, "lines")
 """
 
 
-def test_ctrl_c_while_a_task_starts_is_not_lost() -> None:
-    command = [sys.executable, "-c", INTERRUPTED]
+@pytest.mark.parametrize("step", [19, pytest.param(4, marks=pytest.mark.thorough)])
+def test_ctrl_c_while_a_task_starts_is_not_lost(step: int) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, str(step)]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=2 * PATIENCE_S, check=False)
     assert ran.returncode == 0, ran.stderr
     lines = int(ran.stdout.split()[2])

@@ -195,6 +195,7 @@ async def test_the_program_can_be_ended_even_if_it_never_listened(start_program:
     assert any("Address already in use" in line for line in program.lines)
 
 
+@pytest.mark.thorough
 @LINUX
 async def test_workers_end_although_their_application_left_a_thread(
     start_program: StartProgram, tmp_path: Path

@@ -312,6 +312,7 @@ async def test_a_signal_while_workers_start_leaves_none_running(start_program: S
     await wait_gone(workers)
 
 
+@pytest.mark.thorough
 @LINUX
 async def test_a_worker_ended_during_its_start_is_replaced_and_ctrl_c_ends_all_in_order(
     start_program: StartProgram, tmp_path: Path

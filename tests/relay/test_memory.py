@@ -166,11 +166,16 @@ class Measured:
 
 Way = Callable[[Measured], None]
 WAYS: dict[str, Way] = {}
+QUICK: set[str] = set()
 
 
-def way(title: str) -> Callable[[Way], Way]:
+def way(title: str, *, quick: bool = False) -> Callable[[Way], Way]:
+    """Note a way. The suite has those that are ``quick``, at least one of each kind, and the others are thorough."""
+
     def note(done: Way) -> Way:
         WAYS[title] = done
+        if quick:
+            QUICK.add(title)
         return done
 
     return note
@@ -193,7 +198,7 @@ def body(size: int, path: str = "/b") -> bytes:
 # Connections
 
 
-@way("idle WebSockets")
+@way("idle WebSockets", quick=True)
 def _(server: Measured) -> None:
     for _ in range(300):
         server.websocket()
@@ -211,7 +216,7 @@ def _(server: Measured) -> None:
         server.websocket(f"/{number}{'x' * 5000}")
 
 
-@way("WebSockets of a program")
+@way("WebSockets of a program", quick=True)
 def _(server: Measured) -> None:
     for _ in range(60):
         server.websocket("/handler")
@@ -229,20 +234,20 @@ def _(server: Measured) -> None:
         server.websocket(server="tls")
 
 
-@way("TLS records that have begun")
+@way("TLS records that have begun", quick=True)
 def _(server: Measured) -> None:
     for _ in range(30):
         connected, encrypt = server.tls_websocket()
         connected.sendall(encrypt(bytes(16_000))[:-1])
 
 
-@way("event streams")
+@way("event streams", quick=True)
 def _(server: Measured) -> None:
     for _ in range(300):
         server.request(get("/e", "Accept: text/event-stream"))
 
 
-@way("idle HTTP connections")
+@way("idle HTTP connections", quick=True)
 def _(server: Measured) -> None:
     for _ in range(60):
         server.connect()
@@ -257,7 +262,7 @@ def _(server: Measured) -> None:
 # Requests
 
 
-@way("heads that drip")
+@way("heads that drip", quick=True)
 def _(server: Measured) -> None:
     for _ in range(60):
         server.request(get("/", *LINES)[:-4])
@@ -275,7 +280,7 @@ def _(server: Measured) -> None:
         server.request(get("/", *LINES), "http")
 
 
-@way("bodies being received")
+@way("bodies being received", quick=True)
 def _(server: Measured) -> None:
     for _ in range(5):
         server.request(body(1_000_000) + bytes(300_000))
@@ -297,7 +302,7 @@ def _(server: Measured) -> None:
 # Polls
 
 
-@way("polls that wait")
+@way("polls that wait", quick=True)
 def _(server: Measured) -> None:
     for _ in range(60):
         server.request(get("/polled?last=1&wait=30"))
@@ -317,7 +322,7 @@ def _(server: Measured) -> None:
         one.recv(1 << 16)
 
 
-@way("rooms with short names, polled once")
+@way("rooms with short names, polled once", quick=True)
 def _(server: Measured) -> None:
     one = server.connect()
     for number in range(200):
@@ -351,7 +356,7 @@ def _(server: Measured) -> None:
         server.request(get(f"/history/many?last={400 - number}"))
 
 
-@way("idempotency keys")
+@way("idempotency keys", quick=True)
 def _(server: Measured) -> None:
     one = server.connect()
     for number in range(500):
@@ -402,7 +407,7 @@ def _(server: Measured) -> None:
             server.look()
 
 
-@way("large echoes")
+@way("large echoes", quick=True)
 def _(server: Measured) -> None:
     for _ in range(3):
         server.push(server.websocket(server="echo"), masked(2, bytes(500_000)))
@@ -434,7 +439,7 @@ def _(server: Measured) -> None:
             server.look()
 
 
-@way("a room that is read slowly")
+@way("a room that is read slowly", quick=True)
 def _(server: Measured) -> None:
     server.push(server.blocked("/slow"), masked(2, bytes(1000)) * 1000)
 
@@ -460,7 +465,7 @@ def _(server: Measured) -> None:
         server.websocket(f"/history/slow?last={150 - number}")
 
 
-@way("the newest of each key")
+@way("the newest of each key", quick=True)
 def _(server: Measured) -> None:
     messages = [masked(1, json.dumps({"k": number}).encode()) for number in range(3000)]
     server.push(server.blocked("/latest"), b"".join(messages))
@@ -494,7 +499,7 @@ def _(server: Measured) -> None:
         server.push(server.websocket("/wait"), masked(2, b"x") * 500)
 
 
-@way("large messages that are held back")
+@way("large messages that are held back", quick=True)
 def _(server: Measured) -> None:
     server.blocked("/wait", size=200 * KIB)
     for _ in range(4):
@@ -507,7 +512,7 @@ def _(server: Measured) -> None:
         server.push(server.websocket("/handler"), masked(1, b"") * 1000)
 
 
-@way("large messages for a program that takes none")
+@way("large messages for a program that takes none", quick=True)
 def _(server: Measured) -> None:
     for _ in range(3):
         server.push(server.websocket("/handler"), masked(2, bytes(100_000)) * 20)
@@ -536,7 +541,7 @@ def _(server: Measured) -> None:
         server.push(server.websocket(), masked(2, bytes(500_000))[:300_000])
 
 
-@way("frames of which 20 bytes have come")
+@way("frames of which 20 bytes have come", quick=True)
 def _(server: Measured) -> None:
     for _ in range(300):
         server.push(server.websocket(), masked(1, b"x" * 1000)[:20])
@@ -548,14 +553,14 @@ def _(server: Measured) -> None:
         server.push(server.websocket(), masked(1, b"x", fin=False))
 
 
-@way("messages in fragments")
+@way("messages in fragments", quick=True)
 def _(server: Measured) -> None:
     for _ in range(5):
         fragments = masked(2, bytes(1000), fin=False) + masked(0, bytes(300), fin=False) * 500
         server.push(server.websocket("/handler"), fragments)
 
 
-@way("compressed messages that have begun")
+@way("compressed messages that have begun", quick=True)
 def _(server: Measured) -> None:
     frame = compressed(base64.b64encode(random.Random(1).randbytes(50_000)), fin=False)
     for _ in range(20):
@@ -580,7 +585,9 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Measured]:
     server.end()
 
 
-@pytest.mark.parametrize("title", WAYS)
+@pytest.mark.parametrize(
+    "title", [pytest.param(title, marks=() if title in QUICK else pytest.mark.thorough) for title in WAYS]
+)
 def test_the_bytes_counted_are_within_a_factor_of_the_bytes_used(measured: Measured, title: str) -> None:
     # On a busy machine, leftovers of earlier tests may go during the measurement, so a second one may be needed.
     for _ in range(3):

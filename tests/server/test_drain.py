@@ -433,6 +433,7 @@ def test_the_count_of_sockets_from_systemd_has_to_be_a_number(monkeypatch: pytes
         systemd.inherited_listeners()
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("bounded")
 async def test_workers_share_the_sockets_that_systemd_holds(tmp_path: Path) -> None:
     service = Service(tmp_path)

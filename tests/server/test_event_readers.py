@@ -106,7 +106,11 @@ def read_with_httpx_alone(url: str, count: int) -> list[Got]:
     return got
 
 
-READERS = [read_with_chromium, read_with_npms_eventsource, read_with_httpx_sse]
+READERS = [
+    pytest.param(read_with_chromium, marks=pytest.mark.thorough),
+    read_with_npms_eventsource,
+    read_with_httpx_sse,
+]
 
 
 @pytest.fixture(scope="module")

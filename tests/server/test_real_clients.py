@@ -304,8 +304,9 @@ def chromium() -> Iterator[Chromium]:
 
 
 Connect = Callable[[str, Program, str], RealClient]
-KINDS = ("websockets", "ws", "chromium")
-EACH_KIND = pytest.mark.parametrize("kind", KINDS)
+QUICK = ("websockets", "ws")
+KINDS = (*QUICK, "chromium")
+EACH_KIND = pytest.mark.parametrize("kind", [*QUICK, pytest.param("chromium", marks=pytest.mark.thorough)])
 
 
 @pytest.fixture
@@ -337,11 +338,14 @@ def connect(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("flags", [[], ["-vv"]], ids=["by default", "with all that can be logged"])
+@pytest.mark.parametrize(
+    "kinds", [(*QUICK, "ws"), pytest.param(KINDS, marks=pytest.mark.thorough)], ids=["without a browser", "all kinds"]
+)
 def test_three_clients_in_one_room_see_the_greeting_and_each_others_text_and_binary(
-    start_program: StartProgram, connect: Connect, flags: list[str]
+    start_program: StartProgram, connect: Connect, flags: list[str], kinds: tuple[str, ...]
 ) -> None:
     program = start_program(*flags)
-    clients = [connect(kind, program, "/room") for kind in KINDS]
+    clients = [connect(kind, program, "/room") for kind in kinds]
     for client in clients:
         assert client.receive() == HELLO
     messages: list[str | bytes] = [
@@ -472,6 +476,7 @@ def test_pythons_http_client_keeps_its_connection(start_program: StartProgram) -
 # Pages
 
 
+@pytest.mark.thorough
 def test_a_page_of_ours_says_hi_there_and_may_connect_by_any_name_of_the_host(
     start_program: StartProgram, chromium: Chromium
 ) -> None:
@@ -483,6 +488,7 @@ def test_a_page_of_ours_says_hi_there_and_may_connect_by_any_name_of_the_host(
     client.end()
 
 
+@pytest.mark.thorough
 def test_a_page_from_another_origin_is_refused_until_the_flag_that_the_log_names_is_given(
     start_program: StartProgram, chromium: Chromium
 ) -> None:

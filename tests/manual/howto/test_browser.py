@@ -50,6 +50,7 @@ class Console:
         assert self.logged == [*lines]
 
 
+@pytest.mark.thorough
 def test_the_page_works_step_by_step(walk: Walk) -> None:
     need_chromium()
     from playwright.sync_api import sync_playwright

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 from importlib.util import find_spec
 
+import pytest
 from websockets.sync.client import connect
 
 from tests.manual.howto.walk import Walk
 from tests.serving.machine import PATIENCE_S, need
 
 
+@pytest.mark.thorough
 def test_the_page_works_step_by_step(walk: Walk) -> None:
     for name in ("fastapi", "httpx"):
         need(find_spec(name), name)

@@ -14,6 +14,7 @@ from tests.serving.machine import LOOPBACK, PATIENCE_S
 from tests.serving.programs import wait_listening_at
 
 
+@pytest.mark.thorough
 def test_the_page_works_step_by_step(walk: Walk) -> None:
     walk.follow("howto/server")
 

@@ -65,6 +65,7 @@ server.serve_forever()
 """
 
 
+@pytest.mark.thorough
 def test_the_page_works_step_by_step(walk: Walk) -> None:
     need_chromium()
     for name in ("fastapi", "jwt"):
