@@ -261,10 +261,11 @@ class Conversation:
         if not self._has_length:
             await self._send_head()
 
-    async def _send_head(self) -> None:
+    async def _send_head(self, body: bytes = b"") -> None:
+        """Send the head that has waited, and the first piece of the body with it."""
         if self._head is not None:
             (status, headers), self._head = self._head, None
-            await self._exchange.start_response(status, headers)
+            await self._exchange.start_response(status, headers, body)
             self._started = True
 
     async def _send_body(self, body: object, *, more: bool) -> None:
@@ -274,19 +275,20 @@ class Conversation:
             raise UsageError(f"the body of http.response.body must be bytes, not {type(body).__name__}")
         if more:
             self._check_that_more_can_come()
-        await self._send_head()
         if more and self._pieces and self._exchange.request.method == "HEAD":
             # Nothing of the response goes out, so nothing else would ever stop an endless stream.
             await self._end()
             self._gone = True
             raise ClientDisconnected("a HEAD is answered without a body; there is nothing to stream to")
         self._pieces += 1
-        for start in range(0, len(body), _PIECE_BYTES):
-            try:
+        try:
+            if is_first := self._head is not None:
+                await self._send_head(bytes(body[:_PIECE_BYTES]))
+            for start in range(_PIECE_BYTES if is_first else 0, len(body), _PIECE_BYTES):
                 await self._exchange.send_body(bytes(body[start : start + _PIECE_BYTES]))
-            except trio.Cancelled:
-                self._is_torn = True
-                raise
+        except trio.Cancelled:
+            self._is_torn = True
+            raise
         if not more:
             await self._end()
 
