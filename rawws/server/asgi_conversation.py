@@ -15,6 +15,7 @@ from rawws.hooks import call_application, is_application_error, log_failure
 from rawws.limits import KIB
 from rawws.server.apps import Exchange
 from rawws.server.asgi_spec import Application, Message, Scope
+from rawws.wire.messages import Response
 from rawws.wire.trace import FAULT, STATE, mask_target
 
 # The size of the pieces in which a body is sent. Each piece has a deadline of its own.
@@ -252,7 +253,7 @@ class Conversation:
                 raise UsageError(f"the ASGI application's header {name!r}: {value!r} must be two byte strings")
             if name.lower() != b"transfer-encoding":  # "the server must ignore it"
                 headers.append((name, value))
-        self._head = message["status"], headers
+        self._head = Response(message["status"]).status, headers  # it raises for a status that does not exist
         self._has_length = any(name.lower() == b"content-length" for name, _ in headers)
         self._is_event_stream = any(_is_event_stream(name, value) for name, value in headers)
         self.heed_stop()
