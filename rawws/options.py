@@ -28,7 +28,7 @@ class ConnectionOptions:
     close_timeout: float | None = _LIMITS.close_timeout_s
     max_size: int | None = _LIMITS.max_message_bytes
     max_queue: int | None = int(_LIMITS.max_queue)
-    fast_lane: bool = True  # False reads and writes each frame through wsproto
+    fast_lane: bool = True  # False reads and writes each head through h11, and each frame through wsproto
 
     def __post_init__(self) -> None:
         """Raises `UsageError` for a compression that does not exist."""

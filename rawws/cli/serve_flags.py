@@ -112,7 +112,7 @@ _SERVING = (
     Flag(
         "--no-fast-lane",
         None,
-        "read and write each frame through wsproto, for study",
+        "read and write each head through h11 and each frame through wsproto, for study",
         goes_to="serve.fast_lane",
         dest="fast_lane",
         stores=False,

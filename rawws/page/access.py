@@ -70,7 +70,9 @@ class Access:
 
 def token_of(request: Request) -> str | None:
     """Return the token in a request's query, right or wrong; None if there is none."""
-    parameters = request.query.split("&")
+    if not (query := request.query):
+        return None
+    parameters = query.split("&")
     return next((each.removeprefix(_PARAMETER) for each in parameters if each.startswith(_PARAMETER)), None)
 
 

@@ -138,8 +138,11 @@ class Exchange(Protocol):
     async def answer(self, response: Response | Refusal) -> None:
         """Send a whole response."""
 
-    async def start_response(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
-        """Send the head of a response whose body follows; it is chunked unless the headers give its length."""
+    async def start_response(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes = b"") -> None:
+        """Send the head of a response whose body follows; it is chunked unless the headers give its length.
+
+        The first piece of the ``body`` may go out with it.
+        """
 
     async def send_body(self, data: bytes) -> None:
         """Send a piece of the response's body; waits while the client reads slowly."""

@@ -15,6 +15,7 @@ from rawws.hooks import call_application, is_application_error, log_failure
 from rawws.limits import KIB
 from rawws.server.apps import Exchange
 from rawws.server.asgi_spec import Application, Message, Scope
+from rawws.wire.messages import Response
 from rawws.wire.trace import FAULT, STATE, mask_target
 
 # The size of the pieces in which a body is sent. Each piece has a deadline of its own.
@@ -252,7 +253,7 @@ class Conversation:
                 raise UsageError(f"the ASGI application's header {name!r}: {value!r} must be two byte strings")
             if name.lower() != b"transfer-encoding":  # "the server must ignore it"
                 headers.append((name, value))
-        self._head = message["status"], headers
+        self._head = Response(message["status"]).status, headers  # it raises for a status that does not exist
         self._has_length = any(name.lower() == b"content-length" for name, _ in headers)
         self._is_event_stream = any(_is_event_stream(name, value) for name, value in headers)
         self.heed_stop()
@@ -261,10 +262,11 @@ class Conversation:
         if not self._has_length:
             await self._send_head()
 
-    async def _send_head(self) -> None:
+    async def _send_head(self, body: bytes = b"") -> None:
+        """Send the head that has waited, and the first piece of the body with it."""
         if self._head is not None:
             (status, headers), self._head = self._head, None
-            await self._exchange.start_response(status, headers)
+            await self._exchange.start_response(status, headers, body)
             self._started = True
 
     async def _send_body(self, body: object, *, more: bool) -> None:
@@ -274,19 +276,20 @@ class Conversation:
             raise UsageError(f"the body of http.response.body must be bytes, not {type(body).__name__}")
         if more:
             self._check_that_more_can_come()
-        await self._send_head()
         if more and self._pieces and self._exchange.request.method == "HEAD":
             # Nothing of the response goes out, so nothing else would ever stop an endless stream.
             await self._end()
             self._gone = True
             raise ClientDisconnected("a HEAD is answered without a body; there is nothing to stream to")
         self._pieces += 1
-        for start in range(0, len(body), _PIECE_BYTES):
-            try:
+        try:
+            if is_first := self._head is not None:
+                await self._send_head(bytes(body[:_PIECE_BYTES]))
+            for start in range(_PIECE_BYTES if is_first else 0, len(body), _PIECE_BYTES):
                 await self._exchange.send_body(bytes(body[start : start + _PIECE_BYTES]))
-            except trio.Cancelled:
-                self._is_torn = True
-                raise
+        except trio.Cancelled:
+            self._is_torn = True
+            raise
         if not more:
             await self._end()
 

@@ -34,6 +34,7 @@ class ServerConfig:
 
     app: Callable[[Exchange], Awaitable[None]]
     limits: Limits = field(default_factory=Limits)
+    fast_lane: bool = True  # False has every head read by h11, and every frame by wsproto
     origins: Origins = field(default_factory=Origins)
     hosts: Hosts | None = None  # the names that a request may use for the server; None for any
     # Whether only this machine can reach the server. Then its clients are the operator's own, and get advice too.

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from email.utils import formatdate
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import trio
@@ -43,6 +45,9 @@ LINGER_S = 2.0
 MAX_LINGERING = 64
 
 
+_NO_FIELDS = Headers()
+
+
 class Deadline(NamedTuple):
     """The time by which an awaited event has to occur, and the limit that sets it."""
 
@@ -61,6 +66,12 @@ class Deadline(NamedTuple):
         return Refusal(408, "request_timeout", sentence)
 
 
+@lru_cache(maxsize=1)
+def http_date(seconds: int) -> bytes:
+    """Return a time as the value of a Date field (RFC 9110 §5.6.7). All responses of a second share it."""
+    return formatdate(seconds, usegmt=True).encode("ascii")
+
+
 class HttpConnection:
     """One connection until it closes, becomes a WebSocket, or is handed over."""
 
@@ -75,7 +86,7 @@ class HttpConnection:
         self.address = address  # of the socket's other end, or the one that a trusted proxy reports
         self.socket_address = address
         self.scheme = server.scheme  # or the one that a trusted proxy reports
-        self.http = HttpPhase(self.config.limits)
+        self.http = HttpPhase(self.config.limits, fast_lane=self.config.fast_lane)
         self.deadline = self.request_deadline()  # of the request that is being received; the first's from accept on
         self.answered: Response | None = None  # the last response that was sent
         self.is_lost = False  # the client has gone
@@ -241,21 +252,23 @@ class HttpConnection:
         self.answered = response
         if logger is logs.handshake:
             self.server.handshakes[response.status] += 1
-        dated = Response(response.status, response.body, Headers([*self.common_fields(response), *response.headers]))
-        head, body = self.http.respond_apart(dated, close=close)
+        head, body = self.http.respond_apart(response, self.common_fields(response.headers), close=close)
         if len(body) < RECEIVE_BYTES:
             await self.send(head + body, logger)
         else:  # several clients may be sent the same body at a time, so it isn't copied
             await self.send(head, logger)
             await self.send(body)
 
-    def common_fields(self, response: Response) -> list[tuple[str, str]]:
-        """Return the fields of every response. RFC 9110 §6.6.1 requires a date of a server that has a clock."""
+    def common_fields(self, own: Headers = _NO_FIELDS) -> list[tuple[bytes, bytes]]:
+        """Return the fields of every response, but those that it has as its ``own``.
+
+        RFC 9110 §6.6.1 requires a date of a server that has a clock.
+        """
         fields = []
-        if "Date" not in response.headers:
-            fields.append(("Date", formatdate(usegmt=True)))
-        if self.config.server_header is not None and "Server" not in response.headers:
-            fields.append(("Server", self.config.server_header))
+        if "Date" not in own:
+            fields.append((b"Date", http_date(int(time.time()))))
+        if self.config.server_header is not None and "Server" not in own:
+            fields.append((b"Server", self.config.server_header.encode("ascii")))
         return fields
 
     async def send(self, data: bytes, logger: logging.Logger | None = None) -> None:

@@ -181,24 +181,28 @@ class HttpExchange(Exchange):
 
     async def hand_over(self, headers: Sequence[tuple[str, str]], adopt: Adopt) -> None:
         connection = self._connection
-        fields = [*connection.common_fields(Response(200)), *headers]
-        raw = [(name.encode("ascii"), value.encode("ascii")) for name, value in fields]
+        own = [(name.encode("ascii"), value.encode("ascii")) for name, value in headers]
+        raw = [*connection.common_fields(), *own]
         await connection.send(connection.http.begin_endless_response(raw), logs.http)
         self.is_complete = True
         connection.adopt = adopt
 
-    async def start_response(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
+    async def start_response(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes = b"") -> None:
         names = {name.lower() for name, _ in headers}
-        common = self._connection.common_fields(Response(status, b""))
-        added = [(name.encode(), value.encode()) for name, value in common if name.lower().encode() not in names]
-        await self._connection.send(self._connection.http.begin_response(status, [*added, *headers]), logs.http)
+        added = [(name, value) for name, value in self._connection.common_fields() if name.lower() not in names]
+        head = self._connection.http.begin_response(status, [*added, *headers])
+        try:
+            head += self._connection.http.send_body(body) if body else b""
+        finally:  # a body that is too long for its head doesn't keep the head back
+            await self._connection.send(head, logs.http)
 
     async def send_body(self, data: bytes) -> None:
         if data:
             await self._connection.send(self._connection.http.send_body(data))
 
     async def end_response(self) -> None:
-        await self._connection.send(self._connection.http.end_response())
+        if end := self._connection.http.end_response():
+            await self._connection.send(end)
         self.is_complete = True
 
     async def answer_in_pieces(

@@ -71,6 +71,7 @@ class HandshakeOptions:
             app=app,
             is_own=http.is_own if isinstance(http, Middleware) else None,
             limits=limits,
+            fast_lane=options.fast_lane,
             origins=Origins.of(self.origins),
             compression=options.compression is not None,
             subprotocols=(*(self.subprotocols or ()), *more_subprotocols),

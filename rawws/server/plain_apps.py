@@ -29,6 +29,9 @@ def find_application(http: object) -> object | None:
     return None if isinstance(innermost, HelloApp) else innermost
 
 
+_GREETS = Response(200, GREETING, [NO_STORE])
+
+
 class HelloApp:
     """Answers ``hi there`` at any path but two, and OPTIONS with the methods that are allowed there.
 
@@ -62,7 +65,7 @@ class HelloApp:
                 obstacle = "stopping" if stopping else self._obstacle()
                 return Response(503, obstacle, [NO_STORE]) if obstacle else Response(200, "ready", [NO_STORE])
             case _:
-                return Response(200, GREETING, [NO_STORE])
+                return _GREETS
 
     def max_body_bytes(self, limits: Limits) -> int:
         return limits.max_body_bytes

@@ -134,7 +134,6 @@ class ServerPlan:
                 config,
                 tls=self.listening.ssl,
                 admission=admission,
-                fast_lane=self.options.fast_lane,
                 routes=routes,
             )
             await server.run(task_status=task_status)

@@ -134,8 +134,8 @@ async def serve(
       from ``send``: for an event stream at once, for another response when half of the drain is over if it waits for a
       disconnect, and for a stream of unknown length when four fifths are over.
 
-    ``fast_lane=False`` reads and writes each frame through wsproto, for study. ``tracer`` gets every head and frame;
-    ``Tracer()`` with a ``Recording("file")`` of `rawws.tracing` is one.
+    ``fast_lane=False`` reads and writes each head through h11 and each frame through wsproto, for study. ``tracer``
+    gets every head and frame; ``Tracer()`` with a ``Recording("file")`` of `rawws.tracing` is one.
 
     Raises `ListenError` when it can't listen, and `UsageError` for arguments that can't be used.
     """

@@ -59,7 +59,6 @@ class Server:
         *,
         tls: ssl_module.SSLContext | None = None,
         admission: Admission | None = None,
-        fast_lane: bool = True,
         routes: Mapping[str, Route] | None = None,
     ) -> None:
         """For `serve`, which makes the ``config``."""
@@ -69,7 +68,6 @@ class Server:
         self._config = config
         self._tls = tls
         self._admission = admission or Admission(None, None)
-        self._fast_lane = fast_lane
         counts = not self._admission.is_open
         on_leave = self._admission.leave if counts else None
         self._endpoint = PeerGroup(config.limits, on_leave, config.tracer)
@@ -225,7 +223,7 @@ class Server:
         if route.relay is not None:
             return self._relay(route.relay, upgraded, endpoint)
         try:
-            websocket = accept_upgraded(upgraded, endpoint, fast_lane=self._fast_lane)
+            websocket = accept_upgraded(upgraded, endpoint, fast_lane=self._config.fast_lane)
         except OSError as error:
             message = f"can't be watched: {error.strerror or error}"
             logs.line(logs.hub, logging.ERROR, upgraded.number, FAULT, message)
@@ -245,7 +243,7 @@ class Server:
             remote_address=upgraded.remote_address,
             admitted=upgraded.admitted,
             trailing_data=upgraded.trailing_data,
-            fast_lane=self._fast_lane,
+            fast_lane=self._config.fast_lane,
         )
         return self._start_peer(peer)
 

@@ -10,10 +10,14 @@ from __future__ import annotations
 import ipaddress
 import shlex
 from collections.abc import Iterable
+from functools import lru_cache
 
 from rawws.errors import Refusal, UsageError
 from rawws.wire.messages import Request
 from rawws.wire.trace import MAX_NAME_CHARACTERS, shorten
+
+# Most requests name the same few hosts. A name in DNS isn't longer (RFC 1035 §2.3.4), apart from its port.
+_MOST_CHARACTERS = 261
 
 
 class Hosts:
@@ -42,7 +46,15 @@ class Hosts:
 
 def is_local_name(host: str) -> bool:
     """Say whether a ``Host`` is an address or ``localhost``, which no DNS server controls (RFC 6761 §6.3)."""
-    name = name_of(host)
+    return _is_known_local(host) if len(host) <= _MOST_CHARACTERS else _is_local(name_of(host))
+
+
+@lru_cache(maxsize=16)
+def _is_known_local(host: str) -> bool:
+    return _is_local(name_of(host))
+
+
+def _is_local(name: str) -> bool:
     if name == "localhost" or name.endswith(".localhost"):
         return True
     try:

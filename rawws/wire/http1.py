@@ -5,10 +5,11 @@ body or the end of it, the need for more bytes, the peer's end of the stream, or
 whole or in pieces. If a request is an upgrade, it writes the 101 and hands over the bytes after the request, which are
 the peer's first frames.
 
-h11 is the parser. This module adds what h11 leaves to its users: limits, each with its own status (414, 431, 413); a
-sentence that tells the client what was wrong; and stricter checks of input that servers and proxies have been known
-to read in two ways (RFC 9112 §11.2, request smuggling). Examples are folded lines, a bare LF, bytes outside ASCII,
-Content-Length besides Transfer-Encoding, and chunks that aren't framed to the letter.
+h11 is the parser, except for heads that are beyond doubt (``clean_exchange.py``). This module adds what h11 leaves to
+its users: limits, each with its own status (414, 431, 413); a sentence that tells the client what was wrong; and
+stricter checks of input that servers and proxies have been known to read in two ways (RFC 9112 §11.2, request
+smuggling). Examples are folded lines, a bare LF, bytes outside ASCII, Content-Length besides Transfer-Encoding, and
+chunks that aren't framed to the letter.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from enum import Enum
-from http import HTTPStatus
 from itertools import takewhile
 from typing import NamedTuple
 
@@ -25,6 +25,7 @@ import h11
 from rawws.errors import Refusal
 from rawws.limits import Limits
 from rawws.wire.chunked import ChunkedFramingCheck
+from rawws.wire.clean_exchange import HOST, LINE_BYTES, CleanExchange, read_clean, reason_phrase
 from rawws.wire.messages import Headers, Request, Response
 from rawws.wire.trace import escape
 
@@ -49,7 +50,6 @@ HttpEvent = Request | BodyPart | Refusal | Signal
 _ODD_IN_VALUE = re.compile(rb"[^\x20-\x7e\t]")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _FIELD_LINE = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+:[^\0\r\v\f]*")
-_HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _NOT_CHUNKED = "The request's body is not chunked as HTTP has it."
 _UNBRACKETED = re.compile(r"[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*")
 
@@ -73,9 +73,12 @@ class HttpPhase:
     Take events until NEED_DATA before feeding more; answer each request with `respond` before taking the next.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, *, fast_lane: bool = True) -> None:
+        """``fast_lane=False`` reads and writes every head through h11, for study; nothing else differs."""
         self._limits = limits
-        self._h11 = self._new_h11()
+        self._fast_lane = fast_lane
+        self._clean: CleanExchange | None = None  # the present request and its response, unless h11 has them
+        self._made_h11: h11.Connection | None = None  # once it is needed
         self._head = bytearray()  # raw bytes of the head of the next request
         self._empty_lines_bytes = 0  # before the request
         self._raw_head = b""
@@ -91,15 +94,32 @@ class HttpPhase:
     def resume(cls, connection: h11.Connection, limits: Limits) -> HttpPhase:
         """Take over from another server that has read a request, and has not begun to answer it."""
         phase = cls(limits)
-        phase._h11 = connection
+        phase._made_h11 = connection
         phase._in_head = False
         while connection.their_state is h11.SEND_BODY and phase.next_event() is not Signal.NEED_DATA:
             pass
         return phase
 
-    def _new_h11(self) -> h11.Connection:
-        # h11's own limit only backs ours up: between two checks, one read may add to the buffer.
-        return h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits.max_header_bytes * 2)
+    @property
+    def _h11(self) -> h11.Connection:
+        """The judge of the present request. When it is asked for the first time, it reads what has come so far."""
+        if self._made_h11 is None:
+            # h11's own limit only backs ours up: between two checks, one read may add to the buffer.
+            self._made_h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits.max_header_bytes * 2)
+            if self._clean is not None:
+                self._leave_fast_lane(self._clean, self._made_h11)
+            elif self._head:
+                self._made_h11.receive_data(bytes(self._head))
+        return self._made_h11
+
+    def _leave_fast_lane(self, clean: CleanExchange, connection: h11.Connection) -> None:
+        connection.receive_data(self._raw_head + clean.trailing)
+        if clean.has_ended:
+            connection.receive_data(b"")
+        connection.next_event()  # the request
+        if clean.end_was_told:
+            connection.next_event()
+        self._clean = None
 
     @property
     def request_begun(self) -> bool:
@@ -109,7 +129,7 @@ class HttpPhase:
     @property
     def held_bytes(self) -> int:
         """The bytes of memory of input that is not a request yet. A head counts twice, since h11 has a copy."""
-        return 2 * len(self._head) if self._in_head else len(self._h11.trailing_data[0])
+        return 2 * len(self._head) if self._in_head else len(self.trailing_data[0])
 
     @property
     def raw_head(self) -> bytes:
@@ -129,10 +149,20 @@ class HttpPhase:
             self._head += data
         elif self._chunks is not None and self._is_framed:
             self._is_framed = self._chunks.feed(data)
-        self._h11.receive_data(data)
+        if self._clean is not None:
+            self._clean.receive_data(data)
+        elif self._made_h11 is not None:
+            self._made_h11.receive_data(data)
+        elif not data:
+            self._h11.receive_data(data)
 
     def next_event(self) -> HttpEvent:
         """Return the next event in the bytes received so far. Never raises for what a peer sends."""
+        if self._in_head and self._fast_lane and self._made_h11 is None and (request := self._read_clean()):
+            return request
+        if self._clean is not None and not self._clean.end_was_told:
+            self._clean.end_was_told = True
+            return Signal.END_OF_BODY
         while True:
             if not self._is_framed:
                 return _bad_request("body_malformed", _NOT_CHUNKED)
@@ -161,6 +191,19 @@ class HttpPhase:
 
     # Checks of a head
 
+    def _read_clean(self) -> Request | None:
+        """Return the request that the received bytes begin with, if its head is clean."""
+        room = self._limits.max_header_bytes - self._empty_lines_bytes
+        self._clean = read_clean(self._head, self._limits, room)
+        if self._clean is None:
+            return None
+        request = self._clean.request
+        self._raw_head = request.raw_head
+        self._head.clear()
+        self._in_head = False
+        self._answer_has_body = request.method != "HEAD"
+        return request
+
     def _is_from_proxy(self) -> bool:
         """Say whether the received bytes begin with a header of the PROXY protocol."""
         if self._head[:1] == b"\0":
@@ -172,8 +215,9 @@ class HttpPhase:
         limits = self._limits
         head_bytes = len(head)
         line_bytes = head.find(b"\n", 0, limits.max_header_bytes)
-        # The method, two spaces and the version take a few bytes of the line besides the target.
-        if (line_bytes < 0 and head_bytes > limits.max_target_bytes + 32) or line_bytes > limits.max_target_bytes + 32:
+        if (
+            line_bytes < 0 and head_bytes > limits.max_target_bytes + LINE_BYTES
+        ) or line_bytes > limits.max_target_bytes + LINE_BYTES:
             message = (
                 f"The request target is over the server's limit of {limits.max_target_bytes} bytes (--max-target)."
             )
@@ -238,7 +282,7 @@ class HttpPhase:
         hosts = request.headers.get_all("Host")
         if not hosts and request.http_version != "1.0":
             return _bad_request("host_missing", "The request has no Host header.")
-        if hosts and not _HOST.fullmatch(hosts[0]):
+        if hosts and not HOST.fullmatch(hosts[0]):
             if _UNBRACKETED.fullmatch(hosts[0]):
                 reason = "The Host header has an IPv6 address without its brackets; write it as in [::1]:8080."
                 return _bad_request("host_unbracketed", reason)
@@ -247,7 +291,7 @@ class HttpPhase:
             return Refusal(501, "connect", "CONNECT asks a proxy for a tunnel, and this server is none.")
         if not _has_form(request):
             return _bad_request("target_malformed", "The request target is neither a path nor an http:// URI.")
-        if not _HOST.fullmatch(request.authority):
+        if not HOST.fullmatch(request.authority):
             return _bad_request("target_malformed", "The request target's host is not a host with an optional port.")
         lengths = request.headers.get_all("Content-Length")
         if "Transfer-Encoding" in request.headers and (lengths or request.http_version == "1.0"):
@@ -306,9 +350,14 @@ class HttpPhase:
         """
         return b"".join(self.respond_apart(response, close=close))
 
-    def respond_apart(self, response: Response, *, close: bool = False) -> tuple[bytes, bytes]:
-        """Return the answer in two parts: the head, and the response's own body, which many answers may share."""
-        fields = response.headers.raw()
+    def respond_apart(
+        self, response: Response, more_fields: Sequence[tuple[bytes, bytes]] = (), *, close: bool = False
+    ) -> tuple[bytes, bytes]:
+        """Return the answer in two parts: the head, and the response's own body, which many answers may share.
+
+        ``more_fields`` come before the response's own.
+        """
+        fields = [*more_fields, *response.headers.raw()]
         if response.status not in (204, 304):  # RFC 9110 §8.6: no length where there is no body
             fields.append((b"Content-Length", str(len(response.body)).encode()))
         head = self.begin_response(response.status, fields, close=close)
@@ -318,6 +367,9 @@ class HttpPhase:
 
     def begin_response(self, status: int, fields: Sequence[tuple[bytes, bytes]], *, close: bool = False) -> bytes:
         """Return the head of an answer whose body follows in pieces; chunked, unless the fields give a length."""
+        if self._clean is not None and not close and (head := self._clean.begin_response(status, fields)) is not None:
+            self.response_status = status
+            return head
         connection = [value for name, value in fields if name.lower() == b"connection"]
         # Ignoring another protocol's Upgrade (h2c) leaves the connection as it was (RFC 9110 §7.8).
         if close or self._h11.their_state in (h11.IDLE, h11.SEND_BODY, h11.ERROR):
@@ -327,7 +379,7 @@ class HttpPhase:
         if connection:
             sent.append((b"Connection", b", ".join(connection)))
         self.response_status = status
-        return self._send(h11.Response(status_code=status, reason=_reason(status), headers=sent))
+        return self._send(h11.Response(status_code=status, reason=reason_phrase(status), headers=sent))
 
     def begin_endless_response(self, fields: Sequence[tuple[bytes, bytes]]) -> bytes:
         """Return the head of a 200 whose body continues until the connection ends (RFC 9112 §6.3 item 8).
@@ -341,11 +393,13 @@ class HttpPhase:
 
     def send_body(self, data: bytes) -> bytes:
         """Return a piece of the answer's body as it goes on the wire; nothing in an answer to HEAD."""
-        return self._send(h11.Data(data=data)) if self._answer_has_body else b""
+        if not self._answer_has_body:
+            return b""
+        return self._send(h11.Data(data=data)) if self._clean is None else self._clean.send_body(data)
 
     def end_response(self) -> bytes:
         """Return the bytes that end the answer. Raises `h11.LocalProtocolError` for less body than was announced."""
-        return self._send(h11.EndOfMessage())
+        return self._send(h11.EndOfMessage()) if self._clean is None else self._clean.end_response()
 
     def send_100_continue(self) -> bytes:
         """Return the 100 that a client waits for before it sends its body (RFC 9110 §10.1.1)."""
@@ -354,11 +408,15 @@ class HttpPhase:
     @property
     def response_begun(self) -> bool:
         """Whether an answer to the present request has begun to go out."""
-        return self._h11.our_state not in (h11.IDLE, h11.SEND_RESPONSE)
+        if self._clean is not None:
+            return self._clean.response_begun
+        return self._made_h11 is not None and self._made_h11.our_state not in (h11.IDLE, h11.SEND_RESPONSE)
 
     def switch_protocols(self, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
         """Return the bytes of the 101 that ends the HTTP phase (RFC 9110 §15.2.2)."""
-        return self._send(h11.InformationalResponse(status_code=101, reason=_reason(101), headers=list(headers)))
+        if self._clean is not None and (head := self._clean.switch_protocols(headers)) is not None:
+            return head
+        return self._send(h11.InformationalResponse(status_code=101, reason=reason_phrase(101), headers=list(headers)))
 
     def _send(self, event: h11.Event) -> bytes:
         pieces = self._h11.send_with_data_passthrough(event)
@@ -368,17 +426,19 @@ class HttpPhase:
     @property
     def awaits_continue(self) -> bool:
         """Whether the client waits for a 100 before it sends its body (RFC 9110 §10.1.1)."""
-        return self._h11.they_are_waiting_for_100_continue
+        return self._clean is None and self._h11.they_are_waiting_for_100_continue
 
     @property
     def can_continue(self) -> bool:
         """Whether the connection may be kept for another request, now that this one is answered."""
+        if self._clean is not None:
+            return self._clean.can_continue
         return self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
 
     def start_next_request(self) -> None:
         """Prepare for the next request on this connection. A part of it may have been received already."""
-        trailing, ended = self._h11.trailing_data
-        self._h11 = self._new_h11()
+        trailing, ended = self.trailing_data
+        self._clean = self._made_h11 = None
         self._answer_has_body = True
         self.response_status = None
         self._chunks = None
@@ -395,6 +455,8 @@ class HttpPhase:
     @property
     def trailing_data(self) -> tuple[bytes, bool]:
         """The bytes after the last request, and whether the stream ended after them."""
+        if self._clean is not None:
+            return bytes(self._clean.trailing), self._clean.has_ended
         return self._h11.trailing_data
 
 
@@ -403,13 +465,6 @@ def _has_form(request: Request) -> bool:
     if request.target == "*":
         return request.method == "OPTIONS"
     return request.path is not None and "#" not in request.target
-
-
-def _reason(status: int) -> bytes:
-    try:
-        return HTTPStatus(status).phrase.encode()
-    except ValueError:
-        return b""  # RFC 9112 §4 lets it be empty
 
 
 def _bad_request(code: str, sentence: str) -> Refusal:

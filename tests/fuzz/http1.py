@@ -33,10 +33,11 @@ def check(data: bytes) -> None:
 
 
 def check_server(chunks: list[bytes], *, ends: bool = False) -> None:
-    """Requests, a refusal, or the wish for more: whatever comes, within bounds, and the same however it was cut."""
+    """Requests, a refusal, or the wish for more: whatever comes, and the same in both lanes and in any cut."""
     whole = b"".join(chunks)
     end = [b""] * ends
     in_chunks, at_once = serve([*chunks, *end]), serve([*[whole] * bool(whole), *end])
+    assert at_once == serve([*[whole] * bool(whole), *end], fast_lane=False)
     if len(whole) > LIMITS.max_target_bytes:
         # Bytes after a malformed line in the same chunk count for its size, so that it may be a 414 or 431.
         in_chunks, at_once = _without_code(in_chunks), _without_code(at_once)
@@ -47,9 +48,9 @@ def _without_code(events: list[Any]) -> list[Any]:
     return ["refused" if isinstance(each, str) else each for each in events]
 
 
-def serve(chunks: list[bytes]) -> list[Any]:
+def serve(chunks: list[bytes], *, fast_lane: bool = True) -> list[Any]:
     """Take requests off a connection, and answer each, as a server does; return what there was."""
-    phase = HttpPhase(LIMITS)
+    phase = HttpPhase(LIMITS, fast_lane=fast_lane)
     events: list[Any] = []
     for chunk in chunks:
         phase.receive_data(chunk)

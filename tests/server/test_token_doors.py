@@ -164,34 +164,37 @@ async def flood_head(stream: trio.SocketStream, head: bytes) -> None:  # noqa: A
     await stream.send_all(b"HTTP/1.1 200 OK\r\n" + b"X: x\r\n" * 1_000_000 + b"\r\n")
 
 
+NO_DECISIONS: dict[str, tuple[str, list[Any]]] = {  # by the reason: the time for an answer, and what comes instead
+    "no whole answer came within 1 s": ("1", [hang, drip]),
+    "it answered with 500": ("9", [flood]),
+    "over our limit of 16384 bytes": ("9", [flood_head]),
+    "it answered with 302": ("9", [answer(302, "Location: /elsewhere")]),
+    "is not HTTP: it begins with 'garbage": ("9", [b"garbage\r\n\r\n"]),
+    "Rawws-Expires is 'soon'": ("9", [answer(200, "Rawws-Expires: soon")]),
+}
+
+
+@pytest.mark.parametrize("timeout_s", ["1", "9"])
 async def test_without_a_decision_nobody_gets_in_and_others_are_served(
-    start_program: StartProgram, nursery: trio.Nursery
+    start_program: StartProgram, nursery: trio.Nursery, timeout_s: str
 ) -> None:
     backend = await Backend(answer(200, "Rawws-User: alice")).start(nursery)
-    program = start_program("--auth-url", backend.url, "--auth-timeout", "0.3", "--hello", "")
+    program = start_program("--auth-url", backend.url, "--auth-timeout", timeout_s, "--hello", "")
     early = await (await program.connect()).open(ROOM)
-    replies: dict[str, Any] = {
-        "no whole answer came within 0.3 s": [hang, drip],
-        "it answered with 500": [flood],
-        "over our limit of 16384 bytes": [flood_head],
-        "it answered with 302": [answer(302, "Location: /elsewhere")],
-        "is not HTTP: it begins with 'garbage": [b"garbage\r\n\r\n"],
-        "Rawws-Expires is 'soon'": [answer(200, "Rawws-Expires: soon")],
-    }
-    for reason, kinds in replies.items():
-        for reply in kinds:
-            backend.reply = reply
-            refused = []
-            for request in (upgrade(ROOM), post(), get(ROOM, EVENTS)):
-                client = await program.connect()
-                await client.send(request)
-                refused.append(client)
-            await early.send(text("still here"))  # meanwhile, others are served
-            assert (await early.frame()).payload == b"still here"
-            for client in refused:
-                answered = await client.answer()
-                assert (answered.status, answered.headers["retry-after"]) == (503, "1"), reason
-                assert reason in answered.body.decode(), reason  # a client on this machine gets the reason
+    replies = [(why, reply) for why, (each_s, kinds) in NO_DECISIONS.items() if each_s == timeout_s for reply in kinds]
+    for reason, reply in replies:
+        backend.reply = reply
+        refused = []
+        for request in (upgrade(ROOM), post(), get(ROOM, EVENTS)):
+            client = await program.connect()
+            await client.send(request)
+            refused.append(client)
+        await early.send(text("still here"))  # meanwhile, others are served
+        assert (await early.frame()).payload == b"still here"
+        for client in refused:
+            answered = await client.answer()
+            assert (answered.status, answered.headers["retry-after"]) == (503, "1"), reason
+            assert reason in answered.body.decode(), reason  # a client on this machine gets the reason
     backend.kill()
     answered = await ask(program, upgrade(ROOM))
     assert answered.status == 503

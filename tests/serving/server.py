@@ -116,9 +116,10 @@ def make_server(
         limits=replace(limits, max_body_bytes=app.max_body_bytes(limits)),
         origins=origins or Origins(),
         compression=compression,
+        fast_lane=fast_lane,
         process_response=process_response,
     )
-    return Server(listeners, hub, config, tls=tls, fast_lane=fast_lane), hub
+    return Server(listeners, hub, config, tls=tls), hub
 
 
 class RunningHub:

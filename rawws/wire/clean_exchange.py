@@ -1,0 +1,185 @@
+"""The fast lane of HTTP/1.1: requests whose head is beyond doubt, and the responses to them, without h11.
+
+h11 is the one judge of what a head means. A head is clean if it is complete, is a GET or HEAD of HTTP/1.1 without a
+body, has a path as its target, lines of printable ASCII that end with CR LF, and one valid Host. There are no two
+readings of such a head, so its lines are split here. Every other head goes to h11, and so does a request with a clean
+head whose response isn't plain: one without a Content-Length, one that closes the connection, or one with a field that
+h11 has an opinion about. A test holds both lanes to the same events, bytes and errors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from enum import Enum, auto
+from functools import lru_cache
+from http import HTTPStatus
+
+import h11
+
+from rawws.limits import Limits
+from rawws.wire.messages import Headers, Request
+
+# RFC 9110 §7.2: a host with an optional port, after RFC 3986 §3.2.2 without user information.
+HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+# What the method, two spaces, the version and the CR take of a request line besides its target (RFC 9112 §3).
+LINE_BYTES = 32
+
+_TOKEN = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
+_HEAD = re.compile(rb'(GET|HEAD) (/[!"$-~]*) HTTP/1\.1\r\n((?:' + _TOKEN + rb":[\t -~]*\r\n)*)\r\n")
+# Fields that say how the message ends, or that want an answer before it does.
+_ABOUT_FRAMING = ("content-length", "transfer-encoding", "expect")
+
+_NAME = re.compile(_TOKEN)
+_VALUE = re.compile(rb"(?:[!-~]+(?:[ \t]+[!-~]+)*)?")
+_LENGTH = re.compile(rb"[0-9]{1,15}")
+# Fields of a response that change what comes after it, or that h11 puts elsewhere.
+_JUDGED_BY_H11 = frozenset({b"connection", b"host", b"transfer-encoding", b"upgrade"})
+
+
+class _Sent(Enum):
+    """How much of the response was sent."""
+
+    NOTHING = auto()
+    HEAD = auto()
+    ALL = auto()
+    SWITCHED = auto()  # the 101
+    FAILED = auto()  # a body that isn't as long as it was announced
+
+
+class CleanExchange:
+    """A request with a clean head, its response, and the bytes that came after the request."""
+
+    __slots__ = ("_is_head", "_left", "_sent", "_wants_upgrade", "end_was_told", "has_ended", "request", "trailing")
+
+    def __init__(self, request: Request, trailing: bytes | bytearray) -> None:
+        self.request = request
+        self.trailing = bytearray(trailing)
+        self.has_ended = False  # the peer's stream, after the trailing bytes
+        self.end_was_told = False  # the end of the request's body, which is empty
+        self._is_head = request.method == "HEAD"
+        self._wants_upgrade = "Upgrade" in request.headers
+        self._sent = _Sent.NOTHING
+        self._left = 0  # bytes of the response's body that are still to be sent
+
+    def receive_data(self, data: bytes) -> None:
+        """Take in bytes after the request; empty at the end of the stream."""
+        self.trailing += data
+        self.has_ended |= not data
+
+    @property
+    def response_begun(self) -> bool:
+        return self._sent is not _Sent.NOTHING
+
+    @property
+    def can_continue(self) -> bool:
+        """Whether the connection may be kept for another request."""
+        return self._sent is _Sent.ALL
+
+    # Output. What a method returns None for has to be done by h11.
+
+    def begin_response(self, status: int, fields: Sequence[tuple[bytes, bytes]]) -> bytes | None:
+        """Return the head of a response whose length is known, or None."""
+        if self._sent is not _Sent.NOTHING or status < 200 or status in (204, 304):
+            return None
+        lines = [_status_line(status)]
+        length: bytes | None = None
+        for name, value in fields:
+            lower = _lower(name)
+            if lower is None or lower in _JUDGED_BY_H11 or not _VALUE.fullmatch(value):
+                return None
+            if lower == b"content-length":
+                if length is not None or not _LENGTH.fullmatch(value):
+                    return None
+                length = value
+            lines.append(b"%b: %b\r\n" % (name, value))
+        if length is None:
+            return None
+        self._left = 0 if self._is_head else int(length)
+        self._sent = _Sent.HEAD
+        lines.append(b"\r\n")
+        return b"".join(lines)
+
+    def send_body(self, data: bytes) -> bytes:
+        """Return a piece of the body as it goes on the wire. Raises `h11.LocalProtocolError` if it is too much."""
+        self._left -= len(data)
+        if self._left < 0:
+            self._fail("Too much data for declared Content-Length")
+        return data
+
+    def end_response(self) -> bytes:
+        """End the response. Raises `h11.LocalProtocolError` for less body than was announced."""
+        if self._left:
+            self._fail("Too little data for declared Content-Length")
+        self._sent = _Sent.ALL
+        return b""
+
+    def _fail(self, reason: str) -> None:
+        self._sent = _Sent.FAILED
+        raise h11.LocalProtocolError(reason)
+
+    def switch_protocols(self, fields: Sequence[tuple[bytes, bytes]]) -> bytes | None:
+        """Return the 101 that ends the HTTP phase (RFC 9110 §15.2.2), or None."""
+        if self._sent is not _Sent.NOTHING or not self._wants_upgrade:
+            return None
+        lines = [_status_line(101)]
+        for name, value in fields:
+            lower = _lower(name)
+            if lower is None or lower in (b"content-length", b"transfer-encoding", b"host"):
+                return None
+            if not _VALUE.fullmatch(value):
+                return None
+            lines.append(b"%b: %b\r\n" % (name, value))
+        self._sent = _Sent.SWITCHED
+        lines.append(b"\r\n")
+        return b"".join(lines)
+
+
+def read_clean(received: bytearray, limits: Limits, room: int) -> CleanExchange | None:
+    """Return the exchange that the received bytes begin with; None if its head is not complete, or not clean.
+
+    ``room`` is the number of bytes that the head may have.
+    """
+    match = _HEAD.match(received)
+    if match is None or match.end() > room or match.end(2) + len(b" HTTP/1.1\r") > limits.max_target_bytes + LINE_BYTES:
+        return None
+    lines = match[3].decode("ascii").split("\r\n")
+    lines.pop()  # after the last line's end
+    fields = []
+    for line in lines:
+        name, _, value = line.partition(":")
+        fields.append((name, value.strip(" \t")))
+    headers = Headers(fields)
+    if len(fields) > limits.max_headers or not _is_clean(headers):
+        return None
+    method, target = match[1].decode("ascii"), match[2].decode("ascii")
+    request = Request(method, target, "1.1", headers, match[0])
+    return CleanExchange(request, received[match.end() :])
+
+
+def _is_clean(headers: Headers) -> bool:
+    hosts = headers.get_all("Host")
+    if len(hosts) != 1 or not HOST.fullmatch(hosts[0]) or any(name in headers for name in _ABOUT_FRAMING):
+        return False
+    if "Connection" in headers and "close" in headers.tokens("Connection"):
+        return False
+    return "Upgrade" not in headers or bool(headers.tokens("Upgrade"))
+
+
+@lru_cache(maxsize=256)
+def _lower(name: bytes) -> bytes | None:
+    """Return the name of a field in lower case, or None if it can't be one. The names are our own program's."""
+    return name.lower() if _NAME.fullmatch(name) else None
+
+
+@lru_cache(maxsize=256)
+def _status_line(status: int) -> bytes:
+    return b"HTTP/1.1 %d %b\r\n" % (status, reason_phrase(status))
+
+
+def reason_phrase(status: int) -> bytes:
+    """Return the phrase that goes with a status; empty where there is none, which RFC 9112 §4 allows."""
+    try:
+        return HTTPStatus(status).phrase.encode()
+    except ValueError:
+        return b""
