@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 import logging
 import math
-import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,10 +13,11 @@ import trio
 
 from rawws import logs
 from rawws.access.grant import Admitted
+from rawws.access.shared_token import SharedToken
 from rawws.broadcast.outbox import Outgoing
 from rawws.broadcast.stream_entries import format_stream_id
 from rawws.broadcast.token_bucket import TokenBucket
-from rawws.errors import RETRY_SOON, Refusal, UsageError
+from rawws.errors import RETRY_SOON, Refusal
 from rawws.hub.doors import Door
 from rawws.hub.hub import Hub
 from rawws.hub.room import Room, state_of
@@ -39,7 +38,6 @@ MAX_KEY_CHARACTERS = 255
 
 # The Content-Type of ``curl -d``, whatever the text is.
 _FORM = "application/x-www-form-urlencoded"
-_TOKEN = re.compile("[!-~]+")  # the characters that can follow Bearer; spaces around them are ignored
 _HOW_TO_OPEN = "to open it, start the server with --publish-token"
 _REUSED = Refusal(422, "idempotency_key_reused", "This Idempotency-Key was used before, for another message.")
 
@@ -56,24 +54,13 @@ class PublishPolicy:
     If the server has a source of grants, that decides, and the token is one of an operator who may publish anywhere.
     """
 
-    token: str | None = None
+    token: SharedToken | None = None
     is_local: bool = False
     origins: Origins = field(default_factory=Origins)
 
-    def __post_init__(self) -> None:
-        """Raises `UsageError` for a token that can't be sent, or is empty. The error doesn't repeat the secret."""
-        if self.token is not None and not _TOKEN.fullmatch(self.token):
-            raise UsageError(
-                f"the publish token is {'not printable ASCII without spaces' if self.token else 'empty'}; "
-                "give one such as 'openssl rand -hex 16' makes"
-            )
-
     def is_operator(self, request: Request) -> bool:
         """Return whether a request has the token."""
-        scheme, _, given = (request.headers.get("Authorization") or "").partition(" ")
-        if self.token is None or scheme.lower() != "bearer":
-            return False
-        return hmac.compare_digest(given.strip().encode(), self.token.encode())
+        return self.token is not None and self.token.is_in(request)
 
     def refuse_writing(self, request: Request, *, has_grants: bool = False) -> Refusal | None:
         """Return why a request may not publish, whoever sends it; None if it may.

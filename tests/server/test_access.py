@@ -332,8 +332,8 @@ async def test_rules_are_read_anew_at_a_signal(start_program: StartProgram, tmp_
     assert [await status(READER), await status("new-1")] == [200, 401]
     path.write_text(f"{good}\neverybody /room/* read\n")
     program.signal(signal.SIGHUP)
-    line = program.wait_for_line("the rules from before stay in force")
-    assert "access.txt, line 10: a line begins with 'anonymous', 'token NAME' or '#'" in line
+    line = program.wait_for_line("the file's earlier content stays in force")
+    assert "access.txt: line 10: a line begins with 'anonymous', 'token NAME' or '#'" in line
     assert [await status(READER), await status("new-1")] == [200, 401]
     path.write_text(good.replace(hash_of(READER), hash_of("new-1")), encoding="utf-8-sig", newline="\r\n")
     for _ in range(3):  # more than one would end a program that took it for a signal to end
@@ -342,7 +342,7 @@ async def test_rules_are_read_anew_at_a_signal(start_program: StartProgram, tmp_
     assert [await status(READER), await status("new-1")] == [401, 200]
     path.unlink()
     program.signal(signal.SIGHUP)
-    assert "can't be read: No such file" in program.wait_for_line("stay in force")
+    assert "can't be read: No such file" in program.wait_for_line("stays in force")
     program.signal(signal.SIGTERM)
     assert await trio.to_thread.run_sync(program.wait) == 0
 

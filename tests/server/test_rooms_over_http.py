@@ -19,6 +19,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import rawws
+from rawws.access.shared_token import SharedToken
 from rawws.errors import Refusal, UsageError
 from rawws.hub.room import state_of
 from rawws.relay.settings import RoomSettings
@@ -437,11 +438,11 @@ async def test_exclude_sender_holds_for_several_senders_in_one_turn(start_hub: S
         (PublishPolicy(is_local=True), ["Via: 1.1 proxy"], 403),
         (PublishPolicy(is_local=True), ["X-Forwarded-For: 203.0.113.5"], 403),
         (PublishPolicy(is_local=False), [], 403),
-        (PublishPolicy("secret"), [], 401),
-        (PublishPolicy("secret"), ["Authorization: Bearer secrets"], 401),
-        (PublishPolicy("secret"), ["Authorization: Basic secret"], 401),
-        (PublishPolicy("secret"), ["Authorization: Bearer secret"], 202),
-        (PublishPolicy("secret", is_local=True), [], 401),
+        (PublishPolicy(SharedToken("secret")), [], 401),
+        (PublishPolicy(SharedToken("secret")), ["Authorization: Bearer secrets"], 401),
+        (PublishPolicy(SharedToken("secret")), ["Authorization: Basic secret"], 401),
+        (PublishPolicy(SharedToken("secret")), ["Authorization: Bearer secret"], 202),
+        (PublishPolicy(SharedToken("secret"), is_local=True), [], 401),
         (PublishPolicy(is_local=True, origins=Origins(["https://app.example"])), ["Origin: https://app.example"], 202),
     ],
 )
@@ -526,7 +527,7 @@ def test_a_refusal_to_publish_has_a_reason_for_the_client_and_a_hint_for_the_ope
 
 @pytest.mark.parametrize("token", ["", " ", "secret ", "se cret", "secret\n", "žluť"])
 def test_a_token_that_all_or_no_clients_could_send_is_rejected(token: str) -> None:
-    with pytest.raises(UsageError, match="the publish token is "):
+    with pytest.raises(UsageError, match="the token is "):
         rawws.rooms(rawws.Hub(), publish_token=token)
 
 
@@ -627,7 +628,7 @@ async def test_9110_9_3_7_options_lists_a_rooms_methods(nursery: trio.Nursery, l
 
 
 async def test_a_preflight_of_an_allowed_page_is_answered(nursery: trio.Nursery) -> None:
-    policy = PublishPolicy("secret", origins=Origins(["https://app.example"]))
+    policy = PublishPolicy(SharedToken("secret"), origins=Origins(["https://app.example"]))
     async with rooms(nursery, policy=policy) as running:
         asks = ("Origin: https://app.example", "Access-Control-Request-Method: POST")
         answer = await running.ask(get("/room", *asks, method="OPTIONS"))
