@@ -6,8 +6,10 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
+import trio
 
-from rawws.access.grant import Action
+from rawws.access.access_file import LINES_AT_ONCE, MAX_LINES
+from rawws.access.grant import Action, Grant
 from rawws.cli.access import MAX_FILE_BYTES, AccessRules, combine, read_publish_token, read_rules
 from rawws.cli.files import RereadFiles
 from rawws.errors import UsageError
@@ -50,6 +52,30 @@ def test_the_size_of_a_file_is_bounded(tmp_path: Path) -> None:
     path.write_bytes(b"#" * (MAX_FILE_BYTES + 1))
     with pytest.raises(UsageError, match="has over 4194304 bytes"):
         AccessRules(str(path))
+
+
+async def test_others_run_while_many_rules_are_read_anew_and_then_all_hold_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "access"
+    path.write_text("anonymous /before read")
+    rules = AccessRules(str(path))
+    path.write_text("\n".join(f"anonymous /room/{number} read" for number in range(MAX_LINES)))
+    rooms = ("/before", "/room/0", f"/room/{MAX_LINES - 1}")
+    seen: list[list[bool]] = []
+
+    async def look() -> None:
+        while True:
+            grant = await rules.grant(request_for(), "/x", Action.READ)
+            assert isinstance(grant, Grant)
+            seen.append([grant.allowed(room) == Action.READ for room in rooms])
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(look)
+        await rules.reload()
+        nursery.cancel_scope.cancel()
+    before, after = [True, False, False], [False, True, True]
+    assert seen.count(before) > MAX_LINES // LINES_AT_ONCE
+    assert seen == [before] * seen.count(before) + [after] * seen.count(after)
 
 
 async def test_without_sources_nobody_is_asked(tmp_path: Path) -> None:
