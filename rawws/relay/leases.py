@@ -15,10 +15,11 @@ import trio
 
 from rawws.relay.peer import Peer
 
-# At most this many connections end at a time, and then others are served: ten thousand take two seconds. To close one
-# costs some 60 µs (a guess), which makes 3 ms in a row.
-ENDS_AT_ONCE = 50
-PAUSE_S = 0.01
+# At most this many connections end at a time, and then others are served: ten thousand take three to four seconds. An
+# end costs 25 µs, and 100 more when the client answers (measured). With fifty in a row, the answers of all of them came
+# together, and a message of others waited for 6 ms longer: see ``python -m benchmarks expiry``.
+ENDS_AT_ONCE = 10
+PAUSE_S = 0.002
 
 # Ended connections are only removed when there are more than twice as many leases as peers, and this many besides.
 _SPARE = 64
