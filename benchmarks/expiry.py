@@ -172,7 +172,7 @@ class Crowd:
 
 @dataclass(frozen=True)
 class Found:
-    """What was seen: all messages to the others, and when the crowd was closed, in Unix seconds."""
+    """The result: all messages to the others, and when the crowd was closed, in Unix seconds."""
 
     peers: int
     messages: list[Message]

@@ -122,11 +122,15 @@ def refuse(grant: Grant, room: str, action: Action, now: float) -> Refusal | Non
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A client that a door has let in: what it may do there, its user, and the end of that by the caller's clock."""
+    """A client that a door has let in: what it may do there, its user, and the end of that by the caller's clock.
+
+    ``may_read`` says whether it could read in the room too, whatever it is here for.
+    """
 
     action: Action
     user: object = None
     ends_at: float = math.inf
+    may_read: bool = True
 
 
 def let_in(action: Action) -> Admitted:
@@ -136,6 +140,7 @@ def let_in(action: Action) -> Admitted:
 
 _UNASKED = tuple(Admitted(Action(value)) for value in range(len(_WORDS)))
 ANYBODY = let_in(Action.READ | Action.WRITE)
+NO_READER = Admitted(Action.WRITE, may_read=False)
 
 EXPIRED = Refusal(401, "expired", "The right to use this room has expired; log in again.", _ASK_AGAIN)
 NOBODY = Refusal(

@@ -8,6 +8,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import trio
 
@@ -119,6 +120,31 @@ class PublishPolicy:
         return [("Access-Control-Allow-Origin", origin), ("Vary", "Origin")]
 
 
+class _Post(NamedTuple):
+    """A request to publish, whose sender is admitted, and its message."""
+
+    exchange: Exchange
+    path: str
+    admitted: Admitted
+    opcode: Opcode
+    body: bytes
+
+    @property
+    def digest(self) -> str:
+        """A digest of the message, by which another one with the same Idempotency-Key is recognized."""
+        return hashlib.sha256(bytes((self.opcode,)) + self.body).hexdigest()
+
+    def accept(self, given: str | None, peers: int) -> Response:
+        """Return the answer with the message's id. Only a reader of the room learns how many peers are there."""
+        sentence = f"published {given or 'a message'} in room {self.path} (peers: {peers})"
+        logs.line(logs.hub, logging.DEBUG, self.exchange.number, STATE, sentence)
+        return self.answer(given, peers)
+
+    def answer(self, given: str | None, peers: int) -> Response:
+        answered: dict[str, object] = {"id": given}
+        return answer_json(answered | {"peers": peers} if self.admitted.may_read else answered, 202)
+
+
 class HttpPublisher:
     """Publishes the bodies of POST requests in a hub's rooms."""
 
@@ -136,24 +162,19 @@ class HttpPublisher:
 
     async def publish(self, exchange: Exchange, path: str) -> Response | Refusal:
         """Publish the body of a request in the room of its path, and return the answer."""
-        request = exchange.request
-        refused: Response | Refusal | None
-        refused = self._policy.refuse_writing(request, has_grants=exchange.has_grants) or _refuse_key(request)
-        if refused is None:
-            is_operator = self._policy.is_operator(request)
-            admitted = await exchange.authorize(self._hub.action(Door.POST, path), is_operator=is_operator)
-            refused = self._refuse_rate(exchange) if isinstance(admitted, Admitted) else admitted
-        if refused is not None:
+        admitted = await self._admit(exchange, path)
+        if not isinstance(admitted, Admitted):
             await exchange.discard_body()
-            return refused
+            return admitted
         most = self.max_message_bytes(exchange.limits)
         sentence = f"A message is over the server's limit of {most} bytes (--max-size)."
         body = await exchange.read_body(most, Refusal(413, "message_too_large", sentence))
-        opcode = _opcode_of(request, body)
+        opcode = _opcode_of(exchange.request, body)
         if isinstance(opcode, Refusal):
             return opcode
+        post = _Post(exchange, path, admitted, opcode, body)
         if self._hub.backplane is not None:
-            return await self._publish_through(self._hub.backplane.of(path), path, exchange, opcode, body)
+            return await self._publish_through(self._hub.backplane.of(path), post)
         if refusal := self._hub.refuse_room(path):
             return refusal
         room = self._hub.room(path)
@@ -164,28 +185,37 @@ class HttpPublisher:
                 "Publishers in this room are held back: a peer reads too slowly, or much is left to encode. Try again."
             )
             return Refusal(503, "held_back", message, RETRY_SOON)
-        return self._publish_in(room, exchange, opcode, body)
+        return self._publish_in(room, post)
 
-    async def _publish_through(
-        self, backplane: Backplane[RoomState], path: str, exchange: Exchange, opcode: Opcode, body: bytes
-    ) -> Response | Refusal:
+    async def _admit(self, exchange: Exchange, path: str) -> Admitted | Response | Refusal:
+        """Return the admission of a request's sender, or the answer that refuses it."""
+        request = exchange.request
+        if refusal := self._policy.refuse_writing(request, has_grants=exchange.has_grants) or _refuse_key(request):
+            return refusal
+        is_operator = self._policy.is_operator(request)
+        admitted = await exchange.authorize(self._hub.action(Door.POST, path), is_operator=is_operator)
+        if isinstance(admitted, Admitted) and (refusal := self._refuse_rate(exchange)):
+            return refusal
+        return admitted
+
+    async def _publish_through(self, backplane: Backplane[RoomState], post: _Post) -> Response | Refusal:
         """Publish on all nodes, and return the answer when the backplane has the message."""
         if backplane.is_away or backplane.is_full:
             return AWAY
-        if refusal := self._hub.refuse_settings(path):
+        if refusal := self._hub.refuse_settings(post.path):
             return refusal
-        headers = exchange.request.headers
+        headers = post.exchange.request.headers
         once = headers.get("Idempotency-Key") or ""
         done = trio.Event()
-        shared = self._hub.registry.get(path)
+        shared = self._hub.registry.get(post.path)
         message = Outgoing(
             shared.path,  # one object for all waiting messages
-            opcode,
-            body,
+            post.opcode,
+            post.body,
             shared.settings.history,
             key=headers.get("Rawws-Key"),
             once=once,
-            digest=_digest(opcode, body) if once else "",
+            digest=post.digest if once else "",
             on_done=done.set,
         )
         backplane.publish(message)
@@ -202,9 +232,9 @@ class HttpPublisher:
             return Refusal(503, "backplane_unsure", sentence, RETRY_SOON)
         if message.is_reused:
             return _REUSED
-        room = self._hub.registry.in_use.get(path)
+        room = self._hub.registry.in_use.get(post.path)
         given = None if message.id is None else format_stream_id(message.id)
-        return _accept(exchange, path, given, 0 if room is None else len(room))
+        return post.accept(given, 0 if room is None else len(room))
 
     def _refuse_rate(self, exchange: Exchange) -> Refusal | None:
         """Return why this client may not publish just now; None if it may."""
@@ -224,31 +254,21 @@ class HttpPublisher:
         sentence = f"One client may send {self._rate:g} messages a second (--rate)."
         return Refusal(429, "rate", sentence, ((b"Retry-After", str(math.ceil(wait_s)).encode("ascii")),))
 
-    def _publish_in(self, room: Room, exchange: Exchange, opcode: Opcode, body: bytes) -> Response | Refusal:
-        request = exchange.request
-        key = request.headers.get("Idempotency-Key")
-        digest = "" if key is None else _digest(opcode, body)
+    def _publish_in(self, room: Room, post: _Post) -> Response | Refusal:
+        headers = post.exchange.request.headers
+        key = headers.get("Idempotency-Key")
+        digest = "" if key is None else post.digest
         state = state_of(room)
         if key is not None and (repeat := state.find_idempotent(key)) is not None:
             if repeat.digest != digest:
                 return _REUSED
-            return answer_json({"id": state.log.label(repeat.number), "peers": len(room)}, 202)
+            return post.answer(state.log.label(repeat.number), len(room))
         peers = len(room)
-        named = request.headers.get("Rawws-Key") if state.policy.uses_keys else None
-        room.publish(body, text=opcode is Opcode.TEXT, key=named)
+        named = headers.get("Rawws-Key") if state.policy.uses_keys else None
+        room.publish(post.body, text=post.opcode is Opcode.TEXT, key=named)
         if key is not None:
             state.remember_idempotency_key(key, digest)
-        return _accept(exchange, room.path, room.last_id, peers)
-
-
-def _accept(exchange: Exchange, path: str, given: str | None, peers: int) -> Response:
-    sentence = f"published {given or 'a message'} in room {path} (peers: {peers})"
-    logs.line(logs.hub, logging.DEBUG, exchange.number, STATE, sentence)
-    return answer_json({"id": given, "peers": peers}, 202)
-
-
-def _digest(opcode: Opcode, body: bytes) -> str:
-    return hashlib.sha256(bytes((opcode,)) + body).hexdigest()
+        return post.accept(room.last_id, peers)
 
 
 def _refuse_key(request: Request) -> Refusal | None:

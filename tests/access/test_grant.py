@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from rawws.access.grant import ANYBODY, EXPIRED, MAX_INFO_BYTES, Action, Admitted, Grant, decide, let_in, refuse
+from rawws.access.grant import (
+    ANYBODY,
+    EXPIRED,
+    MAX_INFO_BYTES,
+    NO_READER,
+    Action,
+    Admitted,
+    Grant,
+    decide,
+    let_in,
+    refuse,
+)
 from rawws.access.patterns import Patterns
 from rawws.errors import UsageError
 
@@ -112,3 +123,9 @@ def test_info_is_at_most_a_kilobyte_of_json() -> None:
 
 def test_a_grant_with_info_can_be_hashed() -> None:
     assert hash(Grant("alice", info={"team": 1})) == hash(Grant("alice"))
+
+
+def test_a_client_may_read_unless_something_says_otherwise() -> None:
+    assert ANYBODY.may_read
+    assert all(let_in(action).may_read for action in (READ, WRITE))
+    assert NO_READER == Admitted(WRITE, may_read=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import signal
 import ssl
 import time
@@ -25,7 +26,7 @@ from rawws.access.source import Sources
 from rawws.errors import UsageError
 from tests.access_table import DENIED, POSTER, READER, TABLE, WAYS, WRITER, Site, try_all
 from tests.room_serving import Reader, post
-from tests.serving.client import Client
+from tests.serving.client import Answer, Client
 from tests.serving.machine import LOOPBACK
 from tests.serving.programs import StartProgram
 from tests.serving.wire import close, get, seen_close, seen_text, text, upgrade
@@ -354,11 +355,15 @@ async def test_the_operator_publishes_anywhere_with_a_token_from_a_file(
     flags = ("--publish-token-file", str(tmp_path / "token"), "--access", str(write_rules(tmp_path)))
     program = start_program(*flags)
 
+    async def ask(*lines: str) -> Answer:
+        return await (await program.connect()).ask(post("/elsewhere", b"hi", *lines))
+
     async def publish(*lines: str) -> int:
-        return (await (await program.connect()).ask(post("/elsewhere", b"hi", *lines))).status
+        return (await ask(*lines)).status
 
     operator = "Authorization: Bearer operator-1"
-    assert await publish(operator) == 202
+    accepted = await ask(operator)
+    assert (accepted.status, list(json.loads(accepted.body))) == (202, ["id"]), "the token is no right to read"
     assert await publish(f"Authorization: Bearer {WRITER}") == 403
     assert await publish() == 401
     assert await publish(operator, "Origin: https://elsewhere.example") == 202, "no browser has the token by itself"
