@@ -13,8 +13,9 @@ from typing import NamedTuple
 import trio
 
 from rawws import logs
-from rawws.access.grant import Admitted
+from rawws.access.grant import Admitted, Grant
 from rawws.access.shared_token import SharedToken
+from rawws.broadcast.idempotency import IdempotencyKey
 from rawws.broadcast.outbox import Outgoing
 from rawws.broadcast.stream_entries import format_stream_id
 from rawws.broadcast.token_bucket import TokenBucket
@@ -128,6 +129,15 @@ class _Post(NamedTuple):
     admitted: Admitted
     opcode: Opcode
     body: bytes
+    is_operator: bool
+
+    @property
+    def once(self) -> IdempotencyKey | None:
+        """Its Idempotency-Key, which belongs to the sender."""
+        text = self.exchange.request.headers.get("Idempotency-Key")
+        if text is None:
+            return None
+        return IdempotencyKey(text, "operator" if self.is_operator else _owner(self.admitted.user))
 
     @property
     def digest(self) -> str:
@@ -172,7 +182,7 @@ class HttpPublisher:
         opcode = _opcode_of(exchange.request, body)
         if isinstance(opcode, Refusal):
             return opcode
-        post = _Post(exchange, path, admitted, opcode, body)
+        post = _Post(exchange, path, admitted, opcode, body, self._policy.is_operator(exchange.request))
         if self._hub.backplane is not None:
             return await self._publish_through(self._hub.backplane.of(path), post)
         if refusal := self._hub.refuse_room(path):
@@ -205,7 +215,7 @@ class HttpPublisher:
         if refusal := self._hub.refuse_settings(post.path):
             return refusal
         headers = post.exchange.request.headers
-        once = headers.get("Idempotency-Key") or ""
+        once = post.once
         done = trio.Event()
         shared = self._hub.registry.get(post.path)
         message = Outgoing(
@@ -256,7 +266,7 @@ class HttpPublisher:
 
     def _publish_in(self, room: Room, post: _Post) -> Response | Refusal:
         headers = post.exchange.request.headers
-        key = headers.get("Idempotency-Key")
+        key = post.once
         digest = "" if key is None else post.digest
         state = state_of(room)
         if key is not None and (repeat := state.find_idempotent(key)) is not None:
@@ -269,6 +279,12 @@ class HttpPublisher:
         if key is not None:
             state.remember_idempotency_key(key, digest)
         return post.accept(room.last_id, peers)
+
+
+def _owner(user: object) -> str:
+    """Return the name by which a user owns its Idempotency-Keys; empty for one whose name isn't known."""
+    name = user.user if isinstance(user, Grant) else user if isinstance(user, str | int) else None
+    return "" if name is None else f"user {name}"
 
 
 def _refuse_key(request: Request) -> Refusal | None:

@@ -128,4 +128,4 @@ def test_a_grant_with_info_can_be_hashed() -> None:
 def test_a_client_may_read_unless_something_says_otherwise() -> None:
     assert ANYBODY.may_read
     assert all(let_in(action).may_read for action in (READ, WRITE))
-    assert NO_READER == Admitted(WRITE, may_read=False)
+    assert (NO_READER.action, NO_READER.may_read) == (WRITE, False)

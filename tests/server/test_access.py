@@ -366,6 +366,11 @@ async def test_the_operator_publishes_anywhere_with_a_token_from_a_file(
     assert (accepted.status, list(json.loads(accepted.body))) == (202, ["id"]), "the token is no right to read"
     assert await publish(f"Authorization: Bearer {WRITER}") == 403
     assert await publish() == 401
+    keyed = post("/room/x", b"hi", "Idempotency-Key: k", operator)
+    ids = [json.loads((await (await program.connect()).ask(request)).body)["id"] for request in (keyed, keyed)]
+    by_another = post("/room/x", b"hi", "Idempotency-Key: k", f"Authorization: Bearer {WRITER}")
+    ids.append(json.loads((await (await program.connect()).ask(by_another)).body)["id"])
+    assert ids[0] == ids[1] != ids[2], "the key of another is another one"
     assert await publish(operator, "Origin: https://elsewhere.example") == 202, "no browser has the token by itself"
     assert await publish(f"Authorization: Bearer {WRITER}", "Origin: https://elsewhere.example") == 403
     assert not any("every WebSocket publishes" in line for line in program.lines)

@@ -20,6 +20,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import rawws
 from rawws.access.shared_token import SharedToken
+from rawws.broadcast.idempotency import IdempotencyKey
 from rawws.errors import Refusal, UsageError
 from rawws.hub.room import state_of
 from rawws.relay.settings import RoomSettings
@@ -340,17 +341,37 @@ async def test_a_retry_is_safe(nursery: trio.Nursery, history: int, is_read: boo
             assert await reader.data(5) == ["pay", "0", "1", "2", "pay"]
 
 
+async def test_a_key_belongs_to_its_user(nursery: trio.Nursery) -> None:
+    users = {"alice": rawws.User("alice", read=["*"], write=["*"]), "bob": "bob", "7": 7, "no name": object()}
+
+    def authenticate(request: Request) -> object:
+        return users.get(request.headers.get("Cookie") or "")
+
+    async with rooms(nursery, authenticate=authenticate) as running:
+
+        async def publish(cookie: str, body: str = "pay") -> str:
+            published = await running.publish("/", body, "Idempotency-Key: k", *([f"Cookie: {cookie}"] * bool(cookie)))
+            return str(published["id"])
+
+        ids = {user: await publish(user) for user in ("", "alice", "bob", "7", "no name")}
+        assert ids == {user: await publish(user) for user in ids}, "a retry is safe for each of them"
+        assert ids[""] == ids["no name"], "they have no name, and so the same key"
+        assert len(set(ids.values())) == 4
+        refused = await running.ask(post("/", b"pay more", "Idempotency-Key: k", "Cookie: alice"))
+        assert refused.status == 422
+
+
 async def test_a_room_is_kept_for_its_keys_until_they_are_old(autojump_clock: MockClock) -> None:  # noqa: ARG001
     hub = rawws.Hub()
     room = hub.room("/")
     room.publish("pay")
-    state_of(room).remember_idempotency_key("k", "digest")
+    state_of(room).remember_idempotency_key(IdempotencyKey("k"), "digest")
     await trio.sleep(590)
     assert hub.rooms == {"/": room}
-    assert state_of(room).find_idempotent("k") is not None
+    assert state_of(room).find_idempotent(IdempotencyKey("k")) is not None
     await trio.sleep(15)
     assert hub.rooms == {}
-    assert state_of(room).find_idempotent("k") is None
+    assert state_of(room).find_idempotent(IdempotencyKey("k")) is None
 
 
 async def test_a_history_ends_with_its_age(nursery: trio.Nursery) -> None:
