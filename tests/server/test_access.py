@@ -373,4 +373,4 @@ async def test_the_operator_publishes_anywhere_with_a_token_from_a_file(
     assert ids[0] == ids[1] != ids[2], "the key of another is another one"
     assert await publish(operator, "Origin: https://elsewhere.example") == 202, "no browser has the token by itself"
     assert await publish(f"Authorization: Bearer {WRITER}", "Origin: https://elsewhere.example") == 403
-    assert not any("every WebSocket publishes" in line for line in program.lines)
+    assert not any("each WebSocket publishes" in line for line in program.lines)

@@ -553,8 +553,8 @@ def test_a_token_that_all_or_no_clients_could_send_is_rejected(token: str) -> No
 
 
 OPEN_TO_WEBSOCKETS = (
-    "the publish token is asked of POSTs only, and every WebSocket publishes in its room without it; add --read-only, "
-    "or Hub(read_only=True), to publish by POST alone"
+    "only a POST needs the publish token: each WebSocket publishes in its room without it; to close that, "
+    "add --read-only, or Hub(read_only=True)"
 )
 
 
