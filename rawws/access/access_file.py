@@ -22,7 +22,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from rawws.access.credentials import find_token
@@ -78,22 +79,26 @@ class _Rooms:
 class AccessFile:
     """The tokens and rules of a file, as a source of grants."""
 
-    def __init__(self, text: str = "") -> None:
-        """Raises `UsageError` for a line that can't be read, and names its number. The error repeats no token."""
+    def __init__(self, text: str = "", in_force: Callable[[], AccessFile] | None = None) -> None:
+        """``in_force`` returns the file that takes the place of this one, if it may be replaced.
+
+        Raises `UsageError` for a line that can't be read, and names its number. The error repeats no token.
+        """
+        self._in_force = in_force
         self._names: dict[bytes, tuple[bytes, str]] = {}  # the hashes of tokens, and what they are declared with
         self._rights: list[Action] = []  # of the rules, in their order
         self._indexes: dict[str | None, PatternIndex] = {}  # of the rules for each subject
-        self._grants: dict[str | None, Grant] = {}  # those that were asked for, by name
+        self._grants: dict[bytes | None, Grant] = {}  # those that were asked for, by the token's hash
         for _ in self._take(text):
             pass
 
     @classmethod
-    def read_in_steps(cls, text: str) -> Iterator[AccessFile]:
+    def read_in_steps(cls, text: str, in_force: Callable[[], AccessFile] | None = None) -> Iterator[AccessFile]:
         """Read a file, and yield it after each step, so that the caller can do other things meanwhile.
 
         The file is complete when the iteration ends. Raises `UsageError` as the constructor does.
         """
-        file = cls()
+        file = cls(in_force=in_force)
         for _ in file._take(text):
             yield file
 
@@ -140,27 +145,45 @@ class AccessFile:
         token = find_token(request)
         if isinstance(token, Refusal):
             return token
-        name = None if token is None else self.find_name(token)
-        if name is None and (token is not None or None not in self._indexes):
-            return None
-        if name not in self._grants:
-            self._grants[name] = self._make_grant(name)
-        return self._grants[name]
+        if token is None:
+            return self.grant_of(None) if None in self._indexes else None
+        return self.grant_of(_hash(token))
 
-    def _make_grant(self, name: str | None) -> Grant:
+    def grant_of(self, token: bytes | None) -> Grant | None:
+        """Return the grant of the token with a hash; None if it isn't declared. Without a hash, that of nobody."""
+        if token is not None and self._find(token) is None:
+            return None
+        if token not in self._grants:
+            self._grants[token] = self._make_grant(token)
+        return self._grants[token]
+
+    def _make_grant(self, token: bytes | None) -> Grant:
+        name = None if token is None else self._find(token)
         subjects = (None,) if name is None else (name, _ANYBODY)
         indexes = [self._indexes[subject] for subject in subjects if subject in self._indexes]
         read, write = [_Rooms(indexes, self._rights, action) for action in (Action.READ, Action.WRITE)]
-        return Grant(name, read, write)
+        renew = None if self._in_force is None else partial(_renew, self._in_force, token)
+        return Grant(name, read, write, renew=renew)
 
     def find_name(self, token: str) -> str | None:
-        """Return the name that a token is declared with; None for an unknown one.
+        """Return the name that a token is declared with; None for an unknown one."""
+        return self._find(_hash(token))
+
+    def _find(self, token: bytes) -> str | None:
+        """Return the name for a token's hash.
 
         The time for it says nothing about a token: it depends on the bits of its SHA-256, which nobody can choose.
         """
-        given = hashlib.sha256(token.encode()).digest()
-        declared, name = self._names.get(given, (b"", None))
-        return name if hmac.compare_digest(given, declared) else None
+        declared, name = self._names.get(token, (b"", None))
+        return name if hmac.compare_digest(token, declared) else None
+
+
+def _renew(in_force: Callable[[], AccessFile], token: bytes | None) -> Grant | None:
+    return in_force().grant_of(token)
+
+
+def _hash(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
 
 
 def _read(line: str) -> Rule | tuple[bytes, str] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 
 from rawws.access.patterns import NO_ROOM
@@ -48,6 +48,8 @@ class Grant:
     write: Container[str] = NO_ROOM
     expires_at: float | None = None  # Unix seconds; None never ends
     info: object = field(default=None, hash=False)  # more about the user, as JSON has it
+    # Asks the source for the grant that holds at present; None if the credential was withdrawn.
+    renew: Callable[[], Grant | None] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Raises `UsageError` for values that can't be used."""
@@ -58,6 +60,11 @@ class Grant:
     def allowed(self, room: str) -> Action:
         """Return all that may be done in a room."""
         return (Action.READ if room in self.read else NOTHING) | (Action.WRITE if room in self.write else NOTHING)
+
+    @property
+    def present(self) -> Grant | None:
+        """The grant that holds at present in place of this one, mostly itself; None if the credential was withdrawn."""
+        return self if self.renew is None else self.renew()
 
 
 def check_user(user: str | None) -> None:
@@ -118,6 +125,13 @@ def refuse(grant: Grant, room: str, action: Action, now: float) -> Refusal | Non
         f"This user may not {missing.words.replace(' ', ' or ')} in this room.",
         hint=f"to allow it, add the room to what {grant.user!r} may {missing.words.replace(' ', ' and ')}",
     )
+
+
+def refuse_by_now(user: object, room: str, action: Action, now: float) -> Refusal | None:
+    """Return why a user that was let in may no longer do something in a room; None if it still may."""
+    if not isinstance(user, Grant) or (present := user.present) is user:
+        return None
+    return UNKNOWN if present is None else refuse(present, room, action, now)
 
 
 @dataclass(frozen=True, slots=True)

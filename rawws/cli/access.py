@@ -15,6 +15,7 @@ from rawws.access.source import Source, Sources
 from rawws.cli.files import RereadFile, RereadFiles, decode
 from rawws.cli.token_sources import TokenSources
 from rawws.errors import Refusal, UsageError
+from rawws.hub.regranting import regrant_all
 from rawws.limits import MIB
 from rawws.wire.messages import Request
 from rawws.wire.trace import STATE
@@ -27,7 +28,9 @@ class AccessRules(RereadFile[AccessFile]):
 
     def __init__(self, path: str) -> None:
         """Raises `UsageError` for a file that can't be read, and for a line that is wrong."""
-        super().__init__("--access", path, lambda data: AccessFile(decode(data)), max_bytes=MAX_FILE_BYTES)
+        super().__init__(
+            "--access", path, lambda data: AccessFile(decode(data), self._in_force), max_bytes=MAX_FILE_BYTES
+        )
 
     async def grant(self, request: Request, room: str, action: Action) -> Grant | Refusal | None:
         return await self.content.grant(request, room, action)
@@ -35,16 +38,23 @@ class AccessRules(RereadFile[AccessFile]):
     async def _parse_again(self, data: bytes) -> AccessFile:
         """Read the rules in steps, between which others are served: ten thousand take a tenth of a second."""
         try:
-            for step in AccessFile.read_in_steps(decode(data)):
+            for step in AccessFile.read_in_steps(decode(data), self._in_force):
                 file = step
                 await trio.lowlevel.checkpoint()
         except UsageError as error:
             raise self._named(error) from None
         return file
 
+    def _in_force(self) -> AccessFile:
+        return self.content
+
     async def _report(self) -> None:
-        message = f"{self.name} is read anew, for requests from now on: {self.content.summary}"
-        logs.server_line(logging.INFO, STATE, message)
+        """Log that the rules hold from now on, and apply them to the connections that are open."""
+        logs.server_line(logging.INFO, STATE, f"{self.name} is read anew: {self.content.summary}")
+        closed, changed = await regrant_all()
+        if closed or changed:
+            message = f"open connections that the new rules have closed: {closed}, and given other rights: {changed}"
+            logs.server_line(logging.INFO, STATE, message)
 
 
 def read_rules(options: argparse.Namespace, files: RereadFiles) -> AccessRules | None:

@@ -33,6 +33,9 @@ class LeaseEnd(NamedTuple):
 
 
 EXPIRED = LeaseEnd(4401, "the token has expired")
+# By a change of what the connection was let in for, before the end of its time.
+WITHDRAWN = LeaseEnd(4401, "the token has been withdrawn")
+NO_READER_NOW = LeaseEnd(1008, "this client may no longer read in this room")
 LIFETIME = LeaseEnd(1012, "the longest time for a connection is over; connect again")
 
 

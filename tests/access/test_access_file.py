@@ -189,6 +189,45 @@ def test_a_file_has_a_bound() -> None:
         AccessFile("#\n" * (MAX_LINES + 1))
 
 
-async def test_a_grant_is_made_once() -> None:
+async def test_a_grant_is_made_once_for_each_token() -> None:
     file = AccessFile(FILE)
-    assert await grant_of(file, bearer("a-1")) is await grant_of(file, bearer("a-2"))
+    first, again, by_another = [await grant_of(file, bearer(token)) for token in ("a-1", "a-1", "a-2")]
+    assert first is again
+    assert first is not by_another
+    assert first.user == by_another.user
+
+
+class Replaced:
+    """A file that others take the place of."""
+
+    def __init__(self, text: str) -> None:
+        self.file = AccessFile(text, self.get)
+
+    def get(self) -> AccessFile:
+        return self.file
+
+
+async def test_a_grant_of_a_file_that_is_replaced_is_that_of_the_next_one() -> None:
+    rules = Replaced(FILE)
+    alice, other = [await grant_of(rules.file, bearer(token)) for token in ("a-1", "a-2")]
+    nobody = await grant_of(rules.file)
+    assert nobody.present is nobody
+    assert alice.present is alice, "it is the same one while nothing changes"
+    _, second, *_ = [line for line in FILE.splitlines() if line.startswith("token alice")]
+    *_, rules.file = AccessFile.read_in_steps(f"{second}\ntoken alice /x read", rules.get)
+    assert alice.present is None, "this one of her tokens was withdrawn"
+    assert other.present is not None
+    assert (other.present.user, other.present.allowed("/x"), other.present.allowed("/room/x")) == (
+        "alice",
+        READ,
+        NOTHING,
+    )
+    assert other.present.present is other.present
+    assert nobody.present is not None
+    assert nobody.present.allowed("/public/x") == NOTHING, "no line is for clients without a token any more"
+
+
+async def test_a_grant_of_a_file_that_stays_is_its_own_present() -> None:
+    grant = await grant_of(AccessFile(FILE))
+    assert grant.renew is None
+    assert grant.present is grant
