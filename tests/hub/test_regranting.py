@@ -92,11 +92,11 @@ async def test_others_run_while_many_are_asked_about_or_closed(nursery: trio.Nur
         await trio.lowlevel.checkpoint()
         before = runs
         assert await regrant_all() == Regranted(0, 0)
-        assert runs - before >= many // ASKED_AT_ONCE
+        assert runs - before >= many // ASKED_AT_ONCE - 1, "trio may run both tasks of a batch in any order"
         source.is_changed = True
         before = runs
         assert await regrant_all() == Regranted(many, 0)
-        assert runs - before >= many // ENDS_AT_ONCE
+        assert runs - before >= many // ENDS_AT_ONCE - 1
         counting.cancel_scope.cancel()
     for client in clients:
         assert await client.frame() == seen_close(1008, "this client may no longer read in this room")
