@@ -6,6 +6,7 @@
     python -m benchmarks --from b.json --plot b.svg       draw them again
     python -m benchmarks soak --minutes 10                a test of endurance; see benchmarks.soak
     python -m benchmarks hostile                          the cost of hostile clients, and the waits of others
+    python -m benchmarks expiry                           the waits of others while 10,000 grants end
 
 The server runs on the first core, the load on the last. In a round every server has its turn, freshly
 started; a figure is the median of the rounds.
@@ -139,6 +140,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from benchmarks.hostile import main as hostile
 
         return hostile(given[1:])
+    if given[:1] == ["expiry"]:
+        from benchmarks.expiry import main as expiry
+
+        return expiry(given[1:])
     options = arguments(given)
     if options.source:
         data = json.loads(options.source.read_text())

@@ -126,7 +126,11 @@ async def long_poll(site: Site, token: str | None) -> int:
 
 
 async def post(site: Site, token: str | None) -> int:
-    return (await site.ask(token, body="posted")).status
+    reply = await site.ask(token, body="posted")
+    if reply.status == 202:
+        may_read = (await site.ask(token, "?last=1")).status == 200
+        assert ("peers" in json.loads(reply.body)) is may_read, "the number of peers is for readers"
+    return reply.status
 
 
 async def peers(site: Site, token: str | None) -> int:

@@ -40,7 +40,8 @@ def describe(flag: Flag, table: FlagTable) -> Iterator[str]:
     if flag.negatable:
         names.append(f"--no-{flag.name.removeprefix('--')}")
     yield "#### " + ", ".join(f"`{name}`" for name in names)
-    yield fill(f"{as_sentence(flag.description)} {flag.manual}".strip())
+    reread = "SIGHUP has the file read anew." if flag.is_reread else ""
+    yield fill(" ".join(filter(None, (as_sentence(flag.description), reread, flag.manual))))
     facts = []
     if flag.value is not None:
         if flag.value.choices is None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import backplane, cases, hostile, report, scale_model, wire
+from benchmarks import backplane, cases, expiry, hostile, report, scale_model, wire
 from benchmarks.cases import Measurement
 from benchmarks.fanout import DeflatedStream, PlainStream, Stream, json_payload, text_payload
 from benchmarks.load import Echo
@@ -127,6 +127,29 @@ def test_sharing_rooms_is_measured_with_every_server() -> None:
     for name in ("rawws, one node", *(system.name for system in backplane.SYSTEMS)):
         assert f"\n{name}" in done.stdout
     assert "64 rooms followed" in done.stdout
+
+
+@pytest.mark.thorough
+@linux_only
+def test_the_end_of_many_grants_is_measured() -> None:
+    command = [sys.executable, "-m", "benchmarks", "expiry", "--smoke"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=55)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("before", "while they are closed", "afterwards", "all closed with 4401 within"):
+        assert f"\n{name} " in done.stdout
+
+
+def test_a_message_belongs_to_the_stretch_that_it_could_be_delayed_in() -> None:
+    ages = {8.0: [0.1], 9.9: [0.05, 0.3], 10.5: [0.2], 11.9: [0.2], 12.1: [0.1]}  # by the time of sending
+    messages = [expiry.Message(sent_at, ages_s, 0.001) for sent_at, ages_s in ages.items()]
+    found = expiry.Found(100, messages, ends_at=10, first_closed_at=10.1, last_closed_at=12)
+    sent_at = [[message.sent_at for message in stretch] for stretch in found.stretches().values()]
+    assert sent_at == [[8.0], [9.9, 10.5, 11.9], [12.1]]
+    _, _, before, meanwhile, after, end = expiry.table(found)
+    assert before.split()[-6:] == ["1", "100.00", "100.00", "100.00", "1.00", "1.00"]
+    assert meanwhile.split()[-6:] == ["3", "200.00", "300.00", "300.00", "1.00", "1.00"]
+    assert after.split()[1] == "1"
+    assert end == "all closed with 4401 within 1.90 s, the first 0.100 s after the end of the grants"
 
 
 def test_a_larger_world_takes_more() -> None:

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from rawws.access.shared_token import SharedToken
 from rawws.broadcast.message_ids import parse_id
 from rawws.broadcast.query import read_query
 from rawws.errors import UsageError
@@ -73,7 +74,7 @@ def test_the_token_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch)
         return compare(given, right)
 
     monkeypatch.setattr(hmac, "compare_digest", note)
-    policy = PublishPolicy("right")
+    policy = PublishPolicy(SharedToken("right"))
     for given, refused in (("right", False), ("wrong", True), ("rig", True)):
         request = Request("POST", "/", "1.1", Headers([("Authorization", f"Bearer {given}")]))
         assert (policy.refuse_writing(request) is not None) is refused

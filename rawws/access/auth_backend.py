@@ -2,9 +2,10 @@
 
 The question is a GET with the credentials of the client's request, and fields about the room. The answer is its status:
 
-* **2xx** lets the client in. Its fields may say more: ``Rawws-User`` the user's name, ``Rawws-Allow`` the rooms,
-  ``Rawws-Expires`` the end in Unix seconds, and ``Rawws-Info`` JSON about the user.
-* **401 and 403** are passed on to the client, with their body and ``WWW-Authenticate``.
+* **2xx** lets the client in. Its fields may say more: ``Rawws-User`` the user's name in UTF-8, ``Rawws-Allow`` the
+  rooms, ``Rawws-Expires`` the end in Unix seconds, and ``Rawws-Info`` JSON about the user.
+* **401 and 403** are passed on to the client, with their body and ``WWW-Authenticate``. The question asks for a body
+  without a Content-Encoding; one that has it all the same is passed on to a client that accepts it.
 * Any other answer, and none, is a 503: without a decision, nobody is let in.
 
 ``Rawws-Allow`` is a list of ``read=PATTERN`` and ``write=PATTERN``, divided by commas; a pattern with a comma or a
@@ -17,7 +18,7 @@ import hashlib
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 from rawws.access.grant import Action, Grant
 from rawws.access.patterns import NO_ROOM, Patterns
@@ -40,9 +41,14 @@ LOOP = Refusal(
 )
 
 _CREDENTIALS = ("Cookie", "Authorization", "Origin")
-_PASSED_ON = frozenset({"www-authenticate", "content-type", "content-language"})
+_WITHOUT_BODY = frozenset({"www-authenticate"})
+_WITH_BODY = _WITHOUT_BODY | {"content-type", "content-language", "content-encoding"}
+_NEVER = re.compile(r"q\s*=\s*0(?:\.0*)?", re.IGNORECASE)
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _ESCAPED = re.compile(r"\\(.)")
+# RFC 2047, in which Django writes a name that Latin-1 doesn't have.
+_MIME = re.compile(r"=\?[^?]+\?[bq]\?[^?]*\?=", re.IGNORECASE)
+_SEND_UTF_8 = "send the bytes of the name in UTF-8, or another name of the user in ASCII"
 # NumericDate of a time before the year 10000.
 _SECONDS = re.compile(r"[0-9]{1,12}")
 
@@ -53,7 +59,7 @@ def question_about(request: Request, room: str, action: Action) -> list[tuple[st
     fields.append(("X-Original-URI", request.target))
     if request.client:
         fields.append(("X-Forwarded-For", request.client))
-    return [*fields, ("Rawws-Room", room), ("Rawws-Action", action.words)]
+    return [*fields, ("Accept-Encoding", "identity"), ("Rawws-Room", room), ("Rawws-Action", action.words)]
 
 
 def is_question(request: Request) -> bool:
@@ -61,14 +67,14 @@ def is_question(request: Request) -> bool:
     return "Rawws-Room" in request.headers and "Rawws-Action" in request.headers
 
 
-def read_answer(response: Response, room: str, action: Action) -> Grant | Refusal:
-    """Return the decision that is in an answer. An answer that can't be read is no decision, and lets nobody in."""
+def read_answer(response: Response, request: Request, room: str, action: Action) -> Grant | Refusal:
+    """Return the decision about a request that is in an answer. An answer that can't be read lets nobody in."""
     if response.status in (401, 403):
-        return _pass_on(response)
+        return _pass_on(response, request)
     if not 200 <= response.status <= 299:
         return unavailable(f"it answered with {response.status}, and 2xx, 401 and 403 are decisions")
     try:
-        return _read_grant(response.headers, room, action)
+        return _read_grant(response, room, action)
     except UsageError as error:
         return unavailable(f"its answer can't be used: {error}")
 
@@ -79,25 +85,39 @@ def unavailable(reason: str) -> Refusal:
     return Refusal(503, "no_decision", sentence, RETRY_SOON, hint=f"the server of --auth-url: {shorten(reason)}")
 
 
-def _pass_on(response: Response) -> Refusal:
+def _pass_on(response: Response, request: Request) -> Refusal:
+    """Return the backend's refusal. A body that the client couldn't decode is left out, with the fields about it."""
+    body: bytes | None = response.body[:MAX_BODY_BYTES]
+    names, hint = _WITH_BODY, ""
+    codings = [coding for coding in response.headers.tokens("Content-Encoding") if coding != "identity"]
+    if codings and (len(response.body) >= MAX_BODY_BYTES or not _codings_of(request).issuperset(codings)):
+        names, body = _WITHOUT_BODY, None
+        hint = f"its body is left out, since the client can't decode it ({shorten(', '.join(codings))}); have the "
+        hint += "server use no Content-Encoding in answers to 'Accept-Encoding: identity'"
     fields = tuple(
-        (name.encode("ascii"), value.encode("ascii")) for name, value in response.headers if name.lower() in _PASSED_ON
+        (name.encode("ascii"), value.encode("ascii")) for name, value in response.headers if name.lower() in names
     )
-    body = response.body[:MAX_BODY_BYTES]
     if response.status == 401:
-        return Refusal(401, "refused_by_backend", "The server of --auth-url wants a login.", fields, body=body)
-    return Refusal(403, "refused_by_backend", "The server of --auth-url does not allow this.", fields, body=body)
+        return Refusal(401, "refused_by_backend", "The server of --auth-url wants a login.", fields, hint, body)
+    return Refusal(403, "refused_by_backend", "The server of --auth-url does not allow this.", fields, hint, body)
 
 
-def _read_grant(headers: Headers, room: str, action: Action) -> Grant:
+def _codings_of(request: Request) -> set[str]:
+    """Return the content codings that a client accepts by name (RFC 9110 §12.5.3)."""
+    elements = request.headers.elements("Accept-Encoding")
+    return {coding.lower() for coding, *rest in elements if not any(map(_NEVER.fullmatch, rest))}
+
+
+def _read_grant(response: Response, room: str, action: Action) -> Grant:
     """Raises `UsageError` for a field that can't be read."""
+    headers = response.headers
     here = frozenset({room})  # and not a pattern, since the client chose this path, and it may have a * in it
     read: Container[str] = here if Action.READ in action else NO_ROOM
     write: Container[str] = here if Action.WRITE in action else NO_ROOM
     if "Rawws-Allow" in headers:
         read, write = _read_allow(headers)
     return Grant(
-        _one(headers, "Rawws-User"),
+        _read_user(response),
         read,
         write,
         expires_at=_read_expiry(_one(headers, "Rawws-Expires")),
@@ -110,6 +130,31 @@ def _one(headers: Headers, name: str) -> str | None:
     if len(values) > 1:
         raise UsageError(f"it has {len(values)} {name} headers")
     return values[0].strip() or None if values else None
+
+
+def _read_user(response: Response) -> str | None:
+    """Return the name of the user. RFC 9110 §5.5 leaves open what bytes beyond ASCII mean: here they are UTF-8."""
+    name = _one(response.headers, "Rawws-User")
+    if name is not None and _MIME.search(name):
+        raise UsageError(f"Rawws-User is in MIME's encoding, which HTTP doesn't have; {_SEND_UTF_8}")
+    for field, raw in _beyond_ascii(response):
+        if field != "rawws-user":
+            raise UsageError(f"its {field} header has bytes beyond ASCII; percent-encode paths, and use \\u in JSON")
+        try:
+            name = raw.decode()
+        except UnicodeDecodeError:
+            raise UsageError(f"Rawws-User is not UTF-8; {_SEND_UTF_8}") from None
+    return name
+
+
+def _beyond_ascii(response: Response) -> Iterator[tuple[str, bytes]]:
+    """Yield our fields that have bytes beyond ASCII, as they came; a `Response` has these bytes as escapes."""
+    if response.raw_head.isascii():
+        return
+    for line in response.raw_head.splitlines():
+        name, _, value = line.partition(b":")
+        if name.lower().startswith(b"rawws-") and not value.isascii():
+            yield name.strip().decode("ascii").lower(), value.strip()
 
 
 def _read_allow(headers: Headers) -> tuple[Patterns, Patterns]:

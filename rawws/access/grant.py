@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 
 from rawws.access.patterns import NO_ROOM
@@ -48,6 +48,8 @@ class Grant:
     write: Container[str] = NO_ROOM
     expires_at: float | None = None  # Unix seconds; None never ends
     info: object = field(default=None, hash=False)  # more about the user, as JSON has it
+    # Asks the source for the grant that holds at present; None if the credential was withdrawn.
+    renew: Callable[[], Grant | None] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Raises `UsageError` for values that can't be used."""
@@ -58,6 +60,11 @@ class Grant:
     def allowed(self, room: str) -> Action:
         """Return all that may be done in a room."""
         return (Action.READ if room in self.read else NOTHING) | (Action.WRITE if room in self.write else NOTHING)
+
+    @property
+    def present(self) -> Grant | None:
+        """The grant that holds at present in place of this one, mostly itself; None if the credential was withdrawn."""
+        return self if self.renew is None else self.renew()
 
 
 def check_user(user: str | None) -> None:
@@ -120,13 +127,24 @@ def refuse(grant: Grant, room: str, action: Action, now: float) -> Refusal | Non
     )
 
 
+def refuse_by_now(user: object, room: str, action: Action, now: float) -> Refusal | None:
+    """Return why a user that was let in may no longer do something in a room; None if it still may."""
+    if not isinstance(user, Grant) or (present := user.present) is user:
+        return None
+    return UNKNOWN if present is None else refuse(present, room, action, now)
+
+
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A client that a door has let in: what it may do there, its user, and the end of that by the caller's clock."""
+    """A client that a door has let in: what it may do there, its user, and the end of that by the caller's clock.
+
+    ``may_read`` says whether it could read in the room too, whatever it is here for.
+    """
 
     action: Action
     user: object = None
     ends_at: float = math.inf
+    may_read: bool = True
 
 
 def let_in(action: Action) -> Admitted:
@@ -136,6 +154,7 @@ def let_in(action: Action) -> Admitted:
 
 _UNASKED = tuple(Admitted(Action(value)) for value in range(len(_WORDS)))
 ANYBODY = let_in(Action.READ | Action.WRITE)
+NO_READER = Admitted(Action.WRITE, may_read=False)
 
 EXPIRED = Refusal(401, "expired", "The right to use this room has expired; log in again.", _ASK_AGAIN)
 NOBODY = Refusal(

@@ -24,11 +24,13 @@ MAX_PATTERN_CHARACTERS = 255
 
 _EVERYTHING = "/*"
 
+Pieces = tuple[str, ...]  # a segment of a pattern, divided at its wildcards
+
 
 class Pattern:
     """One pattern. ``room in pattern`` says whether it matches the path of a room."""
 
-    __slots__ = ("_beginning", "_below", "_segments", "text")
+    __slots__ = ("_beginning", "is_open", "segments", "text")
 
     def __init__(self, text: str) -> None:
         """Raises `UsageError` for a text that can't match any room."""
@@ -45,8 +47,8 @@ class Pattern:
         self.text = text
         self._beginning = text.partition("*")[0]
         segments = text.split("/")
-        self._below = segments[-1] == "*"  # it matches any rest
-        self._segments = [segment.split("*") for segment in segments]
+        self.is_open = segments[-1] == "*"  # the last segment matches any rest
+        self.segments: tuple[Pieces, ...] = tuple(tuple(segment.split("*")) for segment in segments)
 
     def __repr__(self) -> str:
         return f"Pattern({self.text!r})"
@@ -60,16 +62,16 @@ class Pattern:
     def __contains__(self, room: object) -> bool:
         if not isinstance(room, str) or not room.startswith(self._beginning):  # most patterns end here
             return False
-        most = len(self._segments) - 1 if self._below else len(self._segments)  # one too many shows that there are more
+        most = len(self.segments) - 1 if self.is_open else len(self.segments)  # one too many shows that there are more
         given = room.split("/", most)
-        if len(given) != len(self._segments):
+        if len(given) != len(self.segments):
             return False
-        if self._below:  # the last one is the whole rest
+        if self.is_open:  # the last one is the whole rest
             given.pop()
-        return all(map(_matches, self._segments, given))
+        return all(map(match_segment, self.segments, given))
 
 
-def _matches(pieces: list[str], segment: str) -> bool:
+def match_segment(pieces: Pieces, segment: str) -> bool:
     """Say whether a segment consists of these pieces, with anything between two of them."""
     if len(pieces) == 1:
         return pieces[0] == segment

@@ -22,7 +22,7 @@ from rawws import logs
 from rawws.backplane.connector import TIMEOUT_S
 from rawws.backplane.troubles import Refused, reading, try_out, writing
 from rawws.broadcast.outbox import Outbox, Outgoing
-from rawws.broadcast.stream_entries import PREFIX, Retention, key_of, parse_stream_id
+from rawws.broadcast.stream_entries import PREFIX, Retention, key_of, once_key_of, parse_stream_id
 from rawws.limits import MIB
 from rawws.wire.trace import FAULT
 
@@ -225,8 +225,8 @@ class Publisher:
             arguments += retention
         for message in batch:
             once = 0
-            if message.once:
-                once = places.setdefault(f"{PREFIX}once:{message.path} {message.once}", len(places) + 1)
+            if message.once is not None:
+                once = places.setdefault(once_key_of(message.path, message.once), len(places) + 1)
             fields = message.fields
             arguments += (places[key_of(message.path)], once, message.digest, len(fields), *fields)
         return list(places), arguments

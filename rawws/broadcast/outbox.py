@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from rawws.broadcast.idempotency import IdempotencyKey
 from rawws.broadcast.log import History
 from rawws.broadcast.stream_entries import Author, StreamId, fields_of
 from rawws.wire.frames import Opcode
@@ -30,7 +31,7 @@ class Outgoing:
     history: History  # the room's, by which the store may forget
     sender: int = 0  # the number of the connection that it came from
     key: str | None = None  # by which a room with `Slow.LATEST` replaces it
-    once: str = ""  # an Idempotency-Key: messages with the same one in the same room are published once, by any node
+    once: IdempotencyKey | None = None  # messages with the same one in the same room are published once, by any node
     digest: str = ""  # of the message that the Idempotency-Key stands for
     on_done: Callable[[], None] | None = None
     author: Author | None = None  # set by the backplane
@@ -51,7 +52,7 @@ class Outgoing:
     @property
     def held_bytes(self) -> int:
         """The bytes of memory that it takes."""
-        keys = len(self.key or "") + len(self.once) + len(self.digest)
+        keys = len(self.key or "") + (self.once.held_bytes if self.once else 0) + len(self.digest)
         return len(self.payload) + keys + OVERHEAD_BYTES
 
 

@@ -25,6 +25,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from rawws.broadcast.idempotency import IdempotencyKey
 from rawws.broadcast.log import History
 from rawws.limits import MIB
 from rawws.wire.frames import MAX_HEADER_BYTES, Opcode
@@ -59,6 +60,11 @@ _ID = re.compile(rb"([0-9]{1,20})-([0-9]{1,20})")
 def key_of(path: str) -> str:
     """Return the key of a room's stream."""
     return PREFIX + path
+
+
+def once_key_of(path: str, key: IdempotencyKey) -> str:
+    """Return the key of what is known about an Idempotency-Key in a room. No digest begins with a slash, as a path."""
+    return f"{PREFIX}once:{key.owner_digest}{path} {key.text}"
 
 
 def path_of(key: str) -> str:

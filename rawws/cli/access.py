@@ -1,59 +1,65 @@
-"""The sources of grants of ``rawws serve``, and the files that it reads secrets and rules from."""
+"""The sources of grants of ``rawws serve``, and the token of an operator."""
 
 from __future__ import annotations
 
 import argparse
 import logging
-from pathlib import Path
+
+import trio
 
 from rawws import logs
 from rawws.access.access_file import AccessFile
 from rawws.access.grant import Action, Grant
+from rawws.access.shared_token import SharedToken
 from rawws.access.source import Source, Sources
+from rawws.cli.files import RereadFile, RereadFiles, decode
 from rawws.cli.token_sources import TokenSources
 from rawws.errors import Refusal, UsageError
-from rawws.limits import KIB, MIB
+from rawws.hub.regranting import regrant_all
+from rawws.limits import MIB
 from rawws.wire.messages import Request
-from rawws.wire.trace import FAULT, STATE
+from rawws.wire.trace import STATE
 
 MAX_FILE_BYTES = 4 * MIB
-MAX_SECRET_BYTES = 4 * KIB
 
 
-class AccessRules:
+class AccessRules(RereadFile[AccessFile]):
     """The source that ``--access`` names: a file, which can be read anew."""
 
     def __init__(self, path: str) -> None:
         """Raises `UsageError` for a file that can't be read, and for a line that is wrong."""
-        self._path = path
-        self._file = self._read()
+        super().__init__(
+            "--access", path, lambda data: AccessFile(decode(data), self._in_force), max_bytes=MAX_FILE_BYTES
+        )
 
     async def grant(self, request: Request, room: str, action: Action) -> Grant | Refusal | None:
-        return await self._file.grant(request, room, action)
+        return await self.content.grant(request, room, action)
 
-    def reload(self) -> None:
-        """Read the file anew. If it can't be used, the rules from before stay in force."""
+    async def _parse_again(self, data: bytes) -> AccessFile:
+        """Read the rules in steps, between which others are served: ten thousand take a tenth of a second."""
         try:
-            if Path(self._path).is_fifo():  # opening it would wait, and the server with it
-                raise UsageError(f"--access {self._path} is a pipe, which can be read only once; give a file")
-            self._file = self._read()
+            for step in AccessFile.read_in_steps(decode(data), self._in_force):
+                file = step
+                await trio.lowlevel.checkpoint()
         except UsageError as error:
-            logs.server_line(logging.ERROR, FAULT, f"{error}; the rules from before stay in force")
-        else:
-            message = f"--access {self._path} is read anew, for requests from now on: {self._file.summary}"
+            raise self._named(error) from None
+        return file
+
+    def _in_force(self) -> AccessFile:
+        return self.content
+
+    async def _report(self) -> None:
+        """Log that the rules hold from now on, and apply them to the connections that are open."""
+        logs.server_line(logging.INFO, STATE, f"{self.name} is read anew: {self.content.summary}")
+        closed, changed = await regrant_all()
+        if closed or changed:
+            message = f"open connections that the new rules have closed: {closed}, and given other rights: {changed}"
             logs.server_line(logging.INFO, STATE, message)
 
-    def _read(self) -> AccessFile:
-        text = read_file("--access", self._path, MAX_FILE_BYTES)
-        try:
-            return AccessFile(text)
-        except UsageError as error:
-            raise UsageError(f"--access {self._path}, {error}") from None
 
-
-def make_rules(options: argparse.Namespace) -> AccessRules | None:
+def read_rules(options: argparse.Namespace, files: RereadFiles) -> AccessRules | None:
     """Return the rules of ``--access``, if it is given. Raises `UsageError`."""
-    return None if options.access is None else AccessRules(options.access)
+    return None if options.access is None else files.add(AccessRules(options.access))
 
 
 def combine(rules: AccessRules | None, tokens: TokenSources | None = None, own: Source | None = None) -> Sources | None:
@@ -70,34 +76,10 @@ def combine(rules: AccessRules | None, tokens: TokenSources | None = None, own: 
     return Sources(sources if own is None else [own, *sources])
 
 
-def read_publish_token(options: argparse.Namespace) -> str | None:
+def read_publish_token(options: argparse.Namespace, files: RereadFiles) -> SharedToken | None:
     """Return the token of ``--publish-token`` or ``--publish-token-file``. Raises `UsageError`."""
     if options.publish_token_file is None:
-        token: str | None = options.publish_token
-        return token
+        return None if options.publish_token is None else SharedToken(options.publish_token)
     if options.publish_token is not None:
         raise UsageError("--publish-token and --publish-token-file are two tokens; remove one of them")
-    return read_secret("--publish-token-file", options.publish_token_file)
-
-
-def read_secret(flag: str, path: str) -> str:
-    """Return the secret that a file has on its only line. Raises `UsageError`, which doesn't repeat the secret."""
-    secret = read_file(flag, path, MAX_SECRET_BYTES).strip()
-    if not secret or len(secret.split()) > 1:
-        raise UsageError(f"{flag} {path} {'holds several words' if secret else 'is empty'}; it holds a secret alone")
-    return secret
-
-
-def read_file(flag: str, path: str, max_bytes: int) -> str:
-    """Return the text of a file that a flag names. Raises `UsageError`."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read(max_bytes + 1)
-    except OSError as error:
-        raise UsageError(f"{flag} {path} can't be read: {error.strerror or error}") from None
-    if len(data) > max_bytes:
-        raise UsageError(f"{flag} {path} has over {max_bytes} bytes")
-    try:
-        return data.decode("utf-8-sig")  # some editors on Windows begin a file with a byte order mark
-    except UnicodeDecodeError:
-        raise UsageError(f"{flag} {path} is not a text in UTF-8") from None
+    return files.token("--publish-token-file", options.publish_token_file)

@@ -6,12 +6,12 @@ import argparse
 import re
 from collections.abc import Callable, Sequence
 
+from rawws.access.shared_token import SharedToken
 from rawws.cli.parsing import nearest
 from rawws.errors import UsageError
 from rawws.hub.paths import RoomPaths
 from rawws.page import Access
 from rawws.server.admission import Admission
-from rawws.server.room_posts import PublishPolicy
 from rawws.wire.allowed_hosts import Hosts
 from rawws.wire.origins import Origins
 from rawws.wire.trace import shorten
@@ -66,7 +66,7 @@ def checked(check: Callable[[str], object]) -> Callable[[str], str]:
     return read
 
 
-token = checked(PublishPolicy)
+token = checked(SharedToken)
 page_token = checked(Access)
 origin = checked(lambda given: Origins([given]))
 host_name = checked(lambda given: Hosts([given]))

@@ -52,6 +52,7 @@ class Flag:
     negatable: bool = False  # a switch with an opposite, --no-...
     alternative: str = ""  # flags with the same word here exclude each other
     needs_rooms: bool = False
+    is_reread: bool = False  # names a file that is read anew at each SIGHUP
     is_divided: bool = False  # among workers, as a limit on the whole program
 
     @property

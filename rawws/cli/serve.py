@@ -7,14 +7,15 @@ import contextlib
 import logging
 import math
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 
 import trio
 
 from rawws import logs
 from rawws.backplane.sharing import share
-from rawws.cli.access import combine, make_rules, read_publish_token
+from rawws.cli.access import combine, read_publish_token, read_rules
+from rawws.cli.files import RereadFiles
 from rawws.cli.serve_flags import FLAGS
 from rawws.cli.token_sources import TokenSources, check_token_flags
 from rawws.errors import UsageError
@@ -50,7 +51,8 @@ def run(options: argparse.Namespace) -> int:
     _check(options)
     if options.workers is not None:
         if worker is None:
-            supervise = partial(run_workers, reloads=options.access is not None)
+            has_files = bool(FLAGS.given(options, lambda flag: flag.is_reread))
+            supervise = partial(run_workers, reloads=has_files)
             return signals.run(supervise, options.workers, options.host, options.port)
         _take_share(options)
     signals.run(_serve, options, worker)
@@ -128,15 +130,16 @@ class _Program:
         self._paths = self._hub.paths(beside_application=options.app is not None)
         self._tracer = Tracer()
         has_rooms = self._hub.mode is Mode.BROADCAST
-        self._rules = make_rules(options)
+        self._files = RereadFiles()
+        self._rules = read_rules(options, self._files)
         self._cases = CaseGrant(CASE_PATH)
-        self._publish_token = read_publish_token(options)
+        self._publish_token = read_publish_token(options, self._files)
         self._app: HttpApp = (
             asgi(load_app(options.app), root_path=options.root_path or "")
             if options.app
             else HelloApp(["POST"] if has_rooms else [], self._name_obstacle)
         )
-        self._tokens = TokenSources(options)
+        self._tokens = TokenSources(options, self._files)
         self._tls = load_tls(options.tls_cert, options.tls_key) if options.tls_cert else None
         self.remark = "any path is a room" if self._paths.root == "/" else f"rooms are {self._paths}"
         self.invitation = ""  # to the page, if there is one
@@ -144,9 +147,9 @@ class _Program:
             MetricsApp(self._hub, self._app, worker)  # raises if there can't be metrics, before anything listens
 
     @property
-    def reload(self) -> Callable[[], None] | None:
-        """The function that reads the access file anew, if there is one."""
-        return None if self._rules is None else self._rules.reload
+    def reload(self) -> Callable[[], Awaitable[None]] | None:
+        """The function that reads files anew, if there are such files."""
+        return self._files.reload if self._files else None
 
     def _name_obstacle(self) -> str:
         backplane = self._hub.backplane

@@ -210,13 +210,15 @@ _ROOMS = (
         FILE,
         "file that holds this token alone, so that `ps` doesn't show it",
         needs_rooms=True,
+        is_reread=True,
     ),
     Flag(
         "--access",
         FILE,
         "file that says which tokens may read and write which rooms; nobody else may",
-        manual="SIGHUP has it read anew. [Decide who may read and write](../howto/access.md) has its format.",
+        manual="[Decide who may read and write](../howto/access.md) has its format.",
         needs_rooms=True,
+        is_reread=True,
     ),
     Flag(
         "--rooms",

@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 import contextlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from typing import NamedTuple
 
 from rawws.access.jwt_tokens import ALGORITHMS, Keys, Rules, read_public_key, read_secret
 from rawws.access.source import Source
 from rawws.cli.arguments import checked, seconds
+from rawws.cli.files import RereadFile, RereadFiles
 from rawws.cli.flags import Flag, Value
 from rawws.errors import UsageError
 from rawws.extras import install_command
 from rawws.limits import KIB
 from rawws.server.auth_url import AuthBackend
-from rawws.server.jwt_source import FetchedKeys, FixedKeys, JwtSource, KeySource
+from rawws.server.jwt_source import FetchedKeys, FixedKeys, JwtSource
 from rawws.wire.http_url import parse_http_url
 from rawws.wire.messages import is_token
 
@@ -65,6 +66,7 @@ TOKEN_FLAGS = (
         manual="The key is one of RSA with 2,048 bits or more, P-256, P-384, P-521 or Ed25519, or a certificate with "
         "one. Requires PyJWT, which is the extra `auth`.",
         alternative="keys of tokens",
+        is_reread=True,
         needs_rooms=True,
     ),
     Flag(
@@ -74,6 +76,7 @@ TOKEN_FLAGS = (
         manual="The secret has as many bytes as the algorithm's hash or more: 32 for `HS256`. Requires PyJWT, which is "
         "the extra `auth`.",
         alternative="keys of tokens",
+        is_reread=True,
         needs_rooms=True,
     ),
     Flag(
@@ -132,12 +135,20 @@ def _has_keys(options: argparse.Namespace) -> bool:
     return any(given is not None for given in (options.jwt_key, options.jwt_secret_file, options.jwt_jwks))
 
 
+class _Key(NamedTuple):
+    """The content of a key's file: the key, and the requirements for tokens, with the algorithm that it is for."""
+
+    rules: Rules
+    keys: Keys
+
+
 class TokenSources:
     """The sources of grants that the flags ask for: tokens, and a backend that decides about everybody."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace, files: RereadFiles) -> None:
         """Raises `UsageError` for files and addresses that can't be used, and without PyJWT if that is needed."""
         self._close: list[Callable[[], None]] = []
+        self._files = files
         self.tokens: Source | None = self._make_tokens(options) if _has_keys(options) else None
         self.backend: Source | None = None
         if options.auth_url is not None:
@@ -160,32 +171,35 @@ class TokenSources:
             import jwt  # noqa: F401
         except ImportError:
             raise UsageError(f"--jwt-... needs PyJWT, which isn't installed: {install_command('pyjwt')}") from None
-        keys: KeySource
-        algorithm = options.jwt_algorithm
         if options.jwt_jwks is not None:
-            algorithm = algorithm or "RS256"
-            if algorithm.startswith("HS"):
-                raise UsageError(f"--jwt-jwks has public keys, and --jwt-algorithm {algorithm} is for a secret")
-            fetched = FetchedKeys(options.jwt_jwks, algorithm)
-            self._close.append(fetched.close)
-            keys = fetched
-        elif options.jwt_key is not None:
-            fixed, algorithm = _read("--jwt-key", options.jwt_key, algorithm, read_public_key)
-            keys = FixedKeys(fixed)
-        else:
-            fixed, algorithm = _read("--jwt-secret-file", options.jwt_secret_file, algorithm, read_secret)
-            keys = FixedKeys(fixed)
-        return JwtSource(Rules(algorithm, options.jwt_audience, options.jwt_issuer), keys, cookie=options.jwt_cookie)
+            return self._make_fetching_source(options)
+        file = self._files.add(_key_file(options))
+        source = JwtSource(file.content.rules, FixedKeys(file.content.keys), cookie=options.jwt_cookie)
+        file.use = lambda content: source.use(content.rules, FixedKeys(content.keys))
+        return source
+
+    def _make_fetching_source(self, options: argparse.Namespace) -> JwtSource:
+        algorithm = options.jwt_algorithm or "RS256"
+        if algorithm.startswith("HS"):
+            raise UsageError(f"--jwt-jwks has public keys, and --jwt-algorithm {algorithm} is for a secret")
+        keys = FetchedKeys(options.jwt_jwks, algorithm)
+        self._close.append(keys.close)
+        return JwtSource(_rules_with(algorithm, options), keys, cookie=options.jwt_cookie)
 
 
-def _read(
-    flag: str, path: str, algorithm: str | None, read: Callable[[bytes, str | None], tuple[Keys, str]]
-) -> tuple[Keys, str]:
-    try:
-        with Path(path).open("rb") as file:
-            data = file.read(_MAX_KEY_FILE_BYTES)
-        return read(data, algorithm)
-    except OSError as error:
-        raise UsageError(f"{path} can't be read for {flag}: {error.strerror}") from None
-    except UsageError as error:
-        raise UsageError(f"{flag} {path}: {error}") from None
+def _key_file(options: argparse.Namespace) -> RereadFile[_Key]:
+    """Return the file of ``--jwt-key`` or ``--jwt-secret-file``. Raises `UsageError`."""
+    flag, path = "--jwt-key", options.jwt_key
+    read_key: Callable[[bytes, str | None], tuple[Keys, str]] = read_public_key
+    if path is None:
+        flag, path, read_key = "--jwt-secret-file", options.jwt_secret_file, read_secret
+
+    def read(data: bytes) -> _Key:
+        keys, algorithm = read_key(data, options.jwt_algorithm)
+        return _Key(_rules_with(algorithm, options), keys)
+
+    return RereadFile(flag, path, read, max_bytes=_MAX_KEY_FILE_BYTES)
+
+
+def _rules_with(algorithm: str, options: argparse.Namespace) -> Rules:
+    return Rules(algorithm, options.jwt_audience, options.jwt_issuer)

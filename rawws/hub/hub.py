@@ -25,6 +25,7 @@ from rawws.hooks import is_application_error, log_failure
 from rawws.hub.doors import Door, action_through
 from rawws.hub.paths import BESIDE_AN_APPLICATION, RoomPaths
 from rawws.hub.registry import RoomRegistry, RoomsInUse
+from rawws.hub.regranting import let_write, regrant
 from rawws.hub.room import Room
 from rawws.hub.shards import Shards
 from rawws.limits import MAX_LAG_BYTES, MIB, by_flag, check_number
@@ -33,7 +34,6 @@ from rawws.net.transport import Transport
 from rawws.relay.backplane import Backplane
 from rawws.relay.leases import EXPIRED
 from rawws.relay.loop import current_loop
-from rawws.relay.no_room import NO_ROOM
 from rawws.relay.peer import NOTHING, About, FlowControl, Peer, PeerGroup
 from rawws.relay.room_state import RoomState
 from rawws.relay.settings import RoomSettings, Slow
@@ -353,14 +353,13 @@ class Hub:
                 sentence += f"; messages after {place.gap['since']} are gone"
             logs.line(logs.hub, logging.INFO, peer.number, STATE, sentence)
         if self.mode is Mode.BROADCAST and not peer.encoding.is_one_way:
-            may_write = admitted is ANYBODY or Action.WRITE in admitted.action
-            # A room that is read-only for all has a reason of its own.
-            peer.publishes_to = room if may_write or room.settings.read_only else NO_ROOM
+            let_write(peer, room, may_write=admitted is ANYBODY or Action.WRITE in admitted.action)
             if (rate := peer.endpoint.limits.messages_per_s) != math.inf:
                 peer.flow = FlowControl(TokenBucket(rate, trio.current_time()))
         if greeting := peer.encoding.greeting(self.hello, room.log.label(place.after), place.gap):
             loop.sending.send(peer, greeting)
         loop.join(peer, room, place.after, watches=reading.wants_presence and peer.encoding.has_controls)
+        regrant(peer)  # its grant may have changed since it was asked for
         return peer if peer.transport.fileno() >= 0 else None
 
 

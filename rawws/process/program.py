@@ -63,7 +63,7 @@ async def run_program(
     remark: Callable[[], str],
     worker: WorkerContext | None = None,
     invite: Callable[[], str] = str,
-    reload: Callable[[], None] | None = None,
+    reload: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Run the whole program: listen, serve until a signal, and drain; a second signal ends the drain.
 

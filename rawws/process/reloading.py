@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -16,7 +16,7 @@ import trio
 class Reloading:
     """Calls a function at each SIGHUP, or another one when the terminal is gone."""
 
-    def __init__(self, reload: Callable[[], None]) -> None:
+    def __init__(self, reload: Callable[[], Awaitable[None]]) -> None:
         self._reload = reload
         outlives_terminal = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
         self._depends_on_terminal = not outlives_terminal and _has_terminal()
@@ -31,7 +31,7 @@ class Reloading:
                 if self._depends_on_terminal and not _has_terminal():
                     hang_up()
                 else:
-                    self._reload()
+                    await self._reload()  # another signal meanwhile is handled after it
 
 
 def _has_terminal() -> bool:

@@ -174,7 +174,7 @@ class _Supervisor:
         for process in running:
             process.send_signal(signal.SIGTERM)
 
-    def reload(self) -> None:
+    async def reload(self) -> None:
         """Have all workers read their files anew."""
         for worker in self._workers:
             if worker.process is not None and worker.is_ready:  # another one reads them when it starts

@@ -14,7 +14,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 import trio
 
 from rawws.broadcast.encodings import Encoding
-from rawws.broadcast.idempotency import Repeat, Repeats
+from rawws.broadcast.idempotency import IdempotencyKey, Repeat, Repeats
 from rawws.broadcast.log import BroadcastLog, Cursor
 from rawws.broadcast.message_ids import Ids, StreamIds
 from rawws.broadcast.outbox import Outgoing
@@ -268,11 +268,11 @@ class RoomBase(Generic[Member]):
             pass
         self.trim()
 
-    def find_idempotent(self, key: str) -> Repeat | None:
+    def find_idempotent(self, key: IdempotencyKey) -> Repeat | None:
         """Return the message that was published earlier with an Idempotency-Key, if it is still known."""
         return None if self._repeats is None else self._repeats.find(key, trio.current_time())
 
-    def remember_idempotency_key(self, key: str, digest: str) -> None:
+    def remember_idempotency_key(self, key: IdempotencyKey, digest: str) -> None:
         """Remember the newest message by its Idempotency-Key for a while. The room is kept for as long."""
         if self._repeats is None:
             self._repeats = Repeats()

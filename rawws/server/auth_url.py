@@ -57,7 +57,7 @@ class AuthBackend:
                     response = await self._server.get(question)
             except (RawwsError, OSError) as error:
                 return unavailable(sentence_of(error))
-            answer = read_answer(response, room, action)
+            answer = read_answer(response, request, room, action)
             if isinstance(answer, Grant):
                 self._remembered.add(question, answer, time.time())
             return answer

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import trio
 
-from rawws.access.grant import Action, Admitted, Grant, decide, let_in
+from rawws.access.grant import NO_READER, Action, Admitted, Grant, decide, let_in
 from rawws.errors import Refusal
 from rawws.server.connection import HttpConnection
 from rawws.wire.messages import Request, Response
@@ -28,9 +28,10 @@ async def authorize(
     """
     config = connection.config
     source = config.access if asked and not is_operator else None
+    # The token of an operator is for publishing alone.
+    admitted = NO_READER if is_operator and config.access is not None else let_in(asked)
     if source is None and config.authenticate is None:
-        return let_in(asked)
-    admitted = let_in(asked)
+        return admitted
     if source is not None:
         sender = connection.address
         known = replace(request, client=sender[0]) if isinstance(sender, tuple) else request
@@ -58,4 +59,5 @@ def _apply(grant: Grant, request: Request, admitted: Admitted) -> Admitted | Ref
     if isinstance(decided, Refusal):
         return decided
     ends_at = math.inf if grant.expires_at is None else trio.current_time() + grant.expires_at - now
-    return Admitted(decided, grant, min(ends_at, admitted.ends_at))
+    may_read = admitted.may_read and Action.READ in grant.allowed(request.path or "")
+    return Admitted(decided, grant, min(ends_at, admitted.ends_at), may_read)

@@ -46,7 +46,7 @@ class KeySource(Protocol):
 
 
 class FixedKeys:
-    """Keys that were read at the start."""
+    """Keys that are read from a file."""
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
@@ -112,9 +112,13 @@ class JwtSource:
     """Tokens that are checked here, without asking anybody."""
 
     def __init__(self, rules: Rules, keys: KeySource, *, cookie: str | None = None) -> None:
+        self._cookie = cookie
+        self.use(rules, keys)
+
+    def use(self, rules: Rules, keys: KeySource) -> None:
+        """Check tokens by these rules and with these keys from now on."""
         self._rules = rules
         self._keys = keys
-        self._cookie = cookie
 
     async def grant(self, request: Request, room: str, action: Action) -> Grant | Refusal | None:
         """Return the grant in a token's claims, or why the token can't be used; None for a request without a JWT."""
@@ -124,10 +128,11 @@ class JwtSource:
         kid = kid_of(token)
         if isinstance(kid, Refusal):
             return kid
-        keys = await self._keys.keys_for(kid)
+        rules, source = self._rules, self._keys  # others may be in use after the wait
+        keys = await source.keys_for(kid)
         if keys is None:
             return NO_KEYS
         key = keys.find(kid)
         if key is None:
             return invalid("its key is not known here")
-        return self._rules.read(token, key, time.time())
+        return rules.read(token, key, time.time())

@@ -202,6 +202,8 @@ def _refuse_outside_rooms(hub: Hub, http: object, routes: Mapping[str, Route]) -
 def _warn_of_open_publishing(hub: Hub, http: object) -> None:
     """Log a warning if there is a token for POSTs, and WebSockets may publish without it."""
     if hub.peers_publish and any(isinstance(app, RoomApp) and app.needs_token(hub) for app in apps_of(http)):
-        message = "the publish token is asked of POSTs only, and every WebSocket publishes in its room without it; add "
-        message += "--read-only, or Hub(read_only=True), to publish by POST alone, or --access, to say who may write"
+        message = (
+            "only a POST needs the publish token: each WebSocket publishes in its room without it; to close that, "
+        )
+        message += "add --read-only, or Hub(read_only=True), or say who may write with --access"
         logs.server_line(logging.WARNING, STATE, message)

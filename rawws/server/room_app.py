@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from rawws.access.shared_token import SharedToken
 from rawws.broadcast.query import RoomQuery, read_request
 from rawws.broadcast.stream_encodings import EVENTS, JSON_EVENTS
 from rawws.errors import Refusal
@@ -121,8 +122,11 @@ def rooms(
     Publishing needs the ``publish_token``. Without a token it is closed, unless only this machine can reach the server
     (``is_local``). Web pages of other hosts may read and write if their origin is in ``origins``, or ``origins``
     is None. A message may have ``max_size`` bytes; by default the limit of `serve` applies.
+
+    Raises `UsageError` for a token that can't be sent.
     """
-    policy = PublishPolicy(publish_token, is_local, Origins.of(origins))
+    token = None if publish_token is None else SharedToken(publish_token)
+    policy = PublishPolicy(token, is_local, Origins.of(origins))
     return RoomApp(hub, elsewhere or HelloApp(["POST"]), policy, max_message_bytes=max_size)
 
 

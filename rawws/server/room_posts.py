@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 import logging
 import math
-import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import trio
 
 from rawws import logs
-from rawws.access.grant import Admitted
+from rawws.access.grant import Admitted, Grant
+from rawws.access.shared_token import SharedToken
+from rawws.broadcast.idempotency import IdempotencyKey
 from rawws.broadcast.outbox import Outgoing
 from rawws.broadcast.stream_entries import format_stream_id
 from rawws.broadcast.token_bucket import TokenBucket
-from rawws.errors import RETRY_SOON, Refusal, UsageError
+from rawws.errors import RETRY_SOON, Refusal
 from rawws.hub.doors import Door
 from rawws.hub.hub import Hub
 from rawws.hub.room import Room, state_of
@@ -39,7 +40,6 @@ MAX_KEY_CHARACTERS = 255
 
 # The Content-Type of ``curl -d``, whatever the text is.
 _FORM = "application/x-www-form-urlencoded"
-_TOKEN = re.compile("[!-~]+")  # the characters that can follow Bearer; spaces around them are ignored
 _HOW_TO_OPEN = "to open it, start the server with --publish-token"
 _REUSED = Refusal(422, "idempotency_key_reused", "This Idempotency-Key was used before, for another message.")
 
@@ -56,24 +56,13 @@ class PublishPolicy:
     If the server has a source of grants, that decides, and the token is one of an operator who may publish anywhere.
     """
 
-    token: str | None = None
+    token: SharedToken | None = None
     is_local: bool = False
     origins: Origins = field(default_factory=Origins)
 
-    def __post_init__(self) -> None:
-        """Raises `UsageError` for a token that can't be sent, or is empty. The error doesn't repeat the secret."""
-        if self.token is not None and not _TOKEN.fullmatch(self.token):
-            raise UsageError(
-                f"the publish token is {'not printable ASCII without spaces' if self.token else 'empty'}; "
-                "give one such as 'openssl rand -hex 16' makes"
-            )
-
     def is_operator(self, request: Request) -> bool:
         """Return whether a request has the token."""
-        scheme, _, given = (request.headers.get("Authorization") or "").partition(" ")
-        if self.token is None or scheme.lower() != "bearer":
-            return False
-        return hmac.compare_digest(given.strip().encode(), self.token.encode())
+        return self.token is not None and self.token.is_in(request)
 
     def refuse_writing(self, request: Request, *, has_grants: bool = False) -> Refusal | None:
         """Return why a request may not publish, whoever sends it; None if it may.
@@ -132,6 +121,40 @@ class PublishPolicy:
         return [("Access-Control-Allow-Origin", origin), ("Vary", "Origin")]
 
 
+class _Post(NamedTuple):
+    """A request to publish, whose sender is admitted, and its message."""
+
+    exchange: Exchange
+    path: str
+    admitted: Admitted
+    opcode: Opcode
+    body: bytes
+    is_operator: bool
+
+    @property
+    def once(self) -> IdempotencyKey | None:
+        """Its Idempotency-Key, which belongs to the sender."""
+        text = self.exchange.request.headers.get("Idempotency-Key")
+        if text is None:
+            return None
+        return IdempotencyKey(text, "operator" if self.is_operator else _owner(self.admitted.user))
+
+    @property
+    def digest(self) -> str:
+        """A digest of the message, by which another one with the same Idempotency-Key is recognized."""
+        return hashlib.sha256(bytes((self.opcode,)) + self.body).hexdigest()
+
+    def accept(self, given: str | None, peers: int) -> Response:
+        """Return the answer with the message's id. Only a reader of the room learns how many peers are there."""
+        sentence = f"published {given or 'a message'} in room {self.path} (peers: {peers})"
+        logs.line(logs.hub, logging.DEBUG, self.exchange.number, STATE, sentence)
+        return self.answer(given, peers)
+
+    def answer(self, given: str | None, peers: int) -> Response:
+        answered: dict[str, object] = {"id": given}
+        return answer_json(answered | {"peers": peers} if self.admitted.may_read else answered, 202)
+
+
 class HttpPublisher:
     """Publishes the bodies of POST requests in a hub's rooms."""
 
@@ -149,24 +172,19 @@ class HttpPublisher:
 
     async def publish(self, exchange: Exchange, path: str) -> Response | Refusal:
         """Publish the body of a request in the room of its path, and return the answer."""
-        request = exchange.request
-        refused: Response | Refusal | None
-        refused = self._policy.refuse_writing(request, has_grants=exchange.has_grants) or _refuse_key(request)
-        if refused is None:
-            is_operator = self._policy.is_operator(request)
-            admitted = await exchange.authorize(self._hub.action(Door.POST, path), is_operator=is_operator)
-            refused = self._refuse_rate(exchange) if isinstance(admitted, Admitted) else admitted
-        if refused is not None:
+        admitted = await self._admit(exchange, path)
+        if not isinstance(admitted, Admitted):
             await exchange.discard_body()
-            return refused
+            return admitted
         most = self.max_message_bytes(exchange.limits)
         sentence = f"A message is over the server's limit of {most} bytes (--max-size)."
         body = await exchange.read_body(most, Refusal(413, "message_too_large", sentence))
-        opcode = _opcode_of(request, body)
+        opcode = _opcode_of(exchange.request, body)
         if isinstance(opcode, Refusal):
             return opcode
+        post = _Post(exchange, path, admitted, opcode, body, self._policy.is_operator(exchange.request))
         if self._hub.backplane is not None:
-            return await self._publish_through(self._hub.backplane.of(path), path, exchange, opcode, body)
+            return await self._publish_through(self._hub.backplane.of(path), post)
         if refusal := self._hub.refuse_room(path):
             return refusal
         room = self._hub.room(path)
@@ -177,28 +195,37 @@ class HttpPublisher:
                 "Publishers in this room are held back: a peer reads too slowly, or much is left to encode. Try again."
             )
             return Refusal(503, "held_back", message, RETRY_SOON)
-        return self._publish_in(room, exchange, opcode, body)
+        return self._publish_in(room, post)
 
-    async def _publish_through(
-        self, backplane: Backplane[RoomState], path: str, exchange: Exchange, opcode: Opcode, body: bytes
-    ) -> Response | Refusal:
+    async def _admit(self, exchange: Exchange, path: str) -> Admitted | Response | Refusal:
+        """Return the admission of a request's sender, or the answer that refuses it."""
+        request = exchange.request
+        if refusal := self._policy.refuse_writing(request, has_grants=exchange.has_grants) or _refuse_key(request):
+            return refusal
+        is_operator = self._policy.is_operator(request)
+        admitted = await exchange.authorize(self._hub.action(Door.POST, path), is_operator=is_operator)
+        if isinstance(admitted, Admitted) and (refusal := self._refuse_rate(exchange)):
+            return refusal
+        return admitted
+
+    async def _publish_through(self, backplane: Backplane[RoomState], post: _Post) -> Response | Refusal:
         """Publish on all nodes, and return the answer when the backplane has the message."""
         if backplane.is_away or backplane.is_full:
             return AWAY
-        if refusal := self._hub.refuse_settings(path):
+        if refusal := self._hub.refuse_settings(post.path):
             return refusal
-        headers = exchange.request.headers
-        once = headers.get("Idempotency-Key") or ""
+        headers = post.exchange.request.headers
+        once = post.once
         done = trio.Event()
-        shared = self._hub.registry.get(path)
+        shared = self._hub.registry.get(post.path)
         message = Outgoing(
             shared.path,  # one object for all waiting messages
-            opcode,
-            body,
+            post.opcode,
+            post.body,
             shared.settings.history,
             key=headers.get("Rawws-Key"),
             once=once,
-            digest=_digest(opcode, body) if once else "",
+            digest=post.digest if once else "",
             on_done=done.set,
         )
         backplane.publish(message)
@@ -215,9 +242,9 @@ class HttpPublisher:
             return Refusal(503, "backplane_unsure", sentence, RETRY_SOON)
         if message.is_reused:
             return _REUSED
-        room = self._hub.registry.in_use.get(path)
+        room = self._hub.registry.in_use.get(post.path)
         given = None if message.id is None else format_stream_id(message.id)
-        return _accept(exchange, path, given, 0 if room is None else len(room))
+        return post.accept(given, 0 if room is None else len(room))
 
     def _refuse_rate(self, exchange: Exchange) -> Refusal | None:
         """Return why this client may not publish just now; None if it may."""
@@ -237,31 +264,27 @@ class HttpPublisher:
         sentence = f"One client may send {self._rate:g} messages a second (--rate)."
         return Refusal(429, "rate", sentence, ((b"Retry-After", str(math.ceil(wait_s)).encode("ascii")),))
 
-    def _publish_in(self, room: Room, exchange: Exchange, opcode: Opcode, body: bytes) -> Response | Refusal:
-        request = exchange.request
-        key = request.headers.get("Idempotency-Key")
-        digest = "" if key is None else _digest(opcode, body)
+    def _publish_in(self, room: Room, post: _Post) -> Response | Refusal:
+        headers = post.exchange.request.headers
+        key = post.once
+        digest = "" if key is None else post.digest
         state = state_of(room)
         if key is not None and (repeat := state.find_idempotent(key)) is not None:
             if repeat.digest != digest:
                 return _REUSED
-            return answer_json({"id": state.log.label(repeat.number), "peers": len(room)}, 202)
+            return post.answer(state.log.label(repeat.number), len(room))
         peers = len(room)
-        named = request.headers.get("Rawws-Key") if state.policy.uses_keys else None
-        room.publish(body, text=opcode is Opcode.TEXT, key=named)
+        named = headers.get("Rawws-Key") if state.policy.uses_keys else None
+        room.publish(post.body, text=post.opcode is Opcode.TEXT, key=named)
         if key is not None:
             state.remember_idempotency_key(key, digest)
-        return _accept(exchange, room.path, room.last_id, peers)
+        return post.accept(room.last_id, peers)
 
 
-def _accept(exchange: Exchange, path: str, given: str | None, peers: int) -> Response:
-    sentence = f"published {given or 'a message'} in room {path} (peers: {peers})"
-    logs.line(logs.hub, logging.DEBUG, exchange.number, STATE, sentence)
-    return answer_json({"id": given, "peers": peers}, 202)
-
-
-def _digest(opcode: Opcode, body: bytes) -> str:
-    return hashlib.sha256(bytes((opcode,)) + body).hexdigest()
+def _owner(user: object) -> str:
+    """Return the name by which a user owns its Idempotency-Keys; empty for one whose name isn't known."""
+    name = user.user if isinstance(user, Grant) else user if isinstance(user, str | int) else None
+    return "" if name is None else f"user {name}"
 
 
 def _refuse_key(request: Request) -> Refusal | None:

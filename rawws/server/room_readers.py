@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Protocol
 
 import trio
 
-from rawws.access.grant import EXPIRED, Admitted
+from rawws.access.grant import EXPIRED, Action, Admitted, refuse_by_now
 from rawws.broadcast.query import RoomQuery
 from rawws.broadcast.stream_encodings import StreamEncoding
 from rawws.errors import Refusal
@@ -129,8 +130,11 @@ class Poll:
                 ends_at = admitted.ends_at + _spread_s(exchange.number)
                 left_s = max(0.0, ends_at - trio.current_time())  # the grant may have ended while the room was loaded
                 await exchange.wait_for(poller.wait, min(reading.wait_s, left_s))
-                if trio.current_time() >= admitted.ends_at:  # a message may have ended the wait since then
-                    await answer_page(exchange, policy, EXPIRED)
+                # A message may have ended the wait after the grant had ended, or was withdrawn.
+                is_over = trio.current_time() >= admitted.ends_at
+                refused = EXPIRED if is_over else refuse_by_now(admitted.user, path, Action.READ, time.time())
+                if refused is not None:
+                    await answer_page(exchange, policy, refused)
                     return
             polled = room.poll_response(place.after, place.gap or poller.gap)
         if polled.whole is not None:

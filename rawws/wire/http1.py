@@ -50,7 +50,7 @@ HttpEvent = Request | BodyPart | Refusal | Signal
 _ODD_IN_VALUE = re.compile(rb"[^\x20-\x7e\t]")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _FIELD_LINE = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+:[^\0\r\v\f]*")
-_NOT_CHUNKED = "The request's body is not chunked as HTTP has it."
+_NOT_CHUNKED = "The request's body is not in the chunked coding of RFC 9112."
 _UNBRACKETED = re.compile(r"[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*")
 
 # The PROXY protocol begins with a line in version 1, and with a signature of 12 bytes in version 2
@@ -277,7 +277,7 @@ class HttpPhase:
             return Refusal(
                 505,
                 "http_version",
-                f"HTTP/{request.http_version} is not spoken here; use HTTP/1.1.",
+                f"HTTP/{request.http_version} is not supported; use HTTP/1.1.",
             )
         hosts = request.headers.get_all("Host")
         if not hosts and request.http_version != "1.0":

@@ -10,14 +10,19 @@ from rawws.access import auth_backend
 from rawws.access.auth_backend import MAX_BODY_BYTES, RememberedGrants, is_question, question_about, read_answer
 from rawws.access.grant import Action, Grant, refuse
 from rawws.errors import Refusal
+from rawws.limits import Limits
+from rawws.wire.http1_client import ResponsePhase
 from rawws.wire.messages import Headers, Response
 from tests.access.helpers import request_for
 
 BOTH = Action.READ | Action.WRITE
 
 
-def read(status: int = 200, *fields: tuple[str, str], body: bytes = b"", action: Action = BOTH) -> Grant | Refusal:
-    return read_answer(Response(status, body, Headers(fields)), "/room/a", action)
+def read(
+    status: int = 200, *fields: tuple[str, str], body: bytes = b"", action: Action = BOTH, accepts: str | None = None
+) -> Grant | Refusal:
+    request = request_for("/room/a", *([] if accepts is None else [("Accept-Encoding", accepts)]))
+    return read_answer(Response(status, body, Headers(fields)), request, "/room/a", action)
 
 
 def granted(*fields: tuple[str, str], action: Action = BOTH) -> Grant:
@@ -47,6 +52,7 @@ def test_the_question_has_the_credentials_and_the_room() -> None:
         ("Authorization", "Bearer t"),
         ("Origin", "https://example.org"),
         ("X-Original-URI", "/room/a?access_token=t"),
+        ("Accept-Encoding", "identity"),
         ("Rawws-Room", "/room/a"),
         ("Rawws-Action", "read write"),
     ]
@@ -80,7 +86,7 @@ def test_an_answer_without_fields_allows_what_was_asked_and_nothing_else(status:
 
 
 def test_a_room_with_a_wildcard_in_its_path_is_that_room_alone() -> None:
-    grant = read_answer(Response(200), "/*", BOTH)
+    grant = read_answer(Response(200), request_for("/*"), "/*", BOTH)
     assert isinstance(grant, Grant)
     assert grant.allowed("/*") == BOTH
     assert not grant.allowed("/room/a")
@@ -172,6 +178,72 @@ def test_a_refusal_has_at_most_so_many_bytes() -> None:
     refusal = read(403, body=b"x" * (MAX_BODY_BYTES + 1))
     assert isinstance(refusal, Refusal)
     assert refusal.body == b"x" * MAX_BODY_BYTES
+
+
+CODED = [("Content-Type", "text/html"), ("Content-Encoding", "gzip"), ("WWW-Authenticate", "Form")]
+
+
+@pytest.mark.parametrize("accepts", ["gzip", "br, GZIP;q=0.5", "deflate;q=0, gzip ; q=1.0"])
+def test_a_coded_body_is_passed_on_to_a_client_that_accepts_it(accepts: str) -> None:
+    refusal = read(401, *CODED, body=b"\x1f\x8b", accepts=accepts)
+    assert isinstance(refusal, Refusal)
+    assert (refusal.body, refusal.hint) == (b"\x1f\x8b", "")
+    assert dict(refusal.headers)[b"Content-Encoding"] == b"gzip"
+
+
+@pytest.mark.parametrize(
+    ("accepts", "size"), [(None, 2), ("", 2), ("identity", 2), ("*", 2), ("gzip;q=0", 2), ("gzip", MAX_BODY_BYTES)]
+)
+def test_a_coded_body_that_the_client_can_not_decode_is_left_out(accepts: str | None, size: int) -> None:
+    refusal = read(401, *CODED, body=b"\x1f" * size, accepts=accepts)
+    assert isinstance(refusal, Refusal)
+    assert "the client can't decode it (gzip); have the server use no Content-Encoding" in refusal.hint
+    response = Response.from_refusal(refusal)
+    assert response.body == b"The server of --auth-url wants a login.\n"
+    assert [name for name, _ in response.headers] == ["Content-Type", "WWW-Authenticate", "Cache-Control"]
+
+
+def test_identity_is_no_coding() -> None:
+    refusal = read(403, ("Content-Encoding", "identity"), body=b"No")
+    assert isinstance(refusal, Refusal)
+    assert (refusal.body, refusal.hint) == (b"No", "")
+
+
+# Bytes beyond ASCII
+
+
+def received(*lines: bytes) -> Response:
+    """Return an answer as the client's parser makes it of bytes."""
+    phase = ResponsePhase(Limits())
+    phase.send_request(request_for("/auth", ("Host", "localhost")))
+    phase.receive_data(b"\r\n".join([b"HTTP/1.1 204 No Content", *lines, b"", b""]))
+    answer = phase.next_event()
+    assert isinstance(answer, Response)
+    return answer
+
+
+@pytest.mark.parametrize("name", ["Jürgen", "小明", "alice", "a\\xe9"])
+def test_the_name_of_a_user_is_utf_8(name: str) -> None:
+    response = received(b"X-Other: \xff", b"rawws-user:  " + name.encode() + b" ")
+    grant = read_answer(response, request_for(), "/room/x", BOTH)
+    assert isinstance(grant, Grant)
+    assert grant.user == name
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"Rawws-User: J\xfcrgen", "Rawws-User is not UTF-8; send the bytes of the name in UTF-8, or another name"),
+        (b"Rawws-User: =?utf-8?b?xYF1a2Fzeg==?=", "Rawws-User is in MIME's encoding, which HTTP doesn't have; send"),
+        (b"Rawws-User: a\xe2\x80\xa8b", "a user's name is a printable text"),
+        ("Rawws-Allow: read=/zürich".encode(), "its rawws-allow header has bytes beyond ASCII; percent-encode paths"),
+        ('Rawws-Info: "ü"'.encode(), "its rawws-info header has bytes beyond ASCII"),
+    ],
+)
+def test_other_bytes_beyond_ascii_are_no_decision(line: bytes, reason: str) -> None:
+    refusal = read_answer(received(line), request_for(), "/room/x", BOTH)
+    assert isinstance(refusal, Refusal)
+    assert (refusal.status, reason in refusal.hint) == (503, True), refusal.hint
 
 
 # Memory

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from rawws.access.grant import ANYBODY, EXPIRED, MAX_INFO_BYTES, Action, Admitted, Grant, decide, let_in, refuse
+from rawws.access.grant import (
+    ANYBODY,
+    EXPIRED,
+    MAX_INFO_BYTES,
+    NO_READER,
+    UNKNOWN,
+    Action,
+    Admitted,
+    Grant,
+    decide,
+    let_in,
+    refuse,
+    refuse_by_now,
+)
 from rawws.access.patterns import Patterns
 from rawws.errors import UsageError
 
@@ -112,3 +125,27 @@ def test_info_is_at_most_a_kilobyte_of_json() -> None:
 
 def test_a_grant_with_info_can_be_hashed() -> None:
     assert hash(Grant("alice", info={"team": 1})) == hash(Grant("alice"))
+
+
+def test_a_client_may_read_unless_something_says_otherwise() -> None:
+    assert ANYBODY.may_read
+    assert all(let_in(action).may_read for action in (READ, WRITE))
+    assert (NO_READER.action, NO_READER.may_read) == (WRITE, False)
+
+
+def test_a_grant_that_was_let_in_is_asked_for_again() -> None:
+    room = "/room/x"
+    for present, status in ((None, 401), (Grant("alice"), 403), (Grant(), 401), (ALICE, None)):
+        user = Grant("alice", Patterns(["*"]), renew=lambda present=present: present)  # type: ignore[misc]
+        refusal = refuse_by_now(user, room, READ, 0.0)
+        assert (refusal and refusal.status) == status
+        assert (refusal is UNKNOWN) is (present is None)
+    for unchanged in (ALICE, Grant("alice"), "alice", None):
+        assert refuse_by_now(unchanged, room, READ, 0.0) is None, "it was decided about before, and is the same"
+
+
+def test_the_way_to_renew_a_grant_is_no_part_of_it() -> None:
+    grant = Grant("alice", renew=lambda: None)
+    assert grant == Grant("alice")
+    assert hash(grant) == hash(Grant("alice"))
+    assert "renew" not in repr(grant)

@@ -23,6 +23,7 @@ from rawws.backplane import connector, publisher, reader
 from rawws.backplane.connector import Connector
 from rawws.backplane.redis_streams import RedisStatistics, RedisStreams
 from rawws.backplane.troubles import Trouble
+from rawws.broadcast.idempotency import IdempotencyKey
 from rawws.broadcast.log import History
 from rawws.broadcast.message_ids import Ids
 from rawws.broadcast.outbox import Outgoing
@@ -256,6 +257,26 @@ async def test_a_post_is_published_once_whichever_node_gets_it(nursery: trio.Nur
         assert await reader.frame() == seen_text("paid")
 
 
+async def test_a_key_belongs_to_its_user_at_every_node(nursery: trio.Nursery, redis: RedisServer) -> None:
+    def authenticate(request: rawws.Request) -> rawws.User | None:
+        name = request.headers.get("Cookie")
+        return None if name is None else rawws.User(name, read=["*"], write=["*"])
+
+    start = partial(rooms, nursery, backplane=redis.url, authenticate=authenticate)
+    async with start() as a, start() as b:
+        reader = await a.open("/room/x")
+        ids = {}
+        for cookie in ([], ["Cookie: alice"], ["Cookie: bob"]):
+            first, again = [await node.publish("/room/x", "paid", "Idempotency-Key: k1", *cookie) for node in (a, b)]
+            assert first["id"] == again["id"]
+            ids[first["id"]] = await reader.frame()
+        assert len(ids) == 3
+        listed = await redis.ask("EVAL", "return table.concat(redis.call('KEYS', 'rawws:once:*'), '|')", "0")
+        named = sorted(listed.split("|"), key=len)
+        assert [len(key.partition("/room/x k1")[0]) for key in named] == [11, 43, 43]
+        assert not any("alice" in key for key in named)
+
+
 async def test_a_room_is_followed_while_it_has_peers(
     nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -440,11 +461,18 @@ async def test_a_faulty_message_does_not_fail_the_rest_of_its_batch(nursery: tri
         assert shared is not None
         between.cut()
         sent = [
-            Outgoing("/room/x", Opcode.TEXT, payload, History(), once=once, digest="digest")
+            Outgoing(
+                "/room/x",
+                Opcode.TEXT,
+                payload,
+                History(),
+                once=None if once is None else IdempotencyKey(once),
+                digest="digest",
+            )
             for payload, once in [
-                (b"1", ""),
+                (b"1", None),
                 (b"2", "list"),
-                (b"3", ""),
+                (b"3", None),
                 (b"4", "text"),
                 (b"5", "error"),
                 (b"6", "fine"),

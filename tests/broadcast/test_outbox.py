@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from rawws.broadcast.idempotency import IdempotencyKey
 from rawws.broadcast.log import History
 from rawws.broadcast.outbox import OVERHEAD_BYTES, Outbox, Outgoing
 from rawws.broadcast.stream_entries import Author
@@ -88,8 +89,11 @@ def test_batches_cut_anywhere_lose_and_duplicate_nothing() -> None:
         assert store == messages
 
 
+ONCE = IdempotencyKey("once", "me")
+
+
 def test_the_keys_of_a_message_count_and_go_into_its_entry() -> None:
-    sent = Outgoing("/x", Opcode.TEXT, b"12345", History(), sender=7, key="AB", once="once", digest="digest")
-    assert sent.held_bytes == 5 + 2 + 4 + 6 + OVERHEAD_BYTES
+    sent = Outgoing("/x", Opcode.TEXT, b"12345", History(), sender=7, key="AB", once=ONCE, digest="digest")
+    assert sent.held_bytes == 5 + 2 + ONCE.held_bytes + 6 + OVERHEAD_BYTES
     sent.author = Author("node", sent.sender, 1)
     assert sent.fields == ["data", b"12345", "op", "t", "by", str(sent.author), "key", b"AB"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from rawws.broadcast.idempotency import IdempotencyKey
 from rawws.broadcast.log import History
 from rawws.broadcast.stream_entries import (
     BEGINNING,
@@ -30,6 +31,7 @@ from rawws.broadcast.stream_entries import (
     format_stream_id,
     just_before,
     key_of,
+    once_key_of,
     parse_stream_id,
     path_of,
     read_entry,
@@ -486,3 +488,11 @@ def test_held_bytes_count_the_nodes_and_messages_of_a_stream() -> None:
     tail = StreamTail(History(5))
     tail.add(StreamState(1, 1, (1, 0), (1, 0)), [read_entry(b"1-0", {b"data": b"pay"})], 0, is_last=True)
     assert tail.held_bytes == MESSAGE_BYTES + len(b"pay") + MAX_HEADER_BYTES
+
+
+def test_the_key_of_an_idempotency_key_has_the_room_and_its_owner() -> None:
+    assert once_key_of("/room/x", IdempotencyKey("k 1")) == "rawws:once:/room/x k 1"
+    owned = IdempotencyKey("k", "user a")
+    assert once_key_of("/room/x", owned) == f"rawws:once:{owned.owner_digest}/room/x k"
+    pretends = IdempotencyKey(f"{owned.owner_digest}/room/x k")
+    assert once_key_of("/room/x", pretends) != once_key_of("/room/x", owned)

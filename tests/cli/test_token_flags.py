@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rawws.cli.files import RereadFiles
 from rawws.cli.token_sources import TokenSources
 from rawws.errors import UsageError
 from rawws.extras import install_command
@@ -25,7 +26,7 @@ from tests.serving.programs import StartProgram
         (["--jwt-audience", "x"], "--jwt-audience has no effect without the keys"),
         (["--jwt-algorithm", "none"], "there is no 'none'"),
         (["--jwt-jwks", "http://a/", "--jwt-algorithm", "HS256"], "--jwt-jwks has public keys"),
-        (["--jwt-key", "{folder}/none.pem"], "can't be read for --jwt-key: No such file"),
+        (["--jwt-key", "{folder}/none.pem"], "--jwt-key {folder}/none.pem can't be read: No such file"),
         (["--jwt-secret-file", "{folder}/short"], "the secret has 5 bytes, and HS256 needs 32"),
         (
             ["--jwt-secret-file", "{folder}/short", "--jwt-key", "x"],
@@ -41,7 +42,7 @@ def test_flags_that_can_not_be_used_are_errors(
     (tmp_path / "short").write_text("short")
     ran = start_program.run("serve", *(each.format(folder=tmp_path) for each in arguments))
     assert ran.returncode == 2
-    assert reason in ran.stderr
+    assert reason.format(folder=tmp_path) in ran.stderr
     assert "short\n" not in ran.stderr
 
 
@@ -49,5 +50,5 @@ def test_without_pyjwt_a_hint_says_how_to_install_it(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "jwt", None)
     options = argparse.Namespace(jwt_key="key.pem", jwt_secret_file=None, jwt_jwks=None, auth_url=None)
     with pytest.raises(UsageError) as raised:
-        TokenSources(options)
+        TokenSources(options, RereadFiles())
     assert str(raised.value) == f"--jwt-... needs PyJWT, which isn't installed: {install_command('pyjwt')}"

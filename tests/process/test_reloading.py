@@ -12,9 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import jwt
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.redis_server import redis_server
+from tests.room_serving import post
 from tests.serving.machine import PATIENCE_S
 from tests.serving.programs import StartProgram
 
@@ -72,6 +76,64 @@ def test_a_server_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
         server.wait_for("is read anew")  # nohup rules out that this is the end
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(PATIENCE_S) == 0
+
+
+HANDS_OUT = {"read": ["/room/*"], "write": ["/room/*"]}
+
+
+def signed(secret: str) -> str:
+    return jwt.encode({"sub": "alice", "exp": time.time() + 600, "rawws": HANDS_OUT}, secret, "HS256")
+
+
+def signed_by(key: ec.EllipticCurvePrivateKey) -> str:
+    return jwt.encode({"sub": "alice", "exp": time.time() + 600, "rawws": HANDS_OUT}, key, "ES256")
+
+
+def public_pem(key: ec.EllipticCurvePrivateKey) -> str:
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return key.public_key().public_bytes(serialization.Encoding.PEM, form).decode()
+
+
+SECRETS = ["1" * 64, "2" * 64]
+PAIRS = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+
+
+@pytest.mark.usefixtures("bounded")
+@pytest.mark.parametrize(
+    ("flag", "contents", "tokens", "broken", "fault"),
+    [
+        ("--publish-token-file", ["a-1", "a-2"], ["a-1", "a-2"], "b-1 b-2", "the file holds several words"),
+        ("--jwt-secret-file", SECRETS, list(map(signed, SECRETS)), "short", "the secret has 5 bytes"),
+        ("--jwt-key", list(map(public_pem, PAIRS)), list(map(signed_by, PAIRS)), "no key", "it holds no public key"),
+    ],
+)
+async def test_a_secret_is_reread_and_a_broken_one_leaves_the_one_from_before(
+    start_program: StartProgram,
+    tmp_path: Path,
+    flag: str,
+    contents: list[str],
+    tokens: list[str],
+    broken: str,
+    fault: str,
+) -> None:
+    path = tmp_path / "secret"
+    path.write_text(contents[0])
+    program = start_program(flag, str(path))
+
+    async def statuses() -> list[int]:
+        client = await program.connect()
+        return [(await client.ask(post("/room/x", b"hi", f"Authorization: Bearer {token}"))).status for token in tokens]
+
+    assert await statuses() == [202, 401]
+    path.write_text(broken)
+    program.signal(signal.SIGHUP)
+    assert f"{flag} {path}: {fault}" in program.wait_for_line("earlier content stays in force")
+    assert await statuses() == [202, 401]
+    path.write_text(contents[1])
+    program.signal(signal.SIGHUP)
+    program.wait_for_line(f"{flag} {path} is read anew, for requests from now on")
+    assert await statuses() == [401, 202]
+    assert not any(secret in line for line in program.lines for secret in (*contents, broken))
 
 
 @pytest.mark.usefixtures("bounded")

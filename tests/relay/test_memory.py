@@ -28,6 +28,7 @@ import trio.testing
 import trustme
 
 import rawws
+from rawws.broadcast.idempotency import IdempotencyKey
 from rawws.broadcast.log import History
 from rawws.broadcast.outbox import Outbox, Outgoing
 from rawws.broadcast.stream_entries import Author
@@ -619,7 +620,9 @@ def test_messages_that_wait_for_a_backplane_count_as_the_memory_that_they_use(si
         outbox, history = Outbox(1), History()
         for number in range(2000):
             payload, author = bytes([number % 256]) * size, Author("a1b2c3d4e5f6", number, number)
-            message = Outgoing("/room", Opcode.BINARY, payload, history, key=f"{number:0100}", once=f"{number:0100}")
+            message = Outgoing(
+                "/room", Opcode.BINARY, payload, history, key=f"{number:0100}", once=IdempotencyKey(f"{number:0100}")
+            )
             message.author = author
             outbox.put(message)
         return outbox

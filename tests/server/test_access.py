@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import signal
 import ssl
 import time
@@ -25,9 +26,9 @@ from rawws.access.source import Sources
 from rawws.errors import UsageError
 from tests.access_table import DENIED, POSTER, READER, TABLE, WAYS, WRITER, Site, try_all
 from tests.room_serving import Reader, post
-from tests.serving.client import Client
+from tests.serving.client import Answer, Client
 from tests.serving.machine import LOOPBACK
-from tests.serving.programs import StartProgram
+from tests.serving.programs import Program, StartProgram
 from tests.serving.wire import close, get, seen_close, seen_text, text, upgrade
 
 
@@ -332,19 +333,70 @@ async def test_rules_are_read_anew_at_a_signal(start_program: StartProgram, tmp_
     assert [await status(READER), await status("new-1")] == [200, 401]
     path.write_text(f"{good}\neverybody /room/* read\n")
     program.signal(signal.SIGHUP)
-    line = program.wait_for_line("the rules from before stay in force")
-    assert "access.txt, line 10: a line begins with 'anonymous', 'token NAME' or '#'" in line
+    line = program.wait_for_line("the file's earlier content stays in force")
+    assert "access.txt: line 10: a line begins with 'anonymous', 'token NAME' or '#'" in line
     assert [await status(READER), await status("new-1")] == [200, 401]
     path.write_text(good.replace(hash_of(READER), hash_of("new-1")), encoding="utf-8-sig", newline="\r\n")
     for _ in range(3):  # more than one would end a program that took it for a signal to end
         program.signal(signal.SIGHUP)
-        program.wait_for_line("is read anew, for requests from now on: tokens: 4, rules: 5")
+        program.wait_for_line("is read anew: tokens: 4, rules: 5")
     assert [await status(READER), await status("new-1")] == [401, 200]
     path.unlink()
     program.signal(signal.SIGHUP)
-    assert "can't be read: No such file" in program.wait_for_line("stay in force")
+    assert "can't be read: No such file" in program.wait_for_line("stays in force")
     program.signal(signal.SIGTERM)
     assert await trio.to_thread.run_sync(program.wait) == 0
+
+
+async def reread(program: Program, path: Path, rules: str) -> str:
+    """Have a program read other rules, and return what it has done to open connections."""
+    path.write_text(rules)
+    program.signal(signal.SIGHUP)
+    line = await trio.to_thread.run_sync(program.wait_for_line, "open connections that the new rules have closed")
+    return line.partition("have closed: ")[2]
+
+
+async def test_new_rules_hold_for_connections_that_are_open(start_program: StartProgram, tmp_path: Path) -> None:
+    path = write_rules(tmp_path)
+    good = path.read_text()
+    path.write_text(good + "\nanonymous /room/* read write\n")
+    program = start_program("--access", str(path), "--hello", "", "--history", "5")
+
+    async def open_as(token: str | None, room: str = "/room/x") -> Client:
+        return await (await program.connect()).open(
+            room, *([] if token is None else [f"Authorization: Bearer {token}"])
+        )
+
+    writer, second_writer, reader, nobody = [await open_as(token) for token in (WRITER, WRITER, READER, None)]
+    elsewhere = await open_as(READER, "/room/y")
+    stream, poller = await program.connect(), await program.connect()
+    await Reader.open(stream, "/room/x", f"Authorization: Bearer {READER}")
+    await poller.send(get("/room/z?last=0&wait=55", f"Authorization: Bearer {READER}"))
+
+    # Another right, and one right less
+    changed = good.replace("token reader /room/* read", "token reader /room/* read write")
+    changed = changed.replace("token writer /room/* read write", "token writer /room/* read")
+    assert await reread(program, path, changed + "\nanonymous /room/* write\n") == "1, and given other rights: 5"
+    assert await nobody.frame() == seen_close(1008, "this client may no longer read in this room")
+    await reader.send(text("now I may"))
+    for client in (writer, second_writer, reader):
+        assert await client.frame() == seen_text("now I may")
+    await writer.send(text("I may not any more"))
+    assert await writer.frame() == seen_close(1008, "this client may not write in this room")
+
+    # A token less, and rooms less
+    lines = [line for line in changed.splitlines() if not line.startswith("token writer")]
+    fewer = "\n".join(lines).replace("token reader /room/*", "token reader /room/y")
+    fewer = fewer.replace("token *      /room/* read", "")
+    assert await reread(program, path, fewer) == "3, and given other rights: 0"
+    assert await second_writer.frame() == seen_close(4401, "the token has been withdrawn")
+    assert await reader.frame() == seen_close(1008, "this client may no longer read in this room")
+    await stream.wait_lost()
+    await elsewhere.send(text("still here"))
+    assert await elsewhere.frame() == seen_text("still here")
+    posted = await (await program.connect()).ask(post("/room/z", b"too late", f"Authorization: Bearer {POSTER}"))
+    polled = await poller.answer()
+    assert (posted.status, polled.status, b"too late" in polled.body) == (202, 403, False)
 
 
 async def test_the_operator_publishes_anywhere_with_a_token_from_a_file(
@@ -354,13 +406,22 @@ async def test_the_operator_publishes_anywhere_with_a_token_from_a_file(
     flags = ("--publish-token-file", str(tmp_path / "token"), "--access", str(write_rules(tmp_path)))
     program = start_program(*flags)
 
+    async def ask(*lines: str) -> Answer:
+        return await (await program.connect()).ask(post("/elsewhere", b"hi", *lines))
+
     async def publish(*lines: str) -> int:
-        return (await (await program.connect()).ask(post("/elsewhere", b"hi", *lines))).status
+        return (await ask(*lines)).status
 
     operator = "Authorization: Bearer operator-1"
-    assert await publish(operator) == 202
+    accepted = await ask(operator)
+    assert (accepted.status, list(json.loads(accepted.body))) == (202, ["id"]), "the token is no right to read"
     assert await publish(f"Authorization: Bearer {WRITER}") == 403
     assert await publish() == 401
+    keyed = post("/room/x", b"hi", "Idempotency-Key: k", operator)
+    ids = [json.loads((await (await program.connect()).ask(request)).body)["id"] for request in (keyed, keyed)]
+    by_another = post("/room/x", b"hi", "Idempotency-Key: k", f"Authorization: Bearer {WRITER}")
+    ids.append(json.loads((await (await program.connect()).ask(by_another)).body)["id"])
+    assert ids[0] == ids[1] != ids[2], "the key of another is another one"
     assert await publish(operator, "Origin: https://elsewhere.example") == 202, "no browser has the token by itself"
     assert await publish(f"Authorization: Bearer {WRITER}", "Origin: https://elsewhere.example") == 403
-    assert not any("every WebSocket publishes" in line for line in program.lines)
+    assert not any("each WebSocket publishes" in line for line in program.lines)

@@ -64,6 +64,14 @@ async def test_a_token_is_checked_with_the_key_of_a_file() -> None:
     assert await ask(source, "opaque") is None
 
 
+async def test_other_keys_and_rules_take_the_place_of_the_first() -> None:
+    source = JwtSource(Rules("ES256"), FixedKeys(OneKey(KEYS["a"].public_key())))
+    source.use(Rules("ES256"), FixedKeys(OneKey(KEYS["b"].public_key())))
+    assert [isinstance(await ask(source, token(name)), Grant) for name in "ab"] == [False, True]
+    source.use(Rules("ES384"), FixedKeys(OneKey(KEYS["b"].public_key())))
+    assert isinstance(await ask(source, token("b")), Refusal)
+
+
 async def test_a_token_that_can_not_be_read_is_refused_before_any_key_is_fetched(nursery: trio.Nursery) -> None:
     backend = await Backend(key_set("a")).start(nursery)
     source, keys = source_of(backend)

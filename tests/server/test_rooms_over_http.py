@@ -19,6 +19,8 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import rawws
+from rawws.access.shared_token import SharedToken
+from rawws.broadcast.idempotency import IdempotencyKey
 from rawws.errors import Refusal, UsageError
 from rawws.hub.room import state_of
 from rawws.relay.settings import RoomSettings
@@ -339,17 +341,37 @@ async def test_a_retry_is_safe(nursery: trio.Nursery, history: int, is_read: boo
             assert await reader.data(5) == ["pay", "0", "1", "2", "pay"]
 
 
+async def test_a_key_belongs_to_its_user(nursery: trio.Nursery) -> None:
+    users = {"alice": rawws.User("alice", read=["*"], write=["*"]), "bob": "bob", "7": 7, "no name": object()}
+
+    def authenticate(request: Request) -> object:
+        return users.get(request.headers.get("Cookie") or "")
+
+    async with rooms(nursery, authenticate=authenticate) as running:
+
+        async def publish(cookie: str, body: str = "pay") -> str:
+            published = await running.publish("/", body, "Idempotency-Key: k", *([f"Cookie: {cookie}"] * bool(cookie)))
+            return str(published["id"])
+
+        ids = {user: await publish(user) for user in ("", "alice", "bob", "7", "no name")}
+        assert ids == {user: await publish(user) for user in ids}, "a retry is safe for each of them"
+        assert ids[""] == ids["no name"], "they have no name, and so the same key"
+        assert len(set(ids.values())) == 4
+        refused = await running.ask(post("/", b"pay more", "Idempotency-Key: k", "Cookie: alice"))
+        assert refused.status == 422
+
+
 async def test_a_room_is_kept_for_its_keys_until_they_are_old(autojump_clock: MockClock) -> None:  # noqa: ARG001
     hub = rawws.Hub()
     room = hub.room("/")
     room.publish("pay")
-    state_of(room).remember_idempotency_key("k", "digest")
+    state_of(room).remember_idempotency_key(IdempotencyKey("k"), "digest")
     await trio.sleep(590)
     assert hub.rooms == {"/": room}
-    assert state_of(room).find_idempotent("k") is not None
+    assert state_of(room).find_idempotent(IdempotencyKey("k")) is not None
     await trio.sleep(15)
     assert hub.rooms == {}
-    assert state_of(room).find_idempotent("k") is None
+    assert state_of(room).find_idempotent(IdempotencyKey("k")) is None
 
 
 async def test_a_history_ends_with_its_age(nursery: trio.Nursery) -> None:
@@ -437,11 +459,11 @@ async def test_exclude_sender_holds_for_several_senders_in_one_turn(start_hub: S
         (PublishPolicy(is_local=True), ["Via: 1.1 proxy"], 403),
         (PublishPolicy(is_local=True), ["X-Forwarded-For: 203.0.113.5"], 403),
         (PublishPolicy(is_local=False), [], 403),
-        (PublishPolicy("secret"), [], 401),
-        (PublishPolicy("secret"), ["Authorization: Bearer secrets"], 401),
-        (PublishPolicy("secret"), ["Authorization: Basic secret"], 401),
-        (PublishPolicy("secret"), ["Authorization: Bearer secret"], 202),
-        (PublishPolicy("secret", is_local=True), [], 401),
+        (PublishPolicy(SharedToken("secret")), [], 401),
+        (PublishPolicy(SharedToken("secret")), ["Authorization: Bearer secrets"], 401),
+        (PublishPolicy(SharedToken("secret")), ["Authorization: Basic secret"], 401),
+        (PublishPolicy(SharedToken("secret")), ["Authorization: Bearer secret"], 202),
+        (PublishPolicy(SharedToken("secret"), is_local=True), [], 401),
         (PublishPolicy(is_local=True, origins=Origins(["https://app.example"])), ["Origin: https://app.example"], 202),
     ],
 )
@@ -526,13 +548,13 @@ def test_a_refusal_to_publish_has_a_reason_for_the_client_and_a_hint_for_the_ope
 
 @pytest.mark.parametrize("token", ["", " ", "secret ", "se cret", "secret\n", "žluť"])
 def test_a_token_that_all_or_no_clients_could_send_is_rejected(token: str) -> None:
-    with pytest.raises(UsageError, match="the publish token is "):
+    with pytest.raises(UsageError, match="the token is "):
         rawws.rooms(rawws.Hub(), publish_token=token)
 
 
 OPEN_TO_WEBSOCKETS = (
-    "the publish token is asked of POSTs only, and every WebSocket publishes in its room without it; add --read-only, "
-    "or Hub(read_only=True), to publish by POST alone"
+    "only a POST needs the publish token: each WebSocket publishes in its room without it; to close that, "
+    "add --read-only, or Hub(read_only=True)"
 )
 
 
@@ -627,7 +649,7 @@ async def test_9110_9_3_7_options_lists_a_rooms_methods(nursery: trio.Nursery, l
 
 
 async def test_a_preflight_of_an_allowed_page_is_answered(nursery: trio.Nursery) -> None:
-    policy = PublishPolicy("secret", origins=Origins(["https://app.example"]))
+    policy = PublishPolicy(SharedToken("secret"), origins=Origins(["https://app.example"]))
     async with rooms(nursery, policy=policy) as running:
         asks = ("Origin: https://app.example", "Access-Control-Request-Method: POST")
         answer = await running.ask(get("/room", *asks, method="OPTIONS"))

@@ -110,6 +110,7 @@ async def test_the_backend_is_asked_once_for_each_connection(
         "Origin": "http://localhost",
         "X-Original-URI": f"{ROOM}?last=0",
         "X-Forwarded-For": LOOPBACK,
+        "Accept-Encoding": "identity",
         "Rawws-Room": ROOM,
         "Rawws-Action": "read write",
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from rawws.broadcast.idempotency import IdempotencyKey
 from rawws.broadcast.log import History
 from rawws.broadcast.outbox import OVERHEAD_BYTES, Outgoing
 from rawws.wire.deflate import STREAM_BYTES, Inflater
@@ -111,6 +112,8 @@ def test_a_view_of_a_fragmented_message_is_counted_until_it_ends_or_is_dropped(s
 
 def test_a_message_for_a_stream_counts_with_its_keys() -> None:
     plain = Outgoing("/x", Opcode.TEXT, b"pay", History())
-    keyed = Outgoing("/x", Opcode.TEXT, b"pay", History(), key="EUR", once="again", digest="d" * 64)
+    keyed = Outgoing(
+        "/x", Opcode.TEXT, b"pay", History(), key="EUR", once=(once := IdempotencyKey("again")), digest="d" * 64
+    )
     assert plain.held_bytes == OVERHEAD_BYTES + 3
-    assert keyed.held_bytes == OVERHEAD_BYTES + 3 + len("EURagain") + 64
+    assert keyed.held_bytes == OVERHEAD_BYTES + 3 + len("EUR") + once.held_bytes + 64
