@@ -17,6 +17,7 @@ from rawws.cli.token_sources import TokenSources
 from rawws.errors import Refusal, UsageError
 from rawws.hub.regranting import regrant_all
 from rawws.limits import MIB
+from rawws.server.operators import check_admin_token
 from rawws.wire.messages import Request
 from rawws.wire.trace import STATE
 
@@ -83,3 +84,9 @@ def read_publish_token(options: argparse.Namespace, files: RereadFiles) -> Share
     if options.publish_token is not None:
         raise UsageError("--publish-token and --publish-token-file are two tokens; remove one of them")
     return files.token("--publish-token-file", options.publish_token_file)
+
+
+def read_admin_token(options: argparse.Namespace, files: RereadFiles) -> SharedToken | None:
+    """Return the token of ``--admin-token-file``, if it is given. Raises `UsageError`."""
+    path = options.admin_token_file
+    return None if path is None else files.token("--admin-token-file", path, check_admin_token)

@@ -94,9 +94,12 @@ class RereadFile(Generic[Content]):
 class TokenFile(RereadFile[str]):
     """A file that holds a token alone. Its ``token`` is always the one that was read last."""
 
-    def __init__(self, flag: str, path: str) -> None:
-        """Raises `UsageError`, which doesn't repeat the token."""
-        super().__init__(flag, path, _read_token, max_bytes=MAX_SECRET_BYTES)
+    def __init__(self, flag: str, path: str, check: Callable[[str], str] = check_shared_token) -> None:
+        """``check`` returns a token that can be used, and raises `UsageError` for others, without repeating them.
+
+        Raises `UsageError`, which doesn't repeat the token.
+        """
+        super().__init__(flag, path, lambda data: check(_read_token(data)), max_bytes=MAX_SECRET_BYTES)
         self.token = SharedToken(self.content)
         self.use = self.token.replace
 
@@ -115,12 +118,12 @@ class RereadFiles:
         self._files.append(file)
         return file
 
-    def token(self, flag: str, path: str) -> SharedToken:
+    def token(self, flag: str, path: str, check: Callable[[str], str] = check_shared_token) -> SharedToken:
         """Return the token in the file that a flag names. It is replaced whenever the file is read anew.
 
-        Raises `UsageError`, which doesn't repeat the token.
+        ``check`` is that of `TokenFile`. Raises `UsageError`, which doesn't repeat the token.
         """
-        return self.add(TokenFile(flag, path)).token
+        return self.add(TokenFile(flag, path, check)).token
 
     async def reload(self) -> None:
         """Read all files anew, one after the other."""
@@ -133,7 +136,7 @@ def _read_token(data: bytes) -> str:
     if not token or len(token.split()) > 1:
         fault = "holds several words" if token else "is empty"
         raise UsageError(f"the file {fault}, and it is for a token alone")
-    return check_shared_token(token)
+    return token
 
 
 def decode(data: bytes) -> str:

@@ -14,7 +14,7 @@ import trio
 
 from rawws import logs
 from rawws.backplane.sharing import share
-from rawws.cli.access import combine, read_publish_token, read_rules
+from rawws.cli.access import combine, read_admin_token, read_publish_token, read_rules
 from rawws.cli.files import RereadFiles
 from rawws.cli.serve_flags import FLAGS
 from rawws.cli.token_sources import TokenSources, check_token_flags
@@ -28,9 +28,11 @@ from rawws.process import signals
 from rawws.process.program import load_tls, run_program
 from rawws.process.workers import MAX_WORKERS, WorkerContext, run_workers
 from rawws.relay.lag_policies import POLICIES
+from rawws.server.administration import AdminApp, ReservedApp
 from rawws.server.apps import HttpApp
 from rawws.server.asgi import asgi, load_app
 from rawws.server.metrics import MetricsApp
+from rawws.server.operators import Nobody, Operators, TokenHolders
 from rawws.server.plain_apps import HelloApp
 from rawws.server.room_app import RoomApp
 from rawws.server.room_posts import PublishPolicy
@@ -134,6 +136,7 @@ class _Program:
         self._rules = read_rules(options, self._files)
         self._cases = CaseGrant(CASE_PATH)
         self._publish_token = read_publish_token(options, self._files)
+        self._admin_token = read_admin_token(options, self._files)
         self._app: HttpApp = (
             asgi(load_app(options.app), root_path=options.root_path or "")
             if options.app
@@ -190,6 +193,8 @@ class _Program:
             routes = {**page.routes, CASE_PATH: self._hub}
             scheme = "http" if self._tls is None else "https"
             self.invitation = page.invite(f"{scheme}://{format_address(connectable_address(listeners[0]))}")
+        if self._hub.mode is Mode.BROADCAST:
+            app = AdminApp(self._hub, app if page is not None else ReservedApp(app), self._operators(page, local))
         async with share(self._hub, *options.backplane) if options.backplane else contextlib.nullcontext():
             with self._tokens.closing():
                 await self._serve(listeners, status, app, routes)
@@ -213,6 +218,12 @@ class _Program:
             task_status=status,
             **FLAGS.keywords("serve", self._options),
         )
+
+    def _operators(self, page: Page | None, local: bool) -> Operators:
+        """Return those who may administer the server."""
+        if self._admin_token is not None:
+            return TokenHolders(self._admin_token)
+        return page.viewers if page is not None and local else Nobody()
 
     def _page(self, listeners: Sequence[socket.socket], local: bool) -> Page | None:
         """Return the page, if it is on: by default only where this machine alone can reach it."""

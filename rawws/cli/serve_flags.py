@@ -213,6 +213,16 @@ _ROOMS = (
         is_reread=True,
     ),
     Flag(
+        "--admin-token-file",
+        FILE,
+        "file that holds the token with which an operator lists and ends connections below `/_rawws/`",
+        shown_default="the page's token, only where this machine alone can reach the server",
+        manual="The token has 16 characters or more, such as `openssl rand -hex 16` makes. See [Administer a running "
+        "server](../howto/administer.md).",
+        needs_rooms=True,
+        is_reread=True,
+    ),
+    Flag(
         "--access",
         FILE,
         "file that says which tokens may read and write which rooms; nobody else may",

@@ -28,6 +28,7 @@ from rawws.hub.registry import RoomRegistry, RoomsInUse
 from rawws.hub.regranting import let_write, regrant
 from rawws.hub.room import Room
 from rawws.hub.shards import Shards
+from rawws.hub.waiting_polls import WaitingPolls
 from rawws.limits import MAX_LAG_BYTES, MIB, by_flag, check_number
 from rawws.net.accept import Address
 from rawws.net.transport import Transport
@@ -119,6 +120,7 @@ class Hub:
             max_peers,
         )
         self.backplane: Shards | None = None  # through which rooms are shared with other nodes
+        self.polls = WaitingPolls()
         self._rooms_at = None if rooms_at is None else RoomPaths(rooms_at)
         self._settings_for = settings
         self._max_rooms = max_rooms
@@ -253,8 +255,7 @@ class Hub:
         """Close all connections of a user that are in a room, and return their number.
 
         ``user`` is what ``authenticate`` returned, or the name of a `User`. The close goes out after all that the rooms
-        have published. A poll is answered as usual, since it isn't a connection that lasts. With other nodes, call this
-        on each of them.
+        have published. A poll that waits is answered with 403. With other nodes, call this on each of them.
 
         Raises `UsageError` for a code that can't be sent (RFC 6455 §7.4), and a reason of more than 123 bytes.
         """
@@ -265,7 +266,10 @@ class Hub:
         found = {member for room in self for member in room if user in (member.user, _name_of(member.user))}
         for member in found:
             member.close(code, reason)
-        return len(found)
+        polls = [poll for poll in self.polls if user in (poll.user, _name_of(poll.user))]
+        for poll in polls:
+            poll.end(reason or "")
+        return len(found) + len(polls)
 
     # As a program
 

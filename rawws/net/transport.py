@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+import time
 from collections.abc import Callable, Sequence
 
 import trio
@@ -25,10 +26,22 @@ MORE_RECEIVE_BYTES = 4 * RECEIVE_BYTES
 MAX_PIECES = 1024
 
 
+_second = 0
+
+
+def _present_second() -> int:
+    """Return the Unix time in whole seconds. All connections of one second share the object, to save memory."""
+    global _second
+    now = int(time.time())
+    if now != _second:
+        _second = now
+    return _second
+
+
 class Transport:
     """A connected, non-blocking stream socket, which it owns: closing the transport closes the socket."""
 
-    __slots__ = ("_socket", "_was_waited_for", "needs_flush", "receive_now", "send_now")
+    __slots__ = ("_socket", "_was_waited_for", "connected_at", "needs_flush", "receive_now", "send_now")
 
     # Whether `do_handshake` is to be awaited before the first byte of data.
     has_handshake = False
@@ -47,6 +60,7 @@ class Transport:
     def __init__(self, connected: socket.socket) -> None:
         connected.setblocking(False)
         self._socket = connected
+        self.connected_at = _present_second()  # Unix time
         self._was_waited_for = False
         # A receive has changed what can be sent: TLS has answered by itself, or got the bytes that it was waiting for.
         self.needs_flush = False

@@ -19,6 +19,7 @@ from rawws.page.access import HOME, Access, lead_home, refusal_of, token_of
 from rawws.page.assets import Assets
 from rawws.page.case_grant import CaseGrant
 from rawws.page.feed import KEPT_CONNECTIONS, Feed
+from rawws.page.operators import PageViewers
 from rawws.page.questions import About
 from rawws.server.apps import Exchange, HttpApp, Middleware
 from rawws.server.routes import Route
@@ -75,6 +76,11 @@ class Page:
     def routes(self) -> Mapping[str, Route]:
         """The page's own WebSocket, for the ``routes`` of `serve`."""
         return {TRACE: Route(self._feed, _OwnOrigin(), shows_frames=False, refuse=self.refuse)}
+
+    @property
+    def viewers(self) -> PageViewers:
+        """The operators of a server that has no token for them, and that only this machine can reach."""
+        return PageViewers(self._access)
 
     async def _feed(self, websocket: WebSocket) -> None:
         await Feed(websocket, self._tracer, self._about).run()

@@ -45,6 +45,9 @@ class Polls:
         """Whether a poll is in progress."""
         return bool(self._pollers)
 
+    def __len__(self) -> int:
+        return len(self._pollers)
+
     def start(self, poller: Poller) -> None:
         self._pollers.add(poller)
 

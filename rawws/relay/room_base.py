@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -344,6 +345,15 @@ class RoomBase(Generic[Member]):
         return has_news
 
     @property
+    def readers(self) -> Counter[str]:
+        """The number of members and of polls in progress, by kind."""
+        kinds = Counter(peer.encoding.label for peer in self.lagging)
+        for encoding, peers in self.current.items():
+            kinds[encoding.label] += len(peers)
+        kinds["poll"] = 0 if self._polls is None else len(self._polls)
+        return kinds
+
+    @property
     def tail(self) -> Cursor:
         """The cursor of a peer that lacks nothing."""
         return self.policy.tail(self.log)
@@ -374,6 +384,11 @@ class RoomBase(Generic[Member]):
         return ROOM_BYTES + len(self.path) + self.log.held_bytes + self.policy.held_bytes + self._repeats_bytes + polls
 
     @property
+    def history_messages(self) -> int:
+        """The number of messages for later readers."""
+        return self.log.last_message + 1 - self.log.oldest(trio.current_time())
+
+    @property
     def history_bytes(self) -> int:
         """The memory of the messages for later readers, and of the keys for publishers that retry."""
         return self.log.history_bytes + self._repeats_bytes
@@ -394,6 +409,19 @@ class RoomBase(Generic[Member]):
         self._repeats = None
         self.kept_until = -math.inf
         self.trim()
+
+    def clear_history(self) -> int:
+        """Forget the messages for later readers, which will get a gap, and return how many there were.
+
+        Readers that are here, and lag, still get what they lack. The ids go on: the room is kept for a while, as it is
+        after a poll. The keys for publishers that retry stay, since a message must not be published twice.
+        """
+        messages = self.history_messages
+        self.log.end_history()
+        self.kept_until = max(self.kept_until, trio.current_time() + BETWEEN_POLLS_S)
+        self._registry.keep(self)
+        self.trim()
+        return messages
 
     def _forget(self) -> bool:
         """Leave the registry if nothing is left of the room."""

@@ -23,7 +23,9 @@ from rawws.broadcast.stream_encodings import EVENTS, JSON_EVENTS
 from rawws.errors import Refusal
 from rawws.hub.hub import Hub
 from rawws.limits import Limits
+from rawws.server.administration import AdminApp, ReservedApp
 from rawws.server.apps import Exchange, HttpApp, Middleware, answer_options
+from rawws.server.operators import TokenHolders, check_admin_token
 from rawws.server.plain_apps import HelloApp, find_application
 from rawws.server.room_posts import HttpPublisher, PublishPolicy
 from rawws.server.room_readers import PeerCount, Poll, RoomReader, Stream, answer_page
@@ -109,6 +111,7 @@ def rooms(
     *,
     elsewhere: HttpApp | None = None,
     publish_token: str | None = None,
+    admin_token: str | None = None,
     is_local: bool = False,
     origins: Origins | Iterable[str] | None = (),
     max_size: int | None = None,
@@ -123,11 +126,17 @@ def rooms(
     (``is_local``). Web pages of other hosts may read and write if their origin is in ``origins``, or ``origins``
     is None. A message may have ``max_size`` bytes; by default the limit of `serve` applies.
 
-    Raises `UsageError` for a token that can't be sent.
+    With an ``admin_token``, requests that have it may list the rooms and connections below ``/_rawws/``, end
+    connections, and clear histories. It has 16 characters or more.
+
+    Raises `UsageError` for a token that can't be sent, or is too short.
     """
     token = None if publish_token is None else SharedToken(publish_token)
     policy = PublishPolicy(token, is_local, Origins.of(origins))
-    return RoomApp(hub, elsewhere or HelloApp(["POST"]), policy, max_message_bytes=max_size)
+    app = RoomApp(hub, elsewhere or HelloApp(["POST"]), policy, max_message_bytes=max_size)
+    if admin_token is None:
+        return app
+    return AdminApp(hub, ReservedApp(app), TokenHolders(SharedToken(check_admin_token(admin_token))))
 
 
 def _answer_options(request: Request) -> Response:

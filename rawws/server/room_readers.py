@@ -17,8 +17,10 @@ from rawws.broadcast.stream_encodings import StreamEncoding
 from rawws.errors import Refusal
 from rawws.hub.doors import Door
 from rawws.hub.hub import Hub
+from rawws.hub.waiting_polls import WaitingPoll
 from rawws.net.transport import Transport
 from rawws.relay.peer import Peer, PeerGroup
+from rawws.relay.polling import Poller
 from rawws.server.apps import Exchange, answer_json
 from rawws.server.room_posts import PublishPolicy
 from rawws.wire.messages import NO_STORE, Headers, Request, Response
@@ -125,23 +127,34 @@ class Poll:
         room = hub.registry.get(path)
         place = room.resolve(reading)
         with room.poll(place.after) as poller:
-            waits = reading.wait_s and exchange.request.method == "GET"
-            if waits and place.gap is None and room.log.last_message <= place.after:
-                ends_at = admitted.ends_at + _spread_s(exchange.number)
-                left_s = max(0.0, ends_at - trio.current_time())  # the grant may have ended while the room was loaded
-                await exchange.wait_for(poller.wait, min(reading.wait_s, left_s))
-                # A message may have ended the wait after the grant had ended, or was withdrawn.
-                is_over = trio.current_time() >= admitted.ends_at
-                refused = EXPIRED if is_over else refuse_by_now(admitted.user, path, Action.READ, time.time())
-                if refused is not None:
-                    await answer_page(exchange, policy, refused)
-                    return
+            may_wait = reading.wait_s and exchange.request.method == "GET"
+            if may_wait and place.gap is None and room.log.last_message <= place.after:
+                refused = await _wait(exchange, hub, path, poller, wait_s=reading.wait_s, admitted=admitted)
+            if refused is not None:
+                await answer_page(exchange, policy, refused)
+                return
             polled = room.poll_response(place.after, place.gap or poller.gap)
         if polled.whole is not None:
             await answer_page(exchange, policy, answer_json(polled.whole))
             return
         fields = [*answer_json(b"").headers, *policy.fields(exchange.request)]
         await exchange.answer_in_pieces(Headers(fields).raw(), polled, held=lambda: polled.objects(room.log.keeps))
+
+
+async def _wait(
+    exchange: Exchange, hub: Hub, path: str, poller: Poller, *, wait_s: float, admitted: Admitted
+) -> Refusal | None:
+    """Wait for a message. Return why the poll may not have it, or may not wait any longer; None if it may."""
+    ends_at = admitted.ends_at + _spread_s(exchange.number)
+    left_s = max(0.0, ends_at - trio.current_time())  # the grant may have ended while the room was loaded
+    poll = WaitingPoll(exchange.number, path, admitted.user, exchange.remote_address, int(time.time()), poller)
+    with hub.polls.waiting(poll):
+        await exchange.wait_for(poller.wait, min(wait_s, left_s))
+    if poll.refusal is not None:
+        return poll.refusal
+    # A message may have ended the wait after the grant had ended, or was withdrawn.
+    is_over = trio.current_time() >= admitted.ends_at
+    return EXPIRED if is_over else refuse_by_now(admitted.user, path, Action.READ, time.time())
 
 
 def _spread_s(number: int) -> float:

@@ -22,6 +22,9 @@ from rawws.cli.serve_flags import FLAGS
 from rawws.errors import ListenError
 from rawws.hub.hub import Hub
 from rawws.options import ServerOptions
+from rawws.server.administration import AdminApp, ReservedApp
+from rawws.server.apps import apps_of
+from rawws.server.plain_apps import HelloApp
 from rawws.server.room_app import RoomApp
 from rawws.wire.origins import Origins
 from tests.serving.machine import LOOPBACK
@@ -82,7 +85,8 @@ def test_the_server_has_the_defaults_without_flags(ran: Ran, arguments: list[str
     assert rawws.cli.main([*arguments, "--no-page"]) == 0
     assert (ran.host, ran.port) == ("127.0.0.1", 8080)
     assert ran.hub.pop("hello") == "Hello! Message From Server!!"
-    assert isinstance(ran.serve.pop("http"), RoomApp)
+    apps = [type(app) for app in apps_of(ran.serve.pop("http"))]
+    assert apps == [AdminApp, ReservedApp, RoomApp, HelloApp]
     assert not ran.serve.pop("tracer").is_watched
     assert not ran.allows("https://hoppscotch.io")
     del ran.serve["origins"], ran.serve["listeners"], ran.serve["task_status"]

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 import rawws
 from rawws import Delivery, Hub, RoomSettings
 from rawws.broadcast.log import SEGMENT_PIECES, History
 from rawws.errors import UsageError
 from rawws.hub.room import state_of
+from rawws.relay.polling import BETWEEN_POLLS_S
 from rawws.testing import Opcode, Role, open_pair, open_raw
 from tests.serving.machine import PATIENCE_S
 
@@ -139,6 +140,33 @@ async def test_the_rooms_of_a_hub_are_a_live_view() -> None:
         assert repr(rooms) == f"{{'/a': {room!r}}}"
         with pytest.raises(KeyError):
             rooms["/b"]
+
+
+async def test_a_room_whose_history_was_cleared_lives_as_long_as_after_a_poll(mock_clock: MockClock) -> None:
+    hub = Hub(history=5)
+    hub.room("/x").publish_many(("one", "two"))
+    state = state_of(hub.room("/x"))
+    assert state.history_messages == 2
+    assert state.clear_history() == 2
+    assert (state.history_messages, state.history_bytes, state.clear_history()) == (0, 0, 0)
+    del state
+    mock_clock.jump(BETWEEN_POLLS_S - 1)
+    await wait_all_tasks_blocked()
+    assert "/x" in hub.rooms
+    mock_clock.jump(BETWEEN_POLLS_S)
+    await wait_all_tasks_blocked()
+    assert "/x" not in hub.rooms
+
+
+async def test_the_readers_of_a_room_are_counted_by_kind() -> None:
+    hub = Hub()
+    room = state_of(hub.room("/x"))
+    assert +room.readers == {}
+    async with open_pair() as (_, first), open_pair() as (_, second):
+        hub.room("/x").join(first)
+        hub.room("/x").join(second)
+        with room.poll(0), room.poll(0):
+            assert room.readers == {"websocket": 2, "poll": 2}
 
 
 async def test_several_messages_are_delivered_together_and_in_order() -> None:

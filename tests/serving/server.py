@@ -9,6 +9,7 @@ from typing import Any
 
 import trio
 
+from rawws.access.grant import ANYBODY, Admitted
 from rawws.errors import Cause
 from rawws.hub.hub import Hub, Mode
 from rawws.limits import MAX_LAG_BYTES, Limits
@@ -169,6 +170,9 @@ class RunningHub:
         trailing_data: bytes = b"",
         extensions: str = "",
         subprotocol: str | None = None,
+        *,
+        number: int | None = None,
+        admitted: Admitted = ANYBODY,
     ) -> None:
         """Hand a connection over to the hub, as the HTTP phase does after its 101."""
         self._joined += 1
@@ -176,10 +180,11 @@ class RunningHub:
             (), path, Accept.of(KEY.decode()), None, answer_offers([extensions]), subprotocol=subprotocol
         )
         self.hub.adopt(
-            self._joined,
+            self._joined if number is None else number,
             transport,
             handshake,
             self.endpoint,
+            admitted=admitted,
             trailing_data=trailing_data,
             fast_lane=self._fast_lane,
         )

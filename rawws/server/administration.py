@@ -1,0 +1,183 @@
+"""Administration over HTTP: the rooms and connections of a hub as an operator sees them, and the means to end them.
+
+============================================  =============================================================
+``GET /_rawws/rooms``                         the rooms, or with ``room`` one of them
+``GET /_rawws/peers``                         the connections, or with ``user``, ``number`` or ``room`` some of them
+``DELETE /_rawws/peers?user=NAME``            ends the connections of a user; with ``number`` one connection
+``DELETE /_rawws/history?room=PATH``          clears the history of a room
+============================================  =============================================================
+
+Lists are answered in pieces of ``limit`` entries. ``next`` of a piece is the ``after`` of the following one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+
+import trio
+
+from rawws import logs
+from rawws.broadcast.json_messages import as_compact_json
+from rawws.errors import Refusal, UsageError
+from rawws.hub.administration import Entry, HubNode, Nodes, Page, disconnect, gather_peers, gather_rooms
+from rawws.hub.hub import Hub
+from rawws.hub.paths import OWN_PATHS
+from rawws.limits import MIB
+from rawws.server.administration_query import read_disconnect, read_history, read_peers, read_rooms
+from rawws.server.apps import Exchange, HttpApp, Middleware, answer_json, answer_options, name_methods
+from rawws.server.operators import Operators
+from rawws.wire.messages import NO_STORE, Request, Response
+from rawws.wire.trace import STATE, shorten
+
+ROOMS, PEERS, HISTORY = (OWN_PATHS + name for name in ("rooms", "peers", "history"))
+METHODS = {ROOMS: ("GET", "HEAD"), PEERS: ("GET", "HEAD", "DELETE"), HISTORY: ("DELETE",)}
+
+# The most bytes of one piece of a list, unless a single entry has more.
+MAX_LIST_BYTES = MIB
+# At most this many requests are answered at a time, and the others wait: each may look at a hundred thousand
+# connections.
+AT_ONCE = 4
+# The entries that are encoded in a row, which takes less than a millisecond.
+ENCODED_IN_A_ROW = 100
+
+FOREIGN_PAGE = Refusal(403, "administration_origin", "Pages of other sites may not administer this server.")
+
+
+def name_this_node() -> str:
+    """Return the name of this process among all that may share its rooms."""
+    return f"{socket.gethostname().replace('/', '-') or 'localhost'}:{os.getpid()}"
+
+
+class AdminApp(Middleware):
+    """Answers requests for administration, and passes all others to another app."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        elsewhere: HttpApp,
+        operators: Operators,
+        others: Sequence[Nodes] = (),
+    ) -> None:
+        """``others`` are the nodes that share the hub's rooms, besides this one."""
+        self._hub = hub
+        self._operators = operators
+        self._nodes: tuple[Nodes, ...] = (HubNode(hub, name_this_node()), *others)
+        self._at_once = trio.CapacityLimiter(AT_ONCE)
+        self.elsewhere: HttpApp = elsewhere
+
+    def is_own(self, request: Request) -> bool:
+        return request.path not in METHODS and super().is_own(request)
+
+    async def serve_exchange(self, exchange: Exchange) -> None:
+        path = exchange.request.path or ""
+        if path not in METHODS:
+            await self.elsewhere.serve_exchange(exchange)
+            return
+        await exchange.discard_body()
+        await exchange.answer(await self._answer(exchange, path))
+
+    async def _answer(self, exchange: Exchange, path: str) -> Response | Refusal:
+        request = exchange.request
+        if request.method == "OPTIONS":
+            return answer_options(METHODS[path])  # without fields of CORS, so that no other page may do anything here
+        if refused := self._refuse(request, METHODS[path]):
+            return refused
+        async with self._at_once:
+            try:
+                return await self._act(exchange, request.method, path)
+            except UsageError as error:
+                return Refusal(400, "administration_query", f"This query can't be answered: {error}.")
+
+    def _refuse(self, request: Request, methods: Sequence[str]) -> Refusal | None:
+        if request.is_cross_origin:
+            return FOREIGN_PAGE
+        if refused := self._operators.refuse(request):
+            return refused
+        if request.method not in methods:
+            sentence = f"The method {request.method} is not allowed here; use {' or '.join(methods)}."
+            allowed = name_methods(methods).encode("ascii")
+            return Refusal(405, "method_not_allowed", sentence, ((b"Allow", allowed),))
+        return None
+
+    async def _act(self, exchange: Exchange, method: str, path: str) -> Response | Refusal:
+        query = exchange.request.query
+        if path == HISTORY:
+            return self._clear_history(exchange, read_history(query))
+        if method == "DELETE":
+            return await self._disconnect(exchange, query)
+        if path == PEERS:
+            return await _answer_list("peers", await gather_peers(self._nodes, read_peers(query)))
+        wanted = read_rooms(query)
+        rooms = await gather_rooms(self._nodes, wanted)
+        if wanted.room is not None and not rooms.entries:
+            return _no_room(wanted.room)
+        return await _answer_list("rooms", rooms)
+
+    async def _disconnect(self, exchange: Exchange, query: str) -> Response | Refusal:
+        wanted, close = read_disconnect(query)
+        if wanted.number is not None and wanted.node is None and self._hub.backplane is not None:
+            raise UsageError("each node has connection numbers of its own; say which node, with node=")
+        ended = await disconnect(self._nodes, wanted, close)
+        total = sum(ended.values())
+        if wanted.number is not None and not total:
+            return Refusal(404, "no_such_connection", f"No connection #{wanted.number} is in a room now.")
+        whose = (
+            f"connection #{wanted.number}" if wanted.user is None else f"connections of user {shorten(wanted.user)!r}"
+        )
+        message = f"administration: ended {whose} with {close.code} (connections: {total})"
+        logs.line(logs.hub, logging.INFO, exchange.number, STATE, message)
+        return answer_json({"ended": total, "nodes": ended})
+
+    def _clear_history(self, exchange: Exchange, path: str) -> Response | Refusal:
+        room = self._hub.registry.in_use.get(path)
+        if self._hub.backplane is not None:
+            sentence = "The history of a shared room is in Redis, where this server doesn't delete it."
+            return Refusal(501, "history_shared", sentence)
+        if room is None:
+            return _no_room(path)
+        messages = room.clear_history()
+        sentence = f"administration: cleared the history of room {path} (messages: {messages})"
+        logs.line(logs.hub, logging.INFO, exchange.number, STATE, sentence)
+        return answer_json({"room": path, "messages": messages, "last_id": room.last_id})
+
+
+class ReservedApp(Middleware):
+    """Answers 404 at the paths that are reserved for rawws itself, so that no application is called there."""
+
+    def __init__(self, elsewhere: HttpApp) -> None:
+        self.elsewhere: HttpApp = elsewhere
+
+    async def serve_exchange(self, exchange: Exchange) -> None:
+        if f"{exchange.request.path}/".startswith(OWN_PATHS):
+            await exchange.discard_body()
+            await exchange.answer(Response(404, "Nothing is here: this path is reserved.\n", [NO_STORE]))
+        else:
+            await self.elsewhere.serve_exchange(exchange)
+
+
+def _no_room(path: str) -> Refusal:
+    return Refusal(404, "no_such_room", f"There is no room {shorten(path)} now: nobody is in it, and it keeps nothing.")
+
+
+async def _answer_list(name: str, page: Page[Entry]) -> Response:
+    """Return a piece of a list as JSON, with as many of its entries as are within the limit on bytes."""
+    pieces: list[bytes] = []
+    size, place = 0, page.next
+    for number, entry in enumerate(page.entries):
+        piece = as_compact_json(asdict(entry))
+        size += len(piece)
+        if pieces and size > MAX_LIST_BYTES:
+            place = page.entries[number - 1].place
+            break
+        pieces.append(piece)
+        if number % ENCODED_IN_A_ROW == 0:
+            await trio.lowlevel.checkpoint()
+    return answer_json(_join(name, pieces, None if place is None else str(place)))
+
+
+def _join(name: str, pieces: Iterable[bytes], place: str | None) -> bytes:
+    return b'{"%b":[%b],"next":%b}\n' % (name.encode("ascii"), b",".join(pieces), as_compact_json(place))
