@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 # The most entries of a page, and of a blocking read.
 PAGE, READ = 200, 16
+# The time between two looks while the streams can't be read by a blocking read.
+LOOK_EVERY_S = 0.5
 # A question that is older than this gets no answer, since nobody waits for it.
 STALE_MS = 5000
 
@@ -52,14 +54,14 @@ class CommandReader:
         node: str,
         kept: KeptCommands,
         work: CommandWork,
-        on_lost: Callable[[Iterable[int] | None], None],
+        send_again: Callable[[], None],
         on_answer: Callable[[Mapping[bytes, bytes]], None],
     ) -> None:
-        """``on_lost`` gets the numbers of own commands that Redis has lost; None for all."""
+        """``kept`` are this node's own commands, of which ``send_again`` sends those that Redis has lost."""
         self._node = node
         self._kept = kept
         self._work = work
-        self._on_lost = on_lost
+        self._send_again = send_again
         self._on_answer = on_answer
         self._seen = SeenCommands()
         self._began_at = math.nan
@@ -87,6 +89,7 @@ class CommandReader:
             since_s = trio.current_time() - self._looked_at
             if self._must_look or since_s > (PROBLEM_S if self._problem else RECHECK_S):
                 await self._look(client, script)
+                self._send_again()
             on_works()
             await self._read_what_comes(client)
 
@@ -111,7 +114,7 @@ class CommandReader:
         else:
             self._take_page(self._place, page, ms_of(time))
         if not self._must_look and (lost := confirmed & self._kept.confirmed):
-            self._on_lost(lost)
+            self._kept.lose(lost)
 
     def _begin(self, state: StreamState, now_ms: int) -> StreamPlace:
         """Return the place before the commands that were given since this node was started."""
@@ -136,7 +139,7 @@ class CommandReader:
     def _note_break(self, found: Break) -> None:
         sentence = f"commands of other nodes may have been missed: {found.why.value}; each node sends its own again"
         logs.server_line(logging.ERROR, FAULT, sentence)
-        self._on_lost(None)
+        self._kept.lose_all()
 
     def _note_problem(self, problem: str) -> None:
         if concerns_everything(problem):
@@ -159,8 +162,9 @@ class CommandReader:
         with trio.fail_after(TIMEOUT_S + BLOCK_S):
             try:
                 came = dict(await client.xread(places, count=READ, block=block) or {})
-            except WrongTypeError:
+            except WrongTypeError:  # of one of them; a look finds new commands in any case
                 self._must_look = True
+                await trio.sleep(LOOK_EVERY_S)
         for entry in came.get(answers.encode(), ()):
             self._last_answer = parse_stream_id(entry.identifier)
             self._on_answer(entry.field_values)

@@ -38,7 +38,7 @@ from rawws.broadcast.node_answers import (
     question_of,
     read_roll,
 )
-from rawws.broadcast.node_commands import COMMANDS_KEY, RETAINED, Command, KeptCommands, encode_body
+from rawws.broadcast.node_commands import COMMANDS_KEY, RETAINED, Command, KeptCommands, OutgoingCommand, encode_body
 from rawws.broadcast.outbox import Outgoing
 from rawws.broadcast.stream_entries import PREFIX, Author
 from rawws.errors import BackplaneAway
@@ -48,8 +48,8 @@ from rawws.relay.room_state import RoomState
 if TYPE_CHECKING:
     from rawws.backplane.connector import Client
 
-# Commands of this node that wait for Redis. Beyond that, a caller gets an error.
-MAX_WAITING = 500
+# Commands of this node that wait for Redis, about 1 KB each. Beyond that, a caller gets an error.
+MAX_WAITING = 10_000
 # Questions of this node under way at a time, and questions and answers that wait to be sent.
 MAX_ASKED, MAX_UNSENT = 8, 200
 # Redis keeps this many answers to a node for this time, and this many entries of nodes.
@@ -75,6 +75,7 @@ class Commander:
         self._name = name
         self._put = put
         self._kept = KeptCommands()
+        self.waiting = 0  # commands that are still on their way to Redis
         self._work = CommandWork(backplane, taker, catch_up, self._answer)
         self._reader = CommandReader(name.node, self._kept, self._work, self._send_again, self._take_answer)
         self._questions = itertools.count(1)
@@ -89,27 +90,27 @@ class Commander:
         """The bytes of memory that it takes."""
         return self._work.held_bytes + self._reader.held_bytes + self._kept.held_bytes
 
-    @property
-    def waiting(self) -> int:
-        """The number of commands that are still on their way to Redis."""
-        return self._kept.waiting
-
     # Commands
 
     def tell(self, kind: str, body: Mapping[str, Any], serial: int) -> None:
         """Send a command. ``serial`` is its number among all that this node publishes."""
-        if self._kept.waiting >= MAX_WAITING:
-            sentence = f"the backplane is away, and {MAX_WAITING} commands to the other nodes wait for it already"
-            raise BackplaneAway(
-                f"{sentence}; give this one again when the backplane is back, since none of them has it"
-            )
+        if self.waiting >= MAX_WAITING:
+            sentence = f"{MAX_WAITING} commands to the other nodes wait for the backplane already"
+            raise BackplaneAway(f"{sentence}; no other node gets this one, so give it again when the backplane is back")
         command = Command(kind, body, Author(self._name.node, 0, serial))
-        self._put(self._kept.add(command, trio.current_time()))
+        self._send_out(self._kept.add(command, trio.current_time()))
 
-    def _send_again(self, serials: Iterable[int] | None) -> None:
-        some = None if serials is None else frozenset(serials)
-        for outgoing in self._kept.send_again(trio.current_time(), some):
-            self._put(outgoing)
+    def _send_out(self, outgoing: OutgoingCommand) -> None:
+        outgoing.on_done = self._count_done
+        self.waiting += 1
+        self._put(outgoing)
+
+    def _count_done(self) -> None:
+        self.waiting -= 1
+
+    def _send_again(self) -> None:
+        for outgoing in self._kept.send_again(trio.current_time()):
+            self._send_out(outgoing)
 
     async def carry_out(self) -> None:
         """Carry out the commands of others until cancelled, whether Redis is there or not."""

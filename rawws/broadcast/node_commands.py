@@ -18,6 +18,7 @@ recognize those that they have carried out already (`SeenCommands`).
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
@@ -43,6 +44,8 @@ COMMAND_BYTES = 900
 MAX_SEEN, SEEN_BYTES = 4000, 250
 # The own commands that are kept, to be sent again if Redis loses them.
 MAX_KEPT, KEPT_S = 1000, 3600.0
+# All of them are sent again at most once in this time: those of many nodes may fill the stream, so that some are lost.
+AGAIN_S = 10.0
 
 _KIND = re.compile(r"[a-z]{1,32}/[0-9]{1,4}")
 
@@ -143,6 +146,7 @@ class _Kept:
     outgoing: OutgoingCommand
     given_at: float
     is_back: bool = False  # it has been read from the stream
+    is_lost: bool = False
 
 
 class KeptCommands:
@@ -150,12 +154,9 @@ class KeptCommands:
 
     def __init__(self) -> None:
         self._kept: OrderedDict[int, _Kept] = OrderedDict()
+        self._are_lost = False
+        self._again_at = -math.inf  # when all may be sent again
         self.held_bytes = 0
-
-    @property
-    def waiting(self) -> int:
-        """The number of those that are still on their way to Redis."""
-        return sum(not each.outgoing.is_done for each in self._kept.values())
 
     def add(self, command: Command, now: float) -> OutgoingCommand:
         """Keep a command, and return it as it goes out. Of too many, the oldest is forgotten.
@@ -178,14 +179,28 @@ class KeptCommands:
     @property
     def confirmed(self) -> set[int]:
         """The numbers of the commands that Redis has confirmed and that haven't been read from the stream."""
-        return {serial for serial, each in self._kept.items() if each.outgoing.id is not None and not each.is_back}
+        kept = self._kept.items()
+        return {serial for serial, each in kept if each.outgoing.id is not None and not each.is_back}
 
-    def send_again(self, now: float, serials: Collection[int] | None = None) -> list[OutgoingCommand]:
-        """Return those to send again: the given ones, or all. None is too old, and none waits to be sent anyway."""
+    def lose(self, serials: Collection[int]) -> None:
+        """Record that Redis has lost some commands."""
+        for serial in serials:
+            if (kept := self._kept.get(serial)) is not None:
+                kept.is_lost = True
+
+    def lose_all(self) -> None:
+        """Record that Redis may have lost any command."""
+        self._are_lost = True
+
+    def send_again(self, now: float) -> list[OutgoingCommand]:
+        """Return the lost commands, to be sent again. None is too old, and none waits to be sent anyway."""
+        if all_of_them := self._are_lost and now >= self._again_at:
+            self._are_lost, self._again_at = False, now + AGAIN_S
         found = []
-        for serial, each in self._kept.items():
-            is_wanted = (serials is None or serial in serials) and each.given_at >= now - KEPT_S
-            if is_wanted and each.outgoing.is_done and each.outgoing.command is not None:
-                each.outgoing, each.is_back = OutgoingCommand.of(each.outgoing.command), False
-                found.append(each.outgoing)
+        for each in self._kept.values():
+            if (each.is_lost or all_of_them) and each.outgoing.is_done and each.outgoing.command is not None:
+                each.is_lost = each.is_back = False
+                if each.given_at >= now - KEPT_S:
+                    each.outgoing = OutgoingCommand.of(each.outgoing.command)
+                    found.append(each.outgoing)
         return found

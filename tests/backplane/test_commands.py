@@ -192,7 +192,7 @@ async def test_a_disconnect_waits_for_a_redis_that_is_away(
         between.cut()
         for name in ("Al", "Bo", "Cy"):
             assert a.hub.disconnect(user=name, code=4403, reason="banned") == 0
-        with pytest.raises(rawws.BackplaneAway, match="3 commands to the other nodes wait for it already"):
+        with pytest.raises(rawws.BackplaneAway, match="3 commands to the other nodes wait for the backplane already"):
             a.hub.disconnect(user="Di", code=4403, reason="banned")
         assert await here.frame() == BANNED, "at this node it is done"
         between.heal()
@@ -516,3 +516,37 @@ async def test_a_question_of_long_ago_is_not_answered(
         between.heal()
         assert await client.frame() == BANNED
     assert not asked
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_an_answer_that_can_not_be_read_does_not_hold_commands_up(
+    nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command_reader, "LOOK_EVERY_S", 0.05)
+    async with node(nursery, backplane=redis.url) as a, node(nursery, backplane=redis.url) as b:
+        client = await b.open("/room/x?user=Al")
+        await redis.ask("SET", f"rawws:answers:{_streams(b)._node}", "no stream")
+        await redis.ask("SET", "rawws:nodes", "no stream")
+        await trio.sleep(0.3)  # until the blocking read has failed
+        a.hub.disconnect(user="Al", code=4403, reason="banned")
+        assert await client.frame() == BANNED
+        assert "Redis refuses the question" in (await ask(a)).problem
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_stream_of_commands_that_is_full_of_ids_begins_anew(
+    nursery: trio.Nursery, redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with node(nursery, backplane=redis.url) as a, node(nursery, backplane=redis.url) as b:
+        client = await b.open("/room/x?user=Al")
+        await redis.ask("XADD", KEY, f"{(1 << 64) - 1}-{(1 << 64) - 1}", "kind", "none")
+        while not lines(caplog, "is no command"):
+            await trio.sleep(0.01)
+        await trio.sleep(0.3)  # until both have looked again
+        a.hub.disconnect(user="Al", code=4403, reason="banned")
+        while not lines(caplog, "the command disconnect/1 to other nodes can't be published"):
+            await trio.sleep(0.01)
+        await redis.ask("DEL", KEY)
+        await trio.sleep(0.3)
+        a.hub.disconnect(user="Al", code=4403, reason="banned")
+        assert await client.frame() == BANNED

@@ -6,6 +6,7 @@ import pytest
 
 from rawws.broadcast import node_commands
 from rawws.broadcast.node_commands import (
+    AGAIN_S,
     COMMANDS_KEY,
     KEPT_S,
     MAX_BODY_BYTES,
@@ -104,26 +105,55 @@ def test_a_confirmed_command_is_expected_in_the_stream() -> None:
     sent(kept, 1)
     waiting = kept.add(command(2), 0.0)
     sent(kept, 3)
-    assert (kept.waiting, kept.confirmed) == (1, {1, 3})
+    assert kept.confirmed == {1, 3}
     kept.note_back(1)
     kept.note_back(99)
     assert kept.confirmed == {3}
     waiting.is_done = True  # it has arrived, and its id is unknown
-    assert (kept.waiting, kept.confirmed) == (0, {3})
+    assert kept.confirmed == {3}
+
+
+def serials(some: list[OutgoingCommand]) -> list[int]:
+    return [each.author.serial for each in some if each.author is not None]
 
 
 def test_lost_commands_are_sent_again_as_what_they_were() -> None:
     kept = KeptCommands()
     first = sent(kept, 1)
+    sent(kept, 2)
+    kept.note_back(1)
+    assert kept.send_again(20.0) == []
+    kept.lose({1, 99})
+    (again,) = kept.send_again(20.0)
+    assert (again.author, again.fields) == (first.author, first.fields)
+    kept.lose({1})
+    assert kept.send_again(20.0) == [], "it waits to be sent anyway"
+    again.is_done, again.id = True, (9, 0)
+    assert serials(kept.send_again(20.0)) == [1]
+
+
+def test_all_commands_are_sent_again_but_not_all_of_the_time() -> None:
+    kept = KeptCommands()
+    sent(kept, 1)
     kept.add(command(2), 0.0)  # it waits to be sent anyway
     sent(kept, 3, now=10.0)
-    kept.note_back(1)
-    again = kept.send_again(20.0, {1})
-    assert [each.author for each in again] == [first.author]
-    assert again[0].fields == first.fields
-    assert (kept.waiting, kept.confirmed) == (2, {3})
-    assert kept.send_again(20.0, {1}) == [], "it waits already"
-    assert [each.author.serial for each in kept.send_again(KEPT_S + 5) if each.author] == [3], "the others are too old"
+    kept.lose_all()
+    again = kept.send_again(20.0)
+    assert serials(again) == [1, 3]
+    for each in again:
+        each.is_done = True
+    kept.lose_all()
+    assert kept.send_again(20.0 + AGAIN_S / 2) == []
+    assert serials(kept.send_again(20.0 + AGAIN_S)) == [1, 3]
+    assert kept.send_again(20.0 + 3 * AGAIN_S) == []
+
+
+def test_a_command_of_long_ago_is_not_sent_again() -> None:
+    kept = KeptCommands()
+    sent(kept, 1)
+    sent(kept, 2, now=10.0)
+    kept.lose_all()
+    assert serials(kept.send_again(KEPT_S + 5)) == [2]
 
 
 def test_the_number_of_kept_commands_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
