@@ -53,8 +53,9 @@ if TYPE_CHECKING:
 START_S = 5.0
 # A client waits for at most this time for a room that is not loaded yet.
 OPEN_TIMEOUT_S = 3.0
-# A command waits for at most this time for the messages that were published before it.
-CATCH_UP_S = 1.0
+# A command waits for at most this time for the messages that were published before it. After an outage, the reader of
+# these may be back later than the reader of commands.
+CATCH_UP_S = 3.0
 # At most this many readers, each with two connections to Redis. Beyond that, each follows more rooms.
 MOST_READERS = 100
 # An empty room is followed for this time longer, since somebody may be about to join.
@@ -269,7 +270,7 @@ class RedisStreams:
     async def _catch_up(self, rooms: Collection[RoomState]) -> None:
         """Wait until some rooms have what was published before this call, for at most `CATCH_UP_S`."""
         known = [known for room in rooms if (known := self._followed.get(room.path)) is not None]
-        with trio.move_on_after(0 if self.is_away else CATCH_UP_S):
+        with trio.move_on_after(CATCH_UP_S):
             for followed, reader in known:
                 followed.invalidate()
                 reader.look()

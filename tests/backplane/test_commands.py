@@ -155,6 +155,29 @@ async def test_a_disconnect_goes_through_each_of_several_servers(
             assert [await each.ask("XLEN", KEY) for each in (redis, second)] == [1, 1]
 
 
+@pytest.mark.usefixtures("impatient")
+async def test_a_command_waits_for_the_server_of_its_rooms(
+    nursery: trio.Nursery, redis: RedisServer, tmp_path: Path
+) -> None:
+    (tmp_path / "second").mkdir()
+    async with redis_server(tmp_path / "second") as second, network(second.port) as between:
+        urls = (redis.url, between.url)
+        async with node(nursery, backplane=urls) as a, node(nursery, backplane=urls) as b:
+            assert a.hub.backplane is not None
+            paths: dict[int, str] = {}
+            while len(paths) < 2:
+                path = f"/room/{len(paths)}{trio.current_time()}"
+                paths[id(a.hub.backplane.of(path))] = path
+            of_first, of_second = sorted(paths.values(), key=lambda path: between.url in repr(a.hub.backplane.of(path)))
+            here, there = await b.open(f"{of_first}?user=Al"), await b.open(f"{of_second}?user=Al")
+            between.cut()
+            a.hub.room(of_second).publish("the last words")
+            a.hub.disconnect(user="Al", code=4403, reason="banned")
+            assert await here.frame() == BANNED
+            between.heal()
+            assert await there.frames(2) == [seen_text("the last words"), BANNED]
+
+
 # Failures of Redis
 
 
@@ -255,18 +278,45 @@ async def _told(where: Rooms, redis: RedisServer, user: str) -> None:
         await trio.sleep(0.01)
 
 
+async def _publish_on(where: Rooms, path: str, message: str) -> None:
+    while True:
+        await where.publish(path, message)
+        await trio.sleep(0.02)
+
+
 @pytest.mark.usefixtures("impatient")
-async def test_commands_from_before_the_start_of_a_node_are_not_for_it(
-    nursery: trio.Nursery, redis: RedisServer
+async def test_a_node_that_starts_without_redis_carries_out_what_was_given_since(
+    nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with node(nursery, backplane=redis.url) as a:
-        await _told(a, redis, "Al")
+    monkeypatch.setattr("rawws.backplane.redis_streams.START_S", 0.1)
+    hub = rawws.Hub()
+
+    async def handle(ws: rawws.WebSocket) -> None:
+        async with hub.room("/news").join(ws):
+            await ws.send("joined")
+            async for _ in ws:
+                pass
+
+    async with node(nursery, backplane=redis.url) as a, network(redis.port) as between:
+        await _told(a, redis, "Bo")
         await trio.sleep(0.01)
-        async with node(nursery, backplane=redis.url) as b:
-            client = await b.open("/room/x?user=Al")
-            assert await is_open(client, a)
-            a.hub.disconnect(user="Al", code=4403, reason="banned")
+        between.cut()
+        async with rawws.share(hub, between.url):
+            server = await nursery.start(partial(rawws.serve, handle, 0, authenticate=name_in_query))
+            early, client = [await Client.unconnected().connect(server.port) for _ in range(2)]
+            for each, name in ((early, "Bo"), (client, "Al")):
+                await each.open(f"/?user={name}")
+                assert await each.frame() == seen_text("joined")
+            await _told(a, redis, "Al")
+            between.heal()
             assert await client.frame() == BANNED
+            async with trio.open_nursery() as publishing:
+                publishing.start_soon(_publish_on, a, "/news?user=admin", "later")  # the room is still to be loaded
+                assert await early.frame() == seen_text("later"), "Bo's command is from before the start"
+                publishing.cancel_scope.cancel()
+            for each in (early, client):
+                each.hang_up()
+            server.stop()
 
 
 async def test_commands_that_reach_nobody_before_the_end_are_logged(
@@ -520,7 +570,7 @@ async def test_a_question_of_long_ago_is_not_answered(
 
 @pytest.mark.usefixtures("impatient")
 async def test_an_answer_that_can_not_be_read_does_not_hold_commands_up(
-    nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+    nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(command_reader, "LOOK_EVERY_S", 0.05)
     async with node(nursery, backplane=redis.url) as a, node(nursery, backplane=redis.url) as b:
@@ -531,6 +581,7 @@ async def test_an_answer_that_can_not_be_read_does_not_hold_commands_up(
         a.hub.disconnect(user="Al", code=4403, reason="banned")
         assert await client.frame() == BANNED
         assert "Redis refuses the question" in (await ask(a)).problem
+    assert not lines(caplog, "the backplane is away")
 
 
 @pytest.mark.usefixtures("impatient")
