@@ -28,13 +28,11 @@ Answerer = Callable[[Mapping[str, Any]], Awaitable[Iterable[object]]]
 
 def name_for_others(user: object) -> UserName:
     """Return the name by which other nodes know a user. Raises `UsageError` for a user without one."""
-    name = user.user if isinstance(user, Grant) else user
-    if type(name) not in (str, int):
-        raise UsageError(
-            f"other nodes can't recognize a user that is {type(name).__name__}; with a backplane, the user is a text, "
-            "a whole number, or a User with a name"
-        )
-    return name  # type: ignore[return-value]  # which has just been checked
+    if (name := _name_of(user)) is None:
+        kind = type(user).__name__
+        sentence = "with a backplane, the user is a text, a whole number, or a User with a name"
+        raise UsageError(f"other nodes can't recognize a user that is {kind}; {sentence}")
+    return name
 
 
 def disconnect_body(user: object, close: CloseFrame) -> dict[str, Any]:
@@ -76,21 +74,25 @@ class HubCommands:
         return await self._answerers[question.kind](question.body)
 
     def _concerned(
-        self, wanted: Mapping[UserName, CloseFrame], backplane: Backplane[RoomState]
+        self, wanted: Mapping[object, CloseFrame], backplane: Backplane[RoomState]
     ) -> Iterator[tuple[RoomState, Peer, CloseFrame]]:
         """Yield the members of the rooms of a backplane whose users are wanted, with the close for each."""
         for room in list(self._registry.in_use.values()):
             if room.shared is backplane:
                 for peer in room.peers:
-                    user = user_of(peer)
-                    name = user.user if isinstance(user, Grant) else user
-                    if type(name) in (str, int) and (close := wanted.get(name)) is not None:  # type: ignore[call-overload]
+                    if (close := wanted.get(_name_of(user_of(peer)))) is not None:
                         yield room, peer, close
 
 
+def _name_of(user: object) -> UserName | None:
+    """Return the name by which other nodes know a user; None for a user without one."""
+    name = user.user if isinstance(user, Grant) else user
+    return name if isinstance(name, str | int) and not isinstance(name, bool) else None
+
+
 def _read_disconnect(body: Mapping[str, Any]) -> tuple[UserName, CloseFrame] | None:
-    user, code, reason = body.get("user"), body.get("code"), body.get("reason")
-    if not isinstance(user, str | int) or not isinstance(code, int) or not isinstance(reason, str):
+    user, code, reason = _name_of(body.get("user")), body.get("code"), body.get("reason")
+    if user is None or not isinstance(code, int) or not isinstance(reason, str):
         return None
     try:
         return user, check_close(code, reason)
@@ -98,9 +100,9 @@ def _read_disconnect(body: Mapping[str, Any]) -> tuple[UserName, CloseFrame] | N
         return None
 
 
-def _closes_of(commands: Sequence[Command]) -> dict[UserName, CloseFrame]:
+def _closes_of(commands: Sequence[Command]) -> Mapping[object, CloseFrame]:
     """Return the close for each user. The first command decides."""
-    wanted: dict[UserName, CloseFrame] = {}
+    wanted: dict[object, CloseFrame] = {}
     for command in commands:
         if (found := _read_disconnect(command.body)) is not None:
             wanted.setdefault(*found)

@@ -163,12 +163,10 @@ async def test_a_command_waits_for_the_server_of_its_rooms(
     async with redis_server(tmp_path / "second") as second, network(second.port) as between:
         urls = (redis.url, between.url)
         async with node(nursery, backplane=urls) as a, node(nursery, backplane=urls) as b:
-            assert a.hub.backplane is not None
-            paths: dict[int, str] = {}
-            while len(paths) < 2:
-                path = f"/room/{len(paths)}{trio.current_time()}"
-                paths[id(a.hub.backplane.of(path))] = path
-            of_first, of_second = sorted(paths.values(), key=lambda path: between.url in repr(a.hub.backplane.of(path)))
+            shards = a.hub.backplane
+            assert shards is not None
+            paths = {between.url in repr(shards.of(path)): path for path in (f"/room/{each}" for each in range(100))}
+            of_first, of_second = paths[False], paths[True]
             here, there = await b.open(f"{of_first}?user=Al"), await b.open(f"{of_second}?user=Al")
             between.cut()
             a.hub.room(of_second).publish("the last words")
