@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from rawws import logs
+from rawws.backplane.command_work import CommandWork
 from rawws.backplane.connector import TIMEOUT_S
 from rawws.backplane.reader import BLOCK_S, PAGE_BYTES, PROBLEM_S, RECHECK_S
 from rawws.backplane.scripts import READ_PAGE, Page, ms_of
@@ -35,7 +36,6 @@ from rawws.wire.trace import FAULT
 if TYPE_CHECKING:
     from coredis.commands import Script
 
-    from rawws.backplane.command_work import CommandWork
     from rawws.backplane.connector import Client
 
 # The most entries of a page, and of a blocking read.
