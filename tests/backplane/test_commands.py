@@ -155,6 +155,7 @@ async def test_a_disconnect_goes_through_each_of_several_servers(
             assert [await each.ask("XLEN", KEY) for each in (redis, second)] == [1, 1]
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("impatient")
 async def test_a_command_waits_for_the_server_of_its_rooms(
     nursery: trio.Nursery, redis: RedisServer, tmp_path: Path
@@ -247,6 +248,7 @@ async def test_a_command_outlives_a_redis_that_comes_back_without_its_data(
     assert lines(caplog, "commands of other nodes may have been missed")
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("impatient")
 async def test_a_command_that_redis_confirmed_and_lost_is_sent_again(
     nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
@@ -368,6 +370,7 @@ async def test_entries_that_are_no_commands_are_passed_over_and_logged_once(
         assert (len(found), why in found[0]) == (2, True)
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("impatient")
 async def test_a_key_that_is_no_stream_is_logged_once_and_commands_go_on_without_it(
     nursery: trio.Nursery, redis: RedisServer, caplog: pytest.LogCaptureFixture
@@ -392,6 +395,7 @@ async def test_a_key_that_is_no_stream_is_logged_once_and_commands_go_on_without
     assert len(lines(caplog, "can't be read")) == 2
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("impatient")
 async def test_a_trimmed_stream_is_noticed(
     nursery: trio.Nursery, redis: RedisServer, caplog: pytest.LogCaptureFixture
@@ -415,6 +419,7 @@ async def test_a_trimmed_stream_is_noticed(
         assert await client.frame() == BANNED
 
 
+@pytest.mark.thorough
 async def test_a_flood_of_commands_holds_nobody_up(
     nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -436,6 +441,7 @@ async def test_a_flood_of_commands_holds_nobody_up(
         assert await client.frame() == BANNED, "all of the others have been carried out before it"
 
 
+@pytest.mark.thorough
 async def test_an_error_of_our_own_in_a_command_ends_nothing(
     nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -518,6 +524,7 @@ async def test_nodes_that_do_not_answer_in_time_are_named(
             pass
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("impatient")
 async def test_a_redis_that_is_full_or_forges_answers_ends_no_question_badly(
     nursery: trio.Nursery, redis: RedisServer
@@ -566,6 +573,7 @@ async def test_a_question_of_long_ago_is_not_answered(
     assert not asked
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("impatient")
 async def test_an_answer_that_can_not_be_read_does_not_hold_commands_up(
     nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -582,6 +590,7 @@ async def test_an_answer_that_can_not_be_read_does_not_hold_commands_up(
     assert not lines(caplog, "the backplane is away")
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("impatient")
 async def test_a_stream_of_commands_that_is_full_of_ids_begins_anew(
     nursery: trio.Nursery, redis: RedisServer, caplog: pytest.LogCaptureFixture
