@@ -10,6 +10,7 @@ from rawws.broadcast.log import History
 from rawws.broadcast.message_ids import Gap
 from rawws.client.connect import connect
 from rawws.errors import (
+    BackplaneAway,
     Cause,
     Closed,
     ConnectionClosed,
@@ -45,6 +46,7 @@ from rawws.wire.session import State
 
 __all__ = [
     "SAME_HOST",
+    "BackplaneAway",
     "Cause",
     "CertificateError",
     "CloseFrame",

@@ -6,6 +6,7 @@
     ├── UsageError                 a value that our caller gave can't be used: a flag, an option
     │   └── InvalidURI             such as an address that isn't one of a WebSocket
     ├── ListenError                the operating system won't let us listen there
+    ├── BackplaneAway              the backplane is away, and can't keep one more command to the other nodes
     ├── InvalidHandshake           the opening handshake came to nothing
     │   ├── InvalidStatus          the server answered something else than 101 (1)
     │   ├── InvalidResponse        its 101 breaks the RFC
@@ -67,6 +68,10 @@ class InvalidURI(UsageError):
 
 class ListenError(RawwsError):
     """No socket could be opened to listen on; the message says where, why, and what to try."""
+
+
+class BackplaneAway(RawwsError):
+    """A command can't be sent to the other nodes: the backplane is away, and as many as it keeps wait already."""
 
 
 class InvalidHandshake(RawwsError):

@@ -6,7 +6,7 @@ import http.client
 import json
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
@@ -20,12 +20,18 @@ WRITER, READER, POSTER, DENIED = "writer-1", "reader-1", "poster-1", "denied-1"
 
 @dataclass(frozen=True)
 class Site:
-    """A server with a room, and how it is reached."""
+    """A server with a room, and how it is reached. Others help with some ways in at the node ``helper``."""
 
     port: int
     room: str = "/room/x"
     tls: ssl.SSLContext | None = None
     compression: str | None = None
+    helper: int | None = None  # a port; None is the same node
+
+    @property
+    def other(self) -> Site:
+        """The helper, whose helper is this site."""
+        return self if self.helper is None else replace(self, port=self.helper, helper=self.port)
 
     async def ask(self, token: str | None, query: str = "", *, body: str | None = None, **fields: str) -> Reply:
         """Send a request for the room over HTTP, and return the answer; of a stream only its head."""
@@ -59,8 +65,8 @@ class Site:
         )
 
     async def publish(self, message: str) -> str:
-        """Publish as the user who may do everything, and return the id."""
-        reply = await self.ask(WRITER, body=message)
+        """Publish as the user who may do everything, at the helper, and return the id."""
+        reply = await self.other.ask(WRITER, body=message)
         assert reply.status == 202, reply
         return str(json.loads(reply.body)["id"])
 
@@ -87,7 +93,7 @@ async def read_websocket(site: Site, token: str | None) -> int:
 
 
 async def write_websocket(site: Site, token: str | None) -> int:
-    async with site.connect(WRITER) as witness, site.connect(token) as ws:
+    async with site.other.connect(WRITER) as witness, site.connect(token) as ws:
         await ws.send("from a peer")
         try:
             assert await ws.recv() == "from a peer"  # a room sends it to its sender too
@@ -96,6 +102,26 @@ async def write_websocket(site: Site, token: str | None) -> int:
             assert await witness.recv() == "after the close", "nothing of a reader is relayed"
             return error.closed.code
         assert await witness.recv() == "from a peer"
+    return 101
+
+
+async def read_with_ids(site: Site, token: str | None) -> int:
+    async with site.connect(token, "", "rawws.id.v1") as ws:
+        await site.publish("to readers with ids")
+        assert "to readers with ids" in await _first_with(ws, "readers")
+    return 101
+
+
+async def write_with_ids(site: Site, token: str | None) -> int:
+    async with site.other.connect(WRITER, "", "rawws.id.v1") as witness, site.connect(token, "", "rawws.id.v1") as ws:
+        await ws.send("from a peer")
+        try:
+            await _first_with(ws, "from a peer")
+        except rawws.ConnectionClosed as error:
+            await site.publish("after the close")
+            assert "from a peer" not in await _first_with(witness, "e"), "nothing of a reader is relayed"
+            return error.closed.code
+        await _first_with(witness, "from a peer")
     return 101
 
 
@@ -154,22 +180,23 @@ async def resume(site: Site, token: str | None) -> int:
 
 
 async def _first_with(ws: rawws.WebSocket, part: str) -> str:
-    async for message in ws:
-        if part in str(message):
-            return str(message)
-    raise AssertionError(f"no message has {part!r}")
+    """Return the first message with a part. Raises `rawws.ConnectionClosed` if none comes."""
+    while part not in (message := str(await ws.recv())):
+        pass
+    return message
 
 
 Way = Callable[[Site, str | None], Awaitable[int]]
 WAYS: tuple[Way, ...] = (
-    *(read_websocket, write_websocket, events, poll, long_poll, post, peers, presence, resume),
+    *(read_websocket, write_websocket, read_with_ids, write_with_ids),
+    *(events, poll, long_poll, post, peers, presence, resume),
 )  # fmt: skip
 
 # By the user's token, the outcome of each way, in their order.
 TABLE: dict[str | None, tuple[int, ...]] = {
-    WRITER: (101, 101, 200, 200, 200, 202, 200, 101, 101),
-    READER: (101, 1008, 200, 200, 200, 403, 200, 101, 101),
-    POSTER: (403, 403, 403, 403, 403, 202, 403, 403, 403),
+    WRITER: (101, 101, 101, 101, 200, 200, 200, 202, 200, 101, 101),
+    READER: (101, 1008, 101, 1008, 200, 200, 200, 403, 200, 101, 101),
+    POSTER: (403, 403, 403, 403, 403, 403, 403, 202, 403, 403, 403),
     DENIED: (403,) * len(WAYS),
     None: (401,) * len(WAYS),
     "unknown-1": (401,) * len(WAYS),

@@ -112,7 +112,8 @@ PAGES = (
             Group(
                 "Errors",
                 [
-                    *("RawwsError", "UsageError", "InvalidURI", "ListenError", "InvalidHandshake", "InvalidStatus"),
+                    *("RawwsError", "UsageError", "InvalidURI", "ListenError", "BackplaneAway"),
+                    *("InvalidHandshake", "InvalidStatus"),
                     *("InvalidResponse", "NoResponse", "InvalidRedirect", "ProxyError", "HandshakeRefused", "TlsError"),
                     *("CertificateError", "OpenTimeout", "ConnectionClosed", "ConnectionClosedOK"),
                     "ConnectionClosedError",

@@ -234,7 +234,7 @@ class Publisher:
     def _are_done(self, count: int) -> None:
         for message in self.outbox.arrived(count):
             if message.problem:
-                sentence = f"a message for room {message.path} can't be published, and is dropped: {message.problem}"
+                sentence = f"{message.described} can't be published, and is dropped: {message.problem}"
                 logs.server_line(logging.ERROR, FAULT, sentence)
             if message.id is not None:
                 self._on_published(message)

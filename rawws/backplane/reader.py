@@ -37,7 +37,7 @@ import trio
 from rawws import logs
 from rawws.backplane.connector import TIMEOUT_S
 from rawws.backplane.followed import Followed
-from rawws.backplane.scripts import READ_PAGE, RING
+from rawws.backplane.scripts import READ_PAGE, RING, Page, ms_of
 from rawws.backplane.troubles import Refused, concerns_everything, reading, try_out
 from rawws.broadcast.message_ids import StreamIds
 from rawws.broadcast.stream_entries import (
@@ -256,8 +256,8 @@ class Reader:
         keys = [key_of(followed.room.path) for followed in behind]
         with trio.fail_after(TIMEOUT_S):
             answer: Any = await script(keys, arguments)
-        (seconds, microseconds), *pages = answer
-        now_ms = int(seconds) * 1000 + int(microseconds) // 1000
+        time, *pages = answer
+        now_ms = ms_of(time)
         for followed, page in zip(behind, pages, strict=False):  # the other streams come next time
             if not self._follows(followed):
                 continue
@@ -295,14 +295,8 @@ class Reader:
         """Process a page of a stream, or the answer that there is no such stream."""
         state, messages, is_last = StreamState(), list[StreamMessage](), True
         if not isinstance(page, bytes):
-            length, added, oldest, newest, deleted, has_landmark, entries, has_more, expires_ms = page
-            ends = parse_stream_id(oldest), parse_stream_id(newest)
-            state = StreamState(length, added, *ends, parse_stream_id(deleted), bool(has_landmark), expires_ms)
-            messages = [
-                self._understand(followed, given, dict(zip(*[iter(fields)] * 2, strict=True)))
-                for given, fields in entries
-            ]
-            is_last = not has_more
+            state, entries, is_last = Page.of(page)
+            messages = [self._understand(followed, given, fields) for given, fields in entries]
         if not followed.is_loaded:
             self._load(followed, state, messages, now_ms, is_last=is_last)
         else:

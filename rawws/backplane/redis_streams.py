@@ -8,7 +8,9 @@
 
 A published message goes only to Redis. Every node that has readers in a room follows its stream, and appends the new
 entries to its own log. So everybody gets the same order, and the stream's ids are the messages' ids on every node.
-Nodes don't know of each other.
+Nodes need not know of each other.
+
+``commander`` has the commands that go from one node to all others, and the questions that all others answer.
 
 ``publisher`` is the upper half of the picture, and ``reader`` the lower one. ``connector`` connects to Redis, and
 ``troubles`` explains why Redis is unusable. The format of a stream's entries, and the detection of gaps, are in
@@ -19,25 +21,27 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from rawws import logs
+from rawws.backplane.commander import Commander
 from rawws.backplane.connector import Connector
 from rawws.backplane.followed import Followed
 from rawws.backplane.publisher import Publisher
 from rawws.backplane.reader import LOOK_EVERY_S, Reader
 from rawws.backplane.troubles import Lasts, Trouble
 from rawws.broadcast.message_ids import MessageId
+from rawws.broadcast.node_answers import Gathered, NodeName
 from rawws.broadcast.outbox import Outgoing
 from rawws.broadcast.stream_entries import Author
 from rawws.errors import Refusal, UsageError
-from rawws.relay.backplane import AWAY
+from rawws.relay.backplane import AWAY, CommandTaker
 from rawws.relay.loop import current_loop
 from rawws.relay.room_state import RoomState
 from rawws.wire.trace import FAULT, STATE
@@ -49,6 +53,9 @@ if TYPE_CHECKING:
 START_S = 5.0
 # A client waits for at most this time for a room that is not loaded yet.
 OPEN_TIMEOUT_S = 3.0
+# A command waits for at most this time for the messages that were published before it. After an outage, the reader of
+# these may be back later than the reader of commands.
+CATCH_UP_S = 3.0
 # At most this many readers, each with two connections to Redis. Beyond that, each follows more rooms.
 MOST_READERS = 100
 # An empty room is followed for this time longer, since somebody may be about to join.
@@ -68,13 +75,21 @@ class RedisStatistics:
 class RedisStreams:
     """The backplane of one hub. `run` has to be running; `rawws.share` sees to that."""
 
-    def __init__(self, url: str, refuse_room: Callable[[str, Collection[str]], Refusal | None], node: str) -> None:
-        """``refuse_room`` returns why no room can be added besides the given ones, or None. ``node`` is unique.
+    def __init__(
+        self,
+        url: str,
+        refuse_room: Callable[[str, Collection[str]], Refusal | None],
+        name: NodeName,
+        taker: CommandTaker[RoomState],
+    ) -> None:
+        """``refuse_room`` returns why no room can be added besides the given ones, or None. ``name`` is unique.
 
-        Raises `UsageError` when coredis is not installed, or the URL is invalid.
+        ``taker`` carries out the commands of other nodes. Raises `UsageError` when coredis is not installed, or the URL
+        is invalid.
         """
         self._connector = Connector(url)
-        self._node = node
+        self._node = name.node
+        self._commander = Commander(name, self, taker, self._put, self._catch_up)
         self._publisher = Publisher(self._node, self._resume_publishers, self._note_published)
         self._serials = itertools.count(1)
         self._space = trio.lowlevel.ParkingLot()
@@ -82,7 +97,7 @@ class RedisStreams:
         self._readers: dict[Reader, trio.CancelScope] = {}
         self._refuse_room = refuse_room
         self._nursery: trio.Nursery | None = None
-        self._away = set[object]()  # our publisher and readers for which Redis is unusable
+        self._away = set[object]()  # our publisher, readers and commander, as far as Redis is unusable for them
         self._logged_troubles = set[str]()  # the kinds of trouble that were logged since Redis was last usable
         self._has_been_there = False
         self._is_starting = True
@@ -105,6 +120,8 @@ class RedisStreams:
         try:
             async with trio.open_nursery() as self._nursery:
                 self._start(self._publisher, self._publisher.publish)
+                self._start(self._commander, self._commander.work)
+                self._nursery.start_soon(self._commander.carry_out)
                 for reader, scope in self._readers.items():
                     self._start(reader, reader.read, scope)
                 self._nursery.start_soon(self._sweep)
@@ -113,7 +130,7 @@ class RedisStreams:
 
     def _held_bytes(self) -> int:
         following = sum(followed.held_bytes for followed, _ in self._followed.values())
-        return self._publisher.outbox.waiting_bytes + following
+        return self._publisher.outbox.waiting_bytes + following + self._commander.held_bytes
 
     def _start(
         self,
@@ -151,6 +168,8 @@ class RedisStreams:
         return self._unusable
 
     def _note_away(self, worker: object, trouble: Trouble) -> None:
+        if self._unusable:
+            return  # the start has failed
         if self._is_starting and trouble.lasts is Lasts.FOR_EVER:
             self._unusable = f"{self._connector} can't be the backplane: {trouble.sentence}"
             self._start_is_decided.set()
@@ -173,7 +192,7 @@ class RedisStreams:
             logs.server_line(logging.INFO, STATE, sentence)
             self._start_is_decided.set()
         self._away.discard(worker)
-        if self._logged_troubles and not self._away:
+        if self._logged_troubles and not self.is_away:
             self._logged_troubles.clear()
             logs.server_line(logging.INFO, STATE, "the backplane is back")
 
@@ -203,6 +222,9 @@ class RedisStreams:
                 why = f"a message's key is sent as UTF-8, which can't encode {message.key!r}: {error.reason}"
                 raise UsageError(why) from None
         message.author = Author(self._node, message.sender, next(self._serials))
+        self._put(message)
+
+    def _put(self, message: Outgoing) -> None:
         was_full = self.is_full
         self._publisher.put(message)
         if self.is_full and not was_full:
@@ -227,6 +249,33 @@ class RedisStreams:
         if known is not None and known[0].has_passed(message):
             known[0].invalidate()
             known[1].look()
+
+    # Commands
+
+    @property
+    def waiting_commands(self) -> int:
+        """The number of commands on their way to Redis, which are among the messages that wait."""
+        return self._commander.waiting
+
+    def tell(self, kind: str, body: Mapping[str, Any]) -> None:
+        self._commander.tell(kind, body, next(self._serials))
+
+    async def ask(self, kind: str, body: Mapping[str, Any], timeout_s: float) -> Gathered:
+        return await self._commander.ask(kind, body, timeout_s)
+
+    async def leave(self) -> None:
+        """Tell the other nodes that this one ends."""
+        await self._commander.leave()
+
+    async def _catch_up(self, rooms: Collection[RoomState]) -> None:
+        """Wait until some rooms have what was published before this call, for at most `CATCH_UP_S`."""
+        known = [known for room in rooms if (known := self._followed.get(room.path)) is not None]
+        with trio.move_on_after(CATCH_UP_S):
+            for followed, reader in known:
+                followed.invalidate()
+                reader.look()
+            for followed, _ in known:
+                await followed.is_current.wait()
 
     # Following
 

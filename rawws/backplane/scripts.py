@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from rawws.broadcast.stream_entries import StreamState, parse_stream_id
+
 # KEYS: the streams. ARGV: the bytes of a page, and for each stream "XRANGE" or "XREVRANGE", the two ends of the range,
 # the number of entries wanted, and the ids of the two landmarks.
 #
@@ -80,4 +85,44 @@ return answer
 RING = """
 redis.call('XADD', KEYS[1], 'MAXLEN', '1', '*', '', '')
 redis.call('EXPIRE', KEYS[1], ARGV[1])
+"""
+
+
+class Page(NamedTuple):
+    """The answer of `READ_PAGE` for a stream that can be read."""
+
+    state: StreamState
+    entries: list[tuple[bytes, dict[bytes, bytes]]]  # the id and the fields of each
+    is_last: bool
+
+    @classmethod
+    def of(cls, answer: Sequence[Any]) -> Page:
+        length, added, oldest, newest, deleted, has_landmark, entries, has_more, expires_ms = answer
+        ends = parse_stream_id(oldest), parse_stream_id(newest)
+        state = StreamState(length, added, *ends, parse_stream_id(deleted), bool(has_landmark), expires_ms)
+        found = [(given, dict(zip(*[iter(fields)] * 2, strict=True))) for given, fields in entries]
+        return cls(state, found, not has_more)
+
+
+def ms_of(time: Sequence[Any]) -> int:
+    """Return the answer of Redis's TIME in milliseconds."""
+    seconds, microseconds = time
+    return int(seconds) * 1000 + int(microseconds) // 1000
+
+
+# KEYS: a stream. ARGV: the most entries; the expiry in seconds; the fields of an entry.
+APPEND = """
+redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', unpack(ARGV, 3))
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+"""
+
+# KEYS: the stream of commands, and that of nodes. ARGV: the most commands; their expiry in seconds; how far the roll
+# reaches back, in milliseconds; the most entries of the roll; the fields of the question.
+#
+# Returns the roll.
+ASK = """
+redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', unpack(ARGV, 5))
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+local time = redis.call('TIME')
+return redis.call('XRANGE', KEYS[2], time[1] * 1000 - ARGV[3], '+', 'COUNT', ARGV[4])
 """

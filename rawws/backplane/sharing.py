@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from rawws import logs
+from rawws.broadcast.node_answers import NodeName
 from rawws.errors import UsageError
 from rawws.hub.hub import Hub
 from rawws.hub.shards import Shards
@@ -46,8 +48,8 @@ async def share(hub: Hub, url: str, *more: str) -> AsyncGenerator[Shards]:
 
     if hub.rooms:
         raise UsageError("there are rooms already, which would not be shared; share a hub before anybody is in it")
-    node = os.urandom(6).hex()
-    shards = {each: RedisStreams(each, hub.refuse_room, node) for each in (url, *more)}
+    name = NodeName(os.urandom(6).hex(), f"{socket.gethostname()}:{os.getpid()}")
+    shards = {each: RedisStreams(each, hub.refuse_room, name, hub.commands) for each in (url, *more)}
     backplane = Shards(shards)
     hub.share_through(backplane)
     async with trio.open_nursery() as nursery:
@@ -58,11 +60,15 @@ async def share(hub: Hub, url: str, *more: str) -> AsyncGenerator[Shards]:
                 yield backplane
                 with trio.move_on_after(FLUSH_S):
                     await backplane.flush()
+                await _leave(shards.values())
         finally:
             hub.backplane = None
             nursery.cancel_scope.cancel()
             if backplane.waiting:
                 message = f"accepted messages that are lost, since the backplane is away: {backplane.waiting}"
+                logs.server_line(logging.ERROR, FAULT, message)
+            if lost := sum(each.waiting_commands for each in shards.values()):
+                message = f"commands that no other node gets, since the backplane is away: {lost}"
                 logs.server_line(logging.ERROR, FAULT, message)
     if unusable:
         raise UsageError(unusable)
@@ -81,3 +87,9 @@ async def _start(shards: Iterable[RedisStreams]) -> str:
         for shard in shards:
             nursery.start_soon(start, shard)
     return found[0] if found else ""
+
+
+async def _leave(shards: Iterable[RedisStreams]) -> None:
+    async with trio.open_nursery() as nursery:
+        for shard in shards:
+            nursery.start_soon(shard.leave)

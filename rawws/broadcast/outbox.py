@@ -50,6 +50,11 @@ class Outgoing:
         return fields_of(self.opcode, self.payload, self.author, self.key)
 
     @property
+    def described(self) -> str:
+        """A name for it, for the log."""
+        return f"a message for room {self.path}"
+
+    @property
     def held_bytes(self) -> int:
         """The bytes of memory that it takes."""
         keys = len(self.key or "") + (self.once.held_bytes if self.once else 0) + len(self.digest)

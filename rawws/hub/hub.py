@@ -23,6 +23,7 @@ from rawws.callables import check_plain
 from rawws.errors import RETRY_SOON, Refusal, UsageError
 from rawws.hooks import is_application_error, log_failure
 from rawws.hub.doors import Door, action_through
+from rawws.hub.hub_commands import DISCONNECT, HubCommands, disconnect_body
 from rawws.hub.paths import BESIDE_AN_APPLICATION, RoomPaths
 from rawws.hub.registry import RoomRegistry, RoomsInUse
 from rawws.hub.regranting import let_write, regrant
@@ -126,6 +127,7 @@ class Hub:
         self._max_rooms = max_rooms
         self.hello = hello or ""
         self.registry = RoomRegistry(self._choose_settings, self._choose_backplane)
+        self.commands = HubCommands(self.registry)
         self._asked_for: RoomState | None = None  # the empty room that the last request was for
 
     def __repr__(self) -> str:
@@ -255,20 +257,29 @@ class Hub:
         """Close all connections of a user that are in a room, and return their number.
 
         ``user`` is what ``authenticate`` returned, or the name of a `User`. The close goes out after all that the rooms
-        have published. A poll that waits is answered with 403. With other nodes, call this on each of them.
+        have published. A poll that waits is answered with 403.
 
-        Raises `UsageError` for a code that can't be sent (RFC 6455 §7.4), and a reason of more than 123 bytes.
+        With a backplane, other nodes close the connections of the user in their rooms, too, and the number is that of
+        this node. They need a name to recognize the user: a text, a whole number, or a `User` that has a name. The
+        command goes to them after everything that was published before, and waits while the backplane is away.
+
+        Raises `UsageError` for a code that can't be sent (RFC 6455 §7.4), a reason of more than 123 bytes, and a user
+        that other nodes can't recognize. Raises `BackplaneAway`, after closing the connections of this node, when the
+        backplane is away and keeps too many commands already.
         """
         check_in_trio("hub.disconnect")
         if user is None:
             raise UsageError("a user is required: None is everybody without a name")
-        check_close(code, reason)  # also if the user has no connection
+        close = check_close(code, reason)  # also if the user has no connection
+        command = None if self.backplane is None else disconnect_body(user, close)
         found = {member for room in self for member in room if user in (member.user, _name_of(member.user))}
         for member in found:
             member.close(code, reason)
         polls = [poll for poll in self.polls if user in (poll.user, _name_of(poll.user))]
         for poll in polls:
             poll.end(reason or "")
+        if self.backplane is not None and command is not None:
+            self.backplane.tell(DISCONNECT, command)
         return len(found) + len(polls)
 
     # As a program

@@ -55,8 +55,7 @@ class Member:
     @property
     def user(self) -> object:
         """The object that the server's ``authenticate`` returned for the connection; None without one."""
-        websocket = self.websocket
-        return self._peer.about.user if websocket is None else websocket.user
+        return user_of(self._peer)
 
     @property
     def path(self) -> str:
@@ -147,3 +146,9 @@ class Member:
     def _closed_error(self) -> ConnectionClosed:
         peer = self._peer
         return peer.closed_error(peer.closed or peer.describe_end(Cause.RESET if peer.lost else Cause.EOF))
+
+
+def user_of(peer: Peer) -> object:
+    """Return the object that the server's ``authenticate`` returned for a connection; None without one."""
+    owner = peer.owner
+    return owner.user if isinstance(owner, WebSocket) else peer.about.user

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
+from rawws.broadcast.node_answers import Gathered
+from rawws.errors import BackplaneAway
 from rawws.relay.backplane import Backplane
 from rawws.relay.room_state import RoomState
 
@@ -40,6 +43,26 @@ class Shards:
         """Wait until no message is on its way any more."""
         for shard in self._shards.values():
             await shard.flush()
+
+    def tell(self, kind: str, body: Mapping[str, Any]) -> None:
+        """Send a command to all other nodes, through each of the backplanes: it is carried out in the rooms of each.
+
+        Raises as `Backplane.tell` does, after all of them have been tried.
+        """
+        problem: BackplaneAway | None = None
+        for shard in self._shards.values():
+            try:
+                shard.tell(kind, body)
+            except BackplaneAway as error:
+                problem = error
+        if problem is not None:
+            raise problem
+
+    async def ask(self, kind: str, body: Mapping[str, Any], timeout_s: float) -> Gathered:
+        """Ask all other nodes, through the first backplane that can be reached."""
+        shards = [self._shards[name] for name in sorted(self._shards)]
+        shard = next((each for each in shards if not each.is_away), shards[0])
+        return await shard.ask(kind, body, timeout_s)
 
 
 def _weigh(name: str, path: str) -> bytes:

@@ -6,9 +6,12 @@ A room lies below the store, and needs only this interface. `rawws.backplane.red
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 from rawws.broadcast.message_ids import MessageId
+from rawws.broadcast.node_answers import Gathered
+from rawws.broadcast.node_commands import Command
 from rawws.broadcast.outbox import Outgoing
 from rawws.errors import RETRY_SOON, Refusal
 
@@ -20,6 +23,7 @@ AWAY = Refusal(
 )
 
 Room = TypeVar("Room", contravariant=True)
+ConcernedRoom = TypeVar("ConcernedRoom", covariant=True)
 
 
 class Backplane(Protocol[Room]):
@@ -64,3 +68,32 @@ class Backplane(Protocol[Room]):
 
         Returns a refusal when the store can't provide that.
         """
+
+    def tell(self, kind: str, body: Mapping[str, Any]) -> None:
+        """Send a command to all other nodes, after everything that this node has published before.
+
+        Raises `UsageError` for a body that is too large, and `BackplaneAway` if the store is away and too many commands
+        wait for it already.
+        """
+
+    async def ask(self, kind: str, body: Mapping[str, Any], timeout_s: float) -> Gathered:
+        """Ask all other nodes, and return what they have answered within some time."""
+
+
+class CommandTaker(Protocol[ConcernedRoom]):
+    """The part of a node that carries out the commands of other nodes. A backplane gives them to it."""
+
+    def fault_of(self, command: Command) -> str:
+        """Return why a command can't be carried out; an empty string if it can."""
+
+    def rooms_for(self, commands: Sequence[Command], backplane: Backplane[ConcernedRoom]) -> Collection[ConcernedRoom]:
+        """Return the rooms of a backplane that some commands concern.
+
+        The messages that were published there before the commands should be read before they are carried out.
+        """
+
+    async def carry_out(self, commands: Sequence[Command], backplane: Backplane[ConcernedRoom]) -> None:
+        """Carry out commands that are no questions, in the rooms of the backplane through which they have come."""
+
+    async def answer(self, question: Command) -> Iterable[object]:
+        """Return the items of the answer to a question, as JSON can hold them."""

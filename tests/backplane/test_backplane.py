@@ -26,6 +26,7 @@ from rawws.backplane.troubles import Trouble
 from rawws.broadcast.idempotency import IdempotencyKey
 from rawws.broadcast.log import History
 from rawws.broadcast.message_ids import Ids
+from rawws.broadcast.node_answers import NodeName
 from rawws.broadcast.outbox import Outgoing
 from rawws.broadcast.stream_entries import StreamMessage, read_entry
 from rawws.errors import UsageError
@@ -291,7 +292,7 @@ async def test_a_room_is_followed_while_it_has_peers(
             client.reset()
         while node.hub.rooms or statistics(node).followed_rooms or statistics(node).readers > 1:
             await trio.sleep(0.02)
-        while await _clients_of(redis) > 5:  # two of the publisher, two of a reader, and the one that asks
+        while await _clients_of(redis) > 8:  # two of the publisher, two of a reader, three for commands, and this one
             await trio.sleep(0.02)
         again = await node.open("/room/7?last=1")
         assert await again.frame() == seen_text("7"), "its messages are still in Redis"
@@ -1206,9 +1207,9 @@ async def test_a_room_that_a_program_holds_already_is_shared(nursery: trio.Nurse
 
 def test_an_additional_server_moves_rooms_only_to_itself() -> None:
     paths = [f"/room/{number}" for number in range(300)]
-    streams = {
-        url: RedisStreams(url, rawws.Hub().refuse_room, "node") for url in ("redis://a", "redis://b", "redis://c")
-    }
+    hub, name = rawws.Hub(), NodeName("node", "")
+    urls = ("redis://a", "redis://b", "redis://c")
+    streams = {url: RedisStreams(url, hub.refuse_room, name, hub.commands) for url in urls}
     few = Shards({url: streams[url] for url in ("redis://a", "redis://b")})
     turned = Shards({url: streams[url] for url in ("redis://b", "redis://a")})
     more = Shards(streams)

@@ -9,10 +9,11 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -26,7 +27,7 @@ from rawws.errors import UsageError
 from tests.backplane.test_backplane import next_with_id, open_with_ids
 from tests.manual import page
 from tests.redis_server import RedisServer, free_port, network, redis_server
-from tests.room_serving import post, rooms
+from tests.room_serving import Rooms, post, rooms
 from tests.serving.machine import LOOPBACK, PATIENCE_S, need
 from tests.serving.programs import StartProgram
 from tests.serving.wire import get, seen_text, text
@@ -35,7 +36,7 @@ GRANT = shlex.split(re.findall(r"^\$ redis-cli (ACL SETUSER .*)$", page("howto/c
 RIGHTS = [word for word in GRANT if word.startswith("+")]
 # The bus has the server's port and 10,000, if it isn't given another one: that may be too high.
 CLUSTER = ["--cluster-enabled", "yes", "--cluster-port", str(free_port())]
-SCRIPTS = (publisher.PUBLISH, publisher.TAKE_OVER, scripts.READ_PAGE, scripts.RING)
+SCRIPTS = (publisher.PUBLISH, publisher.TAKE_OVER, scripts.READ_PAGE, scripts.RING, scripts.APPEND, scripts.ASK)
 
 
 @pytest.fixture
@@ -73,6 +74,13 @@ def as_user(redis: RedisServer) -> str:
 # The rights of a user
 
 
+def _paths_of(node: Rooms) -> Callable[[Mapping[str, Any]], Awaitable[list[str]]]:
+    async def list_paths(_: Mapping[str, Any]) -> list[str]:
+        return list(node.hub.rooms)
+
+    return list_paths
+
+
 @pytest.mark.usefixtures("impatient")
 async def test_the_rights_in_the_manual_are_enough(
     nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
@@ -100,6 +108,12 @@ async def test_the_rights_in_the_manual_are_enough(
         for _ in range(20):
             await b.publish("/room/cut", 1000 * "x")
         assert await redis.ask("XLEN", "rawws:/room/cut") < 20
+        await b.open("/room/x")
+        b.hub.commands.answer_with("rooms/1", _paths_of(b))
+        assert a.hub.backplane is not None
+        gathered = await a.hub.backplane.ask("rooms/1", {}, PATIENCE_S)
+        assert [answer.items for answer in gathered.answers] == [("/room/x",)]
+        a.hub.disconnect(user="Al")
         await redis.ask("SCRIPT", "FLUSH")
         await redis.ask("CLIENT", "KILL", "TYPE", "normal")
         await a.hub.room("/room/x").ready()
@@ -107,7 +121,9 @@ async def test_the_rights_in_the_manual_are_enough(
         assert (await next_with_id(named))[1] == b"after a new connection"
         keys = (await redis.ask("EVAL", "return table.concat(redis.call('KEYS', '*'), '\\n')", "0")).split()
     assert {key.partition(PREFIX)[0] for key in keys if ":" in key} == {""}
-    assert {re.split("[:/]", key)[1] for key in keys if key.startswith(PREFIX)} == {"", "node", "once", "bell", "trial"}
+    assert {re.split("[:/]", key)[1] for key in keys if key.startswith(PREFIX)} == {
+        *("", "node", "once", "bell", "trial", "nodes", "commands", "answers")
+    }
     assert await redis.ask("ACL", "LOG") == "0", "nothing was refused"
 
 

@@ -27,6 +27,7 @@ def filled(count: int) -> tuple[Outbox, list[Outgoing]]:
 
 def test_a_batch_is_gone_when_it_has_arrived() -> None:
     outbox, messages = filled(5)
+    assert messages[4].described == "a message for room 4"
     assert outbox.batch(3, 1000) == messages[:3]
     assert (outbox.under_way, outbox.sent, len(outbox)) == (3, 0, 5)
     assert outbox.arrived(3) == messages[:3]

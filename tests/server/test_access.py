@@ -5,17 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
-import ssl
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
-import trustme
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import rawws
@@ -24,7 +22,9 @@ from rawws.access.grant import Action, Grant
 from rawws.access.patterns import Patterns
 from rawws.access.source import Sources
 from rawws.errors import UsageError
+from tests.access_sites import SURROUNDINGS, site
 from tests.access_table import DENIED, POSTER, READER, TABLE, WAYS, WRITER, Site, try_all
+from tests.redis_server import redis_server
 from tests.room_serving import Reader, post
 from tests.serving.client import Answer, Client
 from tests.serving.machine import LOOPBACK
@@ -51,37 +51,36 @@ def write_rules(folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("where", ["plain", "tls, compressed", "beside an application"])
+@pytest.mark.parametrize("where", SURROUNDINGS)
 async def test_the_access_file_decides_at_every_way_in(start_program: StartProgram, tmp_path: Path, where: str) -> None:
-    flags = ["--access", str(write_rules(tmp_path)), "--hello", "", "--history", "10"]
-    tls = None
-    if where.startswith("tls"):
-        authority = trustme.CA()
-        issued = authority.issue_cert("localhost")
-        issued.private_key_and_cert_chain_pem.write_to_path(tmp_path / "chain.pem")
-        flags += ["--tls-cert", str(tmp_path / "chain.pem")]
-        tls = ssl.create_default_context()
-        authority.configure_trust(tls)
-    elif where.startswith("beside"):
-        (tmp_path / "pages.py").write_text(
-            "async def app(scope, receive, send):\n"
-            "    if scope['type'] == 'http':\n"
-            "        await send({'type': 'http.response.start', 'status': 200, 'headers': []})\n"
-            "        await send({'type': 'http.response.body', 'body': b'the application'})\n"
-        )
-        flags += ["--app", "pages:app"]
-    program = start_program(*flags, directory=tmp_path)
-    compression = "deflate" if tls is not None else None
-    await try_all(Site(program.port, tls=tls, compression=compression))
-    if where.startswith("beside"):
-        reply = await Site(program.port, room="/elsewhere").ask(None)
-        assert reply.body == b"the application", "the file is for rooms"
+    async with site(where, start_program, tmp_path, "--access", str(write_rules(tmp_path))) as entered:
+        await try_all(entered)
+
+
+async def test_each_node_asks_at_its_own_doors(
+    start_program: StartProgram,
+    tmp_path: Path,
+    nursery: trio.Nursery,  # noqa: ARG001
+) -> None:
+    (tmp_path / "redis").mkdir()
+    async with redis_server(tmp_path / "redis") as redis:
+        flags = ("--hello", "", "--history", "10", "--backplane", redis.url)
+        closed = start_program("--access", str(write_rules(tmp_path)), *flags)
+        open_to_all = start_program(*flags)
+        await try_all(Site(closed.port, helper=open_to_all.port))
+        everything = tuple(TABLE[WRITER])
+        await try_all(Site(open_to_all.port, helper=closed.port), dict.fromkeys((None, DENIED), everything))
+        for program in (closed, open_to_all):
+            program.end()
 
 
 ROOMS = ["/room/*"]
 
 
-async def test_a_user_of_authenticate_is_limited_at_every_way_in(nursery: trio.Nursery) -> None:
+@pytest.mark.parametrize("nodes", [1, pytest.param(2, marks=pytest.mark.thorough)])
+async def test_a_user_of_authenticate_is_limited_at_every_way_in(
+    nursery: trio.Nursery, tmp_path: Path, nodes: int
+) -> None:
     users = {
         WRITER: rawws.User("writer", read=ROOMS, write=ROOMS, expires_at=time.time() + 3600),
         READER: rawws.User("reader", read=ROOMS),
@@ -94,13 +93,20 @@ async def test_a_user_of_authenticate_is_limited_at_every_way_in(nursery: trio.N
         token = (request.headers.get("Authorization") or "").removeprefix("Bearer ")
         return users.get(token) or rawws.Response(401, "log in")
 
-    hub = rawws.Hub(history=10)
-    http = rawws.rooms(hub, is_local=True)
-    server: rawws.Server = await nursery.start(
-        partial(rawws.serve, hub, 0, host=LOOPBACK, http=http, authenticate=authenticate)
-    )
-    await try_all(Site(server.port), {**TABLE, "expired-1": (401,) * len(WAYS)})
-    server.stop()
+    async with AsyncExitStack() as stack:
+        hubs = [rawws.Hub(history=10) for _ in range(nodes)]
+        if nodes > 1:
+            redis = await stack.enter_async_context(redis_server(tmp_path))
+            for hub in hubs:
+                await stack.enter_async_context(rawws.share(hub, redis.url))
+        servers: list[rawws.Server] = []
+        for hub in hubs:
+            start = partial(rawws.serve, hub, 0, host=LOOPBACK, http=rawws.rooms(hub, is_local=True))
+            servers.append(await nursery.start(partial(start, authenticate=authenticate)))
+        entered = Site(servers[0].port, helper=servers[-1].port)
+        await try_all(entered, {**TABLE, "expired-1": (401,) * len(WAYS)})
+        for server in servers:
+            server.stop()
 
 
 # The end of a grant

@@ -17,7 +17,8 @@ import trio
 import rawws
 from rawws.wire.messages import Request
 from tests import access_table
-from tests.access_table import DENIED, POSTER, READER, TABLE, WAYS, WRITER, Site, try_all
+from tests.access_sites import PLAIN, SURROUNDINGS, site
+from tests.access_table import DENIED, POSTER, READER, TABLE, WAYS, WRITER, try_all
 from tests.http_backend import Backend, answer
 from tests.serving.client import Answer, Client
 from tests.serving.machine import LOOPBACK
@@ -56,10 +57,14 @@ def post(*lines: str, target: str = ROOM) -> bytes:
 # Every way in, for each user
 
 
+# The default run has them together in the tests of the access file.
+WHERE = [PLAIN, *(pytest.param(each, marks=pytest.mark.thorough) for each in SURROUNDINGS if each != PLAIN)]
+
+
+@pytest.mark.parametrize("where", WHERE)
 async def test_every_way_in_for_each_user_with_a_token(
-    start_program: StartProgram, secret_file: str, monkeypatch: pytest.MonkeyPatch
+    start_program: StartProgram, secret_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    program = start_program("--jwt-secret-file", secret_file, "--hello", "", "--history", "10")
     rooms = {
         WRITER: {"read": ["/room/*"], "write": ["/room/x"]},
         READER: {"read": ["/room/*"]},
@@ -70,10 +75,14 @@ async def test_every_way_in_for_each_user_with_a_token(
     table = {tokens.get(str(user), user): expected for user, expected in TABLE.items()}
     late = token(WRITER, rawws=rooms[WRITER], exp=time.time() - 60)
     monkeypatch.setattr(access_table, "WRITER", tokens[WRITER])  # it helps with every way
-    await try_all(Site(program.port), {**table, late: (401,) * len(WAYS)})
+    async with site(where, start_program, tmp_path, "--jwt-secret-file", secret_file) as entered:
+        await try_all(entered, {**table, late: (401,) * len(WAYS)})
 
 
-async def test_every_way_in_for_each_user_with_a_backend(start_program: StartProgram, nursery: trio.Nursery) -> None:
+@pytest.mark.parametrize("where", WHERE)
+async def test_every_way_in_for_each_user_with_a_backend(
+    start_program: StartProgram, tmp_path: Path, nursery: trio.Nursery, where: str
+) -> None:
     rights = {
         WRITER: ["Rawws-Allow: read=/room/*, write=/room/x"],
         READER: ["Rawws-Allow: read=/room/*"],
@@ -88,8 +97,8 @@ async def test_every_way_in_for_each_user_with_a_backend(start_program: StartPro
         await stream.send_all(answer(200, f"Rawws-User: {user}", *rights[user]) if user in rights else answer(401))
 
     backend = await Backend(decide).start(nursery)
-    program = start_program("--auth-url", backend.url, "--hello", "", "--history", "10")
-    await try_all(Site(program.port), {**TABLE, "late": (401,) * len(WAYS)})
+    async with site(where, start_program, tmp_path, "--auth-url", backend.url) as entered:
+        await try_all(entered, {**TABLE, "late": (401,) * len(WAYS)})
     backend.kill()
 
 

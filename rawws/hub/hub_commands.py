@@ -1,0 +1,109 @@
+"""The commands that a hub gets from other nodes: the other half of `Hub.disconnect`, and questions about the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import trio
+
+from rawws.access.grant import Grant
+from rawws.broadcast.node_commands import Command
+from rawws.errors import UsageError
+from rawws.hub.member import user_of
+from rawws.hub.registry import RoomRegistry
+from rawws.relay.backplane import Backplane
+from rawws.relay.loop import current_loop
+from rawws.relay.peer import Peer
+from rawws.relay.room_state import RoomState
+from rawws.wire.events import CloseFrame, check_close
+
+DISCONNECT = "disconnect/1"
+# Connections are closed this many at a time, between which others are served.
+CLOSED_AT_ONCE = 50
+
+UserName = str | int
+Answerer = Callable[[Mapping[str, Any]], Awaitable[Iterable[object]]]
+
+
+def name_for_others(user: object) -> UserName:
+    """Return the name by which other nodes know a user. Raises `UsageError` for a user without one."""
+    if (name := _name_of(user)) is None:
+        kind = type(user).__name__
+        sentence = "with a backplane, the user is a text, a whole number, or a User with a name"
+        raise UsageError(f"other nodes can't recognize a user that is {kind}; {sentence}")
+    return name
+
+
+def disconnect_body(user: object, close: CloseFrame) -> dict[str, Any]:
+    """Return the body of the command to close a user's connections. Raises `UsageError` as `name_for_others` does."""
+    return {"user": name_for_others(user), "code": close.code, "reason": close.reason}
+
+
+class HubCommands:
+    """Carries out commands in the rooms of a hub, and answers questions about it."""
+
+    def __init__(self, registry: RoomRegistry) -> None:
+        self._registry = registry
+        self._answerers: dict[str, Answerer] = {}
+
+    def answer_with(self, kind: str, answerer: Answerer) -> None:
+        """Have the questions of a kind answered by a function of their body, which returns items for JSON."""
+        self._answerers[kind] = answerer
+
+    def fault_of(self, command: Command) -> str:
+        known = self._answerers if command.is_question else (DISCONNECT,)
+        if command.kind not in known:
+            return "this version of rawws doesn't know it"
+        if not command.is_question and _read_disconnect(command.body) is None:
+            return "its arguments are not those of this kind"
+        return ""
+
+    def rooms_for(self, commands: Sequence[Command], backplane: Backplane[RoomState]) -> list[RoomState]:
+        wanted = _closes_of(commands)
+        return list({room: None for room, _, _ in self._concerned(wanted, backplane)})
+
+    async def carry_out(self, commands: Sequence[Command], backplane: Backplane[RoomState]) -> None:
+        found = {peer: close for _, peer, close in self._concerned(_closes_of(commands), backplane)}
+        for number, (peer, close) in enumerate(found.items(), 1):
+            current_loop().close(peer, *close)
+            if number % CLOSED_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+
+    async def answer(self, question: Command) -> Iterable[object]:
+        return await self._answerers[question.kind](question.body)
+
+    def _concerned(
+        self, wanted: Mapping[object, CloseFrame], backplane: Backplane[RoomState]
+    ) -> Iterator[tuple[RoomState, Peer, CloseFrame]]:
+        """Yield the members of the rooms of a backplane whose users are wanted, with the close for each."""
+        for room in list(self._registry.in_use.values()):
+            if room.shared is backplane:
+                for peer in room.peers:
+                    if (close := wanted.get(_name_of(user_of(peer)))) is not None:
+                        yield room, peer, close
+
+
+def _name_of(user: object) -> UserName | None:
+    """Return the name by which other nodes know a user; None for a user without one."""
+    name = user.user if isinstance(user, Grant) else user
+    return name if isinstance(name, str | int) and not isinstance(name, bool) else None
+
+
+def _read_disconnect(body: Mapping[str, Any]) -> tuple[UserName, CloseFrame] | None:
+    user, code, reason = _name_of(body.get("user")), body.get("code"), body.get("reason")
+    if user is None or not isinstance(code, int) or not isinstance(reason, str):
+        return None
+    try:
+        return user, check_close(code, reason)
+    except (UsageError, UnicodeEncodeError):
+        return None
+
+
+def _closes_of(commands: Sequence[Command]) -> Mapping[object, CloseFrame]:
+    """Return the close for each user. The first command decides."""
+    wanted: dict[object, CloseFrame] = {}
+    for command in commands:
+        if (found := _read_disconnect(command.body)) is not None:
+            wanted.setdefault(*found)
+    return wanted
