@@ -126,11 +126,15 @@ Entry = TypeVar("Entry", RoomEntry, PeerEntry)
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[Entry]):
-    """The piece of a list that a node has, in order, and the place where its list goes on; None at its end."""
+    """The piece of a list that a node has, in order, and the place where its list goes on; None at its end.
+
+    ``silent`` has the nodes that haven't answered, whose entries are missing.
+    """
 
     node: str
     entries: Sequence[Entry] = ()
     next: Place[Any] | None = None
+    silent: Sequence[str] = ()
 
 
 class Nodes(Protocol):
@@ -168,21 +172,20 @@ async def _ask_all(asks: Iterable[Callable[[], Awaitable[Sequence[Page[Entry]]]]
     return pages
 
 
-def merge(pages: Iterable[Page[Entry]], limit: int) -> Page[Entry]:
+def merge(pages: Sequence[Page[Entry]], limit: int) -> Page[Entry]:
     """Return the pages of several nodes as one, with at most ``limit`` entries."""
     entries: list[Entry] = []
-    last = ""
+    silent = [name for page in pages for name in page.silent]
     for page in sorted(pages, key=lambda page: page.node):
         if len(entries) == limit and (page.entries or page.next is not None):
-            return Page(last, entries, entries[-1].place)
-        last = page.node
+            return Page("", entries, entries[-1].place, silent)
         taken = page.entries[: limit - len(entries)]
         entries += taken
         if len(taken) < len(page.entries):
-            return Page(last, entries, entries[-1].place)
+            return Page("", entries, entries[-1].place, silent)
         if page.next is not None:  # a later node's entries would come before the rest of this one's
-            return Page(last, entries, page.next)
-    return Page(last, entries)
+            return Page("", entries, page.next, silent)
+    return Page("", entries, None, silent)
 
 
 async def disconnect(nodes: Iterable[Nodes], wanted: PeersWanted, close: CloseFrame) -> dict[str, int]:

@@ -121,13 +121,13 @@ class Hub:
             max_peers,
         )
         self.backplane: Shards | None = None  # through which rooms are shared with other nodes
-        self.polls = WaitingPolls()
         self._rooms_at = None if rooms_at is None else RoomPaths(rooms_at)
         self._settings_for = settings
         self._max_rooms = max_rooms
         self.hello = hello or ""
         self.registry = RoomRegistry(self._choose_settings, self._choose_backplane)
-        self.commands = HubCommands(self.registry)
+        self.polls = WaitingPolls()
+        self.commands = HubCommands(self.registry, self.polls)
         self._asked_for: RoomState | None = None  # the empty room that the last request was for
 
     def __repr__(self) -> str:

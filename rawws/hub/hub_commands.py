@@ -12,6 +12,7 @@ from rawws.broadcast.node_commands import Command
 from rawws.errors import UsageError
 from rawws.hub.member import user_of
 from rawws.hub.registry import RoomRegistry
+from rawws.hub.waiting_polls import WaitingPolls
 from rawws.relay.backplane import Backplane
 from rawws.relay.loop import current_loop
 from rawws.relay.peer import Peer
@@ -43,8 +44,9 @@ def disconnect_body(user: object, close: CloseFrame) -> dict[str, Any]:
 class HubCommands:
     """Carries out commands in the rooms of a hub, and answers questions about it."""
 
-    def __init__(self, registry: RoomRegistry) -> None:
+    def __init__(self, registry: RoomRegistry, polls: WaitingPolls) -> None:
         self._registry = registry
+        self._polls = polls
         self._answerers: dict[str, Answerer] = {}
 
     def answer_with(self, kind: str, answerer: Answerer) -> None:
@@ -69,6 +71,11 @@ class HubCommands:
             current_loop().close(peer, *close)
             if number % CLOSED_AT_ONCE == 0:
                 await trio.lowlevel.checkpoint()
+        wanted = _closes_of(commands)
+        for poll in self._polls:
+            room = self._registry.in_use.get(poll.room)
+            if room is not None and room.shared is backplane and (end := _close_for(poll.user, wanted)) is not None:
+                poll.end(end.reason)
 
     async def answer(self, question: Command) -> Iterable[object]:
         return await self._answerers[question.kind](question.body)
@@ -80,7 +87,7 @@ class HubCommands:
         for room in list(self._registry.in_use.values()):
             if room.shared is backplane:
                 for peer in room.peers:
-                    if (close := wanted.get(_name_of(user_of(peer)))) is not None:
+                    if (close := _close_for(user_of(peer), wanted)) is not None:
                         yield room, peer, close
 
 
@@ -88,6 +95,11 @@ def _name_of(user: object) -> UserName | None:
     """Return the name by which other nodes know a user; None for a user without one."""
     name = user.user if isinstance(user, Grant) else user
     return name if isinstance(name, str | int) and not isinstance(name, bool) else None
+
+
+def _close_for(user: object, wanted: Mapping[object, CloseFrame]) -> CloseFrame | None:
+    name = _name_of(user)
+    return None if name is None else wanted.get(name)
 
 
 def _read_disconnect(body: Mapping[str, Any]) -> tuple[UserName, CloseFrame] | None:

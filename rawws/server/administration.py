@@ -15,18 +15,20 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import trio
 
 from rawws import logs
 from rawws.broadcast.json_messages import as_compact_json
-from rawws.errors import Refusal, UsageError
+from rawws.errors import BackplaneAway, Refusal, UsageError
 from rawws.hub.administration import Entry, HubNode, Nodes, Page, disconnect, gather_peers, gather_rooms
 from rawws.hub.hub import Hub
+from rawws.hub.other_nodes import OtherNodes
 from rawws.hub.paths import OWN_PATHS
 from rawws.limits import MIB
+from rawws.relay.backplane import AWAY
 from rawws.server.administration_query import read_disconnect, read_history, read_peers, read_rooms
 from rawws.server.apps import Exchange, HttpApp, Middleware, answer_json, answer_options, name_methods
 from rawws.server.operators import Operators
@@ -60,12 +62,11 @@ class AdminApp(Middleware):
         hub: Hub,
         elsewhere: HttpApp,
         operators: Operators,
-        others: Sequence[Nodes] = (),
     ) -> None:
-        """``others`` are the nodes that share the hub's rooms, besides this one."""
+        own = HubNode(hub, name_this_node())
         self._hub = hub
         self._operators = operators
-        self._nodes: tuple[Nodes, ...] = (HubNode(hub, name_this_node()), *others)
+        self._nodes: tuple[Nodes, ...] = (own, OtherNodes(hub, own))
         self._at_once = trio.CapacityLimiter(AT_ONCE)
         self.elsewhere: HttpApp = elsewhere
 
@@ -89,6 +90,8 @@ class AdminApp(Middleware):
         async with self._at_once:
             try:
                 return await self._act(exchange, request.method, path)
+            except BackplaneAway:
+                return AWAY
             except UsageError as error:
                 return Refusal(400, "administration_query", f"This query can't be answered: {error}.")
 
@@ -176,8 +179,6 @@ async def _answer_list(name: str, page: Page[Entry]) -> Response:
         pieces.append(piece)
         if number % ENCODED_IN_A_ROW == 0:
             await trio.lowlevel.checkpoint()
-    return answer_json(_join(name, pieces, None if place is None else str(place)))
-
-
-def _join(name: str, pieces: Iterable[bytes], place: str | None) -> bytes:
-    return b'{"%b":[%b],"next":%b}\n' % (name.encode("ascii"), b",".join(pieces), as_compact_json(place))
+    following = as_compact_json(None if place is None else str(place))
+    silent = b',"silent":%b' % as_compact_json(page.silent) if page.silent else b""
+    return answer_json(b'{"%b":[%b],"next":%b%b}\n' % (name.encode("ascii"), b",".join(pieces), following, silent))

@@ -16,7 +16,6 @@ from trio.testing import wait_all_tasks_blocked
 
 import rawws
 from rawws.server import administration
-from tests.redis_server import redis_server
 from tests.room_serving import Reader, post
 from tests.serving.client import Answer, Client
 from tests.serving.machine import LOOPBACK
@@ -478,25 +477,3 @@ async def test_the_token_is_masked_wherever_traffic_is_shown(start_program: Star
     assert not any(TOKEN in line for line in program.lines)
     assert recording.stat().st_size
     assert TOKEN not in recording.read_text()
-
-
-@pytest.mark.usefixtures("bounded")
-async def test_a_shared_room_keeps_its_history_and_a_number_needs_its_node(
-    start_program: StartProgram, tmp_path: Path
-) -> None:
-    async with redis_server(tmp_path) as redis:
-        flags = ("--backplane", redis.url, "--history", "5", "--admin-token-file", write_token(tmp_path))
-        program = start_program(*flags)
-        client = await (await program.connect()).open("/x")
-        await client.send(text("hello"))
-        frames = [await client.frame(), await client.frame()]
-        assert seen_text("hello") in frames
-        history = await ask(program, "/_rawws/history?room=/x", OPERATOR, method="DELETE")
-        assert (history.status, b"in Redis" in history.body) == (501, True)
-        (peer,) = json.loads((await ask(program, "/_rawws/peers", OPERATOR)).body)["peers"]
-        number, node = peer["number"], peer["node"]
-        unsure = await ask(program, f"/_rawws/peers?number={number}", OPERATOR, method="DELETE")
-        assert (unsure.status, b"say which node" in unsure.body) == (400, True)
-        ended = await ask(program, f"/_rawws/peers?number={number}&node={node}", OPERATOR, method="DELETE")
-        assert json.loads(ended.body) == {"ended": 1, "nodes": {node: 1}}
-        assert await client.frame() == seen_close(1008, ENDED)
