@@ -88,7 +88,7 @@ def _bearer(token: str | None) -> dict[str, str]:
 async def read_websocket(site: Site, token: str | None) -> int:
     async with site.connect(token) as ws:
         await site.publish("to readers")
-        assert await ws.recv() == "to readers"
+        await _up_to(ws, "to readers")
     return 101
 
 
@@ -96,19 +96,19 @@ async def write_websocket(site: Site, token: str | None) -> int:
     async with site.other.connect(WRITER) as witness, site.connect(token) as ws:
         await ws.send("from a peer")
         try:
-            assert await ws.recv() == "from a peer"  # a room sends it to its sender too
+            await _up_to(ws, "from a peer")  # a room sends it to its sender too
         except rawws.ConnectionClosed as error:
             await site.publish("after the close")
-            assert await witness.recv() == "after the close", "nothing of a reader is relayed"
+            assert not any("from a peer" in each for each in await _up_to(witness, "after the close"))
             return error.closed.code
-        assert await witness.recv() == "from a peer"
+        await _up_to(witness, "from a peer")
     return 101
 
 
 async def read_with_ids(site: Site, token: str | None) -> int:
     async with site.connect(token, "", "rawws.id.v1") as ws:
         await site.publish("to readers with ids")
-        assert "to readers with ids" in await _first_with(ws, "readers")
+        await _up_to(ws, "to readers with ids")
     return 101
 
 
@@ -116,12 +116,12 @@ async def write_with_ids(site: Site, token: str | None) -> int:
     async with site.other.connect(WRITER, "", "rawws.id.v1") as witness, site.connect(token, "", "rawws.id.v1") as ws:
         await ws.send("from a peer")
         try:
-            await _first_with(ws, "from a peer")
+            await _up_to(ws, "from a peer")
         except rawws.ConnectionClosed as error:
             await site.publish("after the close")
-            assert "from a peer" not in await _first_with(witness, "e"), "nothing of a reader is relayed"
+            assert not any("from a peer" in each for each in await _up_to(witness, "after the close"))
             return error.closed.code
-        await _first_with(witness, "from a peer")
+        await _up_to(witness, "from a peer")
     return 101
 
 
@@ -132,6 +132,8 @@ async def events(site: Site, token: str | None) -> int:
 async def poll(site: Site, token: str | None) -> int:
     await site.publish("kept")
     reply = await site.ask(token, "?last=1")
+    while site.helper is not None and reply.status == 200 and b"kept" not in reply.body:
+        reply = await site.ask(token, "?last=1")  # a node may answer before it has read a message of another
     assert (b"kept" in reply.body) is (reply.status == 200)
     return reply.status
 
@@ -167,7 +169,7 @@ async def peers(site: Site, token: str | None) -> int:
 
 async def presence(site: Site, token: str | None) -> int:
     async with site.connect(token, "?presence", "rawws.id.v1") as ws, site.connect(WRITER):
-        assert "join" in await _first_with(ws, "join")
+        await _up_to(ws, "join")
     return 101
 
 
@@ -175,15 +177,16 @@ async def resume(site: Site, token: str | None) -> int:
     since = await site.publish("seen before")
     await site.publish("missed")
     async with site.connect(token, f"?since={since}", "rawws.id.v1") as ws:
-        assert "missed" in await _first_with(ws, "missed")
+        await _up_to(ws, "missed")
     return 101
 
 
-async def _first_with(ws: rawws.WebSocket, part: str) -> str:
-    """Return the first message with a part. Raises `rawws.ConnectionClosed` if none comes."""
-    while part not in (message := str(await ws.recv())):
-        pass
-    return message
+async def _up_to(ws: rawws.WebSocket, part: str) -> list[str]:
+    """Return all messages up to the first with a part, which may follow some of other ways in at another node."""
+    messages = [str(await ws.recv())]
+    while part not in messages[-1]:
+        messages.append(str(await ws.recv()))
+    return messages
 
 
 Way = Callable[[Site, str | None], Awaitable[int]]
