@@ -22,7 +22,7 @@ from rawws.wire.messages import Headers, Request
 
 # RFC 9110 §7.2: a host with an optional port, after RFC 3986 §3.2.2 without user information.
 HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
-# What the method, two spaces, the version and the CR take of a request line besides its target (RFC 9112 §3).
+# The bytes of a request line besides its target: the method, two spaces, the version and the CR (RFC 9112 §3).
 LINE_BYTES = 32
 
 _TOKEN = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
@@ -76,7 +76,7 @@ class CleanExchange:
         """Whether the connection may be kept for another request."""
         return self._sent is _Sent.ALL
 
-    # Output. What a method returns None for has to be done by h11.
+    # Output. h11 has to write whatever a method returns None for.
 
     def begin_response(self, status: int, fields: Sequence[tuple[bytes, bytes]]) -> bytes | None:
         """Return the head of a response whose length is known, or None."""
