@@ -17,6 +17,11 @@
     ├── TlsError                   TLS with a server failed; an ssl.SSLError too (in ``net/tls.py``, which knows ssl)
     │   └── CertificateError       its certificate isn't trusted; an ssl.SSLCertVerificationError too
     ├── OpenTimeout                the opening took longer than ``open_timeout``; a TimeoutError too
+    ├── PublishError               a message wasn't published
+    │   ├── NotServing             nobody serves the hub: not yet, or not any more
+    │   ├── QueueFull              other threads publish faster than the loop takes it
+    │   ├── PublishRefused         the server at an address has refused it, and the answer says why
+    │   └── PublishUnsure          or it was: nobody knows, since the answer is lost
     └── ConnectionClosed           the WebSocket is closed; ``closed`` says how that came
         ├── ConnectionClosedOK     with 1000 or 1001 on both sides
         └── ConnectionClosedError  in any other way
@@ -92,6 +97,30 @@ class InvalidRedirect(InvalidHandshake):
 
 class OpenTimeout(RawwsError, TimeoutError):
     """Connecting and the opening handshake took longer than ``open_timeout`` together."""
+
+
+class PublishError(RawwsError):
+    """A message wasn't published; the message of this exception says why, and what to do."""
+
+
+class NotServing(PublishError):
+    """A thread calls a hub that no loop serves: its server hasn't started, or has ended."""
+
+
+class QueueFull(PublishError):
+    """Too much that other threads publish waits for the loop already, and this thread can't wait."""
+
+
+class PublishRefused(PublishError):
+    """A server has refused a message. ``status`` is that of its answer."""
+
+    def __init__(self, sentence: str, status: int) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+class PublishUnsure(PublishError):
+    """It isn't known whether a message was published: there was no answer in time."""
 
 
 def sentence_of(error: Exception) -> str:

@@ -61,6 +61,13 @@ def check_runs_on_trio(function: str, run: str = "") -> None:
     raise UsageError(f"{function} runs on trio, which doesn't run here; {start}")
 
 
+def event_loop_here() -> str:
+    """Return the name of the library whose event loop runs in this thread, and must not be blocked; empty if none."""
+    if trio.lowlevel.in_trio_run():
+        return "trio"
+    return "asyncio" if _asyncio_runs() else ""
+
+
 class NotAwaited:
     """A result in place of None: a program that awaits it gets a `UsageError`."""
 

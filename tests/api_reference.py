@@ -28,7 +28,14 @@ COLUMNS = 120
 # Members of public classes that are for rawws itself.
 INTERNAL = {
     *("Hub.action", "Hub.admit", "Hub.adopt", "Hub.limits_by_flag", "Hub.paths", "Hub.peers_publish", "Hub.prepare"),
-    *("Hub.refuse_room", "Hub.refuse_settings", "Hub.share_through", "Hub.stream_events", "Hub.subprotocols"),
+    *(
+        "Hub.refuse_room",
+        "Hub.refuse_settings",
+        "Hub.share_through",
+        "Hub.stream_events",
+        "Hub.serving",
+        "Hub.subprotocols",
+    ),
     *("Headers.checked", "Headers.raw", "Request.held_bytes", "Response.from_refusal", "RoomSettings.policy"),
     *("HttpPhase.held_bytes", "Origins.of", "Session.answers_pings", "Session.held_bytes", "Session.memory_bytes"),
     *("Server.run", "Server.uses_tls", "Session.outgoing", "Session.recent_frames", "Session.shown_bytes"),
@@ -115,8 +122,8 @@ PAGES = (
                     *("RawwsError", "UsageError", "InvalidURI", "ListenError", "BackplaneAway"),
                     *("InvalidHandshake", "InvalidStatus"),
                     *("InvalidResponse", "NoResponse", "InvalidRedirect", "ProxyError", "HandshakeRefused", "TlsError"),
-                    *("CertificateError", "OpenTimeout", "ConnectionClosed", "ConnectionClosedOK"),
-                    "ConnectionClosedError",
+                    *("CertificateError", "OpenTimeout", "PublishError", "NotServing", "QueueFull", "PublishRefused"),
+                    *("PublishUnsure", "ConnectionClosed", "ConnectionClosedOK", "ConnectionClosedError"),
                 ],
                 "The page [Exceptions and exit statuses](errors.md) says what to do about each.",
             ),

@@ -154,7 +154,7 @@ def exceptions(root: type[RawwsError] = RawwsError) -> list[type[RawwsError]]:
 def test_a_public_exception_has_an_entry_and_its_place_in_the_tree() -> None:
     text = page("reference/errors")
     public = [each for each in exceptions() if getattr(rawws, each.__name__, None) is each]
-    assert len(public) == 18
+    assert len(public) == 23
     for each in public:
         assert f"rawws.{each.__name__}" in sections("reference/errors")
         assert re.search(rf"^[│ ]*[├└]── {each.__name__}$", text, re.MULTILINE) or each is RawwsError

@@ -40,8 +40,8 @@ from rawws.broadcast.message_ids import MessageId
 from rawws.broadcast.node_answers import Gathered, NodeName
 from rawws.broadcast.outbox import Outgoing
 from rawws.broadcast.stream_entries import Author
-from rawws.errors import Refusal, UsageError
-from rawws.relay.backplane import AWAY, CommandTaker
+from rawws.errors import Refusal
+from rawws.relay.backplane import AWAY, CommandTaker, check_key
 from rawws.relay.loop import current_loop
 from rawws.relay.room_state import RoomState
 from rawws.wire.trace import FAULT, STATE
@@ -215,12 +215,7 @@ class RedisStreams:
             await self._space.park()
 
     def publish(self, message: Outgoing) -> None:
-        if message.key is not None:
-            try:
-                message.key.encode()
-            except UnicodeEncodeError as error:  # in the outbox it would block all later messages
-                why = f"a message's key is sent as UTF-8, which can't encode {message.key!r}: {error.reason}"
-                raise UsageError(why) from None
+        check_key(message.key)  # in the outbox it would block all later messages
         message.author = Author(self._node, message.sender, next(self._serials))
         self._put(message)
 

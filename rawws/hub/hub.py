@@ -6,7 +6,9 @@ import enum
 import logging
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import TypeVar
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, TypeVar
 
 import trio
 
@@ -34,12 +36,13 @@ from rawws.limits import MAX_LAG_BYTES, MIB, by_flag, check_number
 from rawws.net.accept import Address
 from rawws.net.transport import Transport
 from rawws.relay.backplane import Backplane
+from rawws.relay.from_threads import Function
 from rawws.relay.leases import EXPIRED
 from rawws.relay.loop import current_loop
 from rawws.relay.peer import NOTHING, About, FlowControl, Peer, PeerGroup
 from rawws.relay.room_state import RoomState
 from rawws.relay.settings import RoomSettings, Slow
-from rawws.runtime import check_in_trio
+from rawws.relay.thread_queue import Outcome
 from rawws.wire.events import check_close
 from rawws.wire.handshake import Handshake
 from rawws.wire.messages import Request
@@ -146,7 +149,10 @@ class Hub:
         return self._rooms_at or RoomPaths(BESIDE_AN_APPLICATION if beside_application else "/")
 
     def room(self, path: str) -> Room:
-        """Return the room of a path. It is always the same object while anybody is in the room or holds it."""
+        """Return the room of a path. It is always the same object while anybody is in the room or holds it.
+
+        Any thread may call this, and look at `rooms`.
+        """
         return self.registry.facade_of(self.registry.get(path))
 
     def _choose_backplane(self, path: str) -> Backplane[RoomState] | None:
@@ -253,7 +259,7 @@ class Hub:
         room = self.registry.find(path)
         return self._choose_settings(path) if room is None else room.settings
 
-    def disconnect(self, *, user: object, code: int = 1008, reason: str | None = None) -> int:
+    def disconnect(self, *, user: object, code: int = 1008, reason: str | None = None, wait: bool = False) -> int:
         """Close all connections of a user that are in a room, and return their number.
 
         ``user`` is what ``authenticate`` returned, or the name of a `User`. The close goes out after all that the rooms
@@ -263,15 +269,28 @@ class Hub:
         this node. They need a name to recognize the user: a text, a whole number, or a `User` that has a name. The
         command goes to them after everything that was published before, and waits while the backplane is away.
 
+        Any thread may call this, as `Room.publish`. In another thread than the server's it returns 0 at once, and
+        closes the connections after what that thread has published; with ``wait`` it waits, and returns their number.
+
         Raises `UsageError` for a code that can't be sent (RFC 6455 §7.4), a reason of more than 123 bytes, and a user
         that other nodes can't recognize. Raises `BackplaneAway`, after closing the connections of this node, when the
         backplane is away and keeps too many commands already.
         """
-        check_in_trio("hub.disconnect")
         if user is None:
             raise UsageError("a user is required: None is everybody without a name")
         close = check_close(code, reason)  # also if the user has no connection
         command = None if self.backplane is None else disconnect_body(user, close)
+        home = self.registry.home
+        disconnect = partial(self._disconnect, user, code, reason, command)
+        if home.loop_here() is not None:
+            return disconnect()
+        if not wait:
+            home.put(Function(disconnect))
+            return 0
+        closed: int = home.put_and_wait(Function(disconnect, Outcome()), "hub.disconnect, user=user")
+        return closed
+
+    def _disconnect(self, user: object, code: int, reason: str | None, command: dict[str, Any] | None) -> int:
         found = {member for room in self for member in room if user in (member.user, _name_of(member.user))}
         for member in found:
             member.close(code, reason)
@@ -281,6 +300,10 @@ class Hub:
         if self.backplane is not None and command is not None:
             self.backplane.tell(DISCONNECT, command)
         return len(found) + len(polls)
+
+    def serving(self) -> AbstractContextManager[None]:
+        """Return a context in which other threads may call this hub, for its server."""
+        return self.registry.home.serving()
 
     # As a program
 

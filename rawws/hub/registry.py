@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, ValuesView
 
+from rawws.hub.home import Home
 from rawws.hub.room import Room
 from rawws.relay.backplane import Backplane
 from rawws.relay.loop import current_loop
@@ -18,6 +20,8 @@ class RoomRegistry:
 
     A room that isn't in use lives as long as something else refers to it, such as a program that holds its `Room`.
     Until then, the room of a path is always the same object, and so is its `Room`.
+
+    Any thread may look for rooms. A lock guards the making of rooms and of their objects.
     """
 
     def __init__(
@@ -30,6 +34,8 @@ class RoomRegistry:
         self._choose_backplane = choose_backplane
         self._known: weakref.WeakValueDictionary[str, RoomState] = weakref.WeakValueDictionary()
         self.in_use: dict[str, RoomState] = {}
+        self.home = Home()
+        self._lock = threading.RLock()  # a signal handler may interrupt its own thread
 
     def __len__(self) -> int:
         """The number of rooms that anything refers to."""
@@ -37,7 +43,8 @@ class RoomRegistry:
 
     def __iter__(self) -> Iterator[RoomState]:
         """Iterate over the rooms that anything refers to."""
-        return iter(list(self._known.values()))
+        with self._lock:
+            return iter(list(self._known.values()))
 
     def find(self, path: str) -> RoomState | None:
         """Return the room of a path, if there is one."""
@@ -48,38 +55,44 @@ class RoomRegistry:
         room = self.find(path)
         if room is None:
             settings = self._choose_settings(path)
-            room = self._known[path] = RoomBase(path, settings, self, self._choose_backplane(path))
+            with self._lock:
+                room = self.find(path)  # another thread may have made it meanwhile
+                if room is None:
+                    room = self._known[path] = RoomBase(path, settings, self, self._choose_backplane(path))
         return room
 
     def facade_of(self, room: RoomState) -> Room:
         """Return the object through which programs hold a room."""
-        facade = room.facade
-        if isinstance(facade, weakref.ref):
-            facade = facade()
-        if isinstance(facade, Room):
+        with self._lock:
+            facade = room.facade
+            if isinstance(facade, weakref.ref):
+                facade = facade()
+            if isinstance(facade, Room):
+                return facade
+            facade = Room(room, self.home)
+            is_in_use = self.in_use.get(room.path) is room
+            room.facade = facade if is_in_use else weakref.ref(facade)
             return facade
-        facade = Room(room)
-        is_in_use = self.in_use.get(room.path) is room
-        room.facade = facade if is_in_use else weakref.ref(facade)
-        return facade
 
     # For the rooms
 
     def add(self, room: RoomState) -> None:
         if room.path not in self.in_use:
-            self.in_use[room.path] = room
-            if isinstance(room.facade, weakref.ref):
-                room.facade = room.facade()
+            with self._lock:
+                self.in_use[room.path] = room
+                if isinstance(room.facade, weakref.ref):
+                    room.facade = room.facade()
 
     def keep(self, room: RoomState) -> None:
         self.add(room)
         current_loop().timers.add_room(room)
 
     def discard(self, room: RoomState) -> None:
-        if self.in_use.get(room.path) is room:
-            del self.in_use[room.path]
-            if room.facade is not None:
-                room.facade = weakref.ref(room.facade)
+        with self._lock:
+            if self.in_use.get(room.path) is room:
+                del self.in_use[room.path]
+                if room.facade is not None:
+                    room.facade = weakref.ref(room.facade)
 
 
 class RoomsInUse(Mapping[str, Room]):
@@ -95,10 +108,27 @@ class RoomsInUse(Mapping[str, Room]):
         return len(self._registry.in_use)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._registry.in_use)
+        return iter(list(self._registry.in_use))  # in one step, since another thread may call this
 
     def __contains__(self, path: object) -> bool:
         return path in self._registry.in_use
 
     def __getitem__(self, path: str) -> Room:
         return self._registry.facade_of(self._registry.in_use[path])
+
+    def values(self) -> ValuesView[Room]:
+        """Return a view of the rooms alone."""
+        return _Rooms(self)
+
+    def rooms(self) -> Iterator[Room]:
+        """Iterate over the rooms that are in use now, whatever happens to them during the iteration."""
+        return map(self._registry.facade_of, list(self._registry.in_use.values()))
+
+
+class _Rooms(ValuesView[Room]):
+    """The rooms in use, without a look at each path: by then another thread's room may be gone."""
+
+    _mapping: RoomsInUse
+
+    def __iter__(self) -> Iterator[Room]:
+        return self._mapping.rooms()

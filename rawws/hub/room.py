@@ -7,17 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn, overload
 
 from rawws.broadcast.message_ids import parse_id
 from rawws.broadcast.query import RoomQuery
 from rawws.errors import UsageError
+from rawws.hub.home import Home, refuse_to_wait
 from rawws.hub.member import Member
+from rawws.relay.backplane import check_key
+from rawws.relay.from_threads import Publication, publish_added
 from rawws.relay.loop import current_loop
 from rawws.relay.peer import Peer
 from rawws.relay.room_base import NOBODY
 from rawws.relay.room_state import RoomState
 from rawws.relay.settings import RoomSettings
+from rawws.relay.thread_queue import Outcome
 from rawws.runtime import check_in_trio, not_awaited
 from rawws.websocket import WebSocket
 from rawws.websocket.internals import peer_of, prepare_to_join
@@ -40,6 +44,9 @@ def _refuse_await(_: Delivery) -> NoReturn:
 Delivery.__await__ = _refuse_await  # type: ignore[attr-defined]  # so that a type checker refuses it by itself
 
 
+_UNKNOWN = Delivery(0, 0, 0)
+
+
 class Room:
     """The connections and the messages of one URL path. A program gets it from `rawws.Hub.room`.
 
@@ -47,11 +54,12 @@ class Room:
     nothing while nobody is in it and its history is over.
     """
 
-    __slots__ = ("__weakref__", "_state")
+    __slots__ = ("__weakref__", "_home", "_state")
 
-    def __init__(self, state: RoomState) -> None:
+    def __init__(self, state: RoomState, home: Home) -> None:
         """For `rawws.Hub`."""
         self._state = state
+        self._home = home
 
     def __repr__(self) -> str:
         state = self._state
@@ -98,14 +106,37 @@ class Room:
 
     # Publishing
 
-    def publish(self, message: Data, *, text: bool | None = None, key: str | None = None) -> Delivery:
+    @overload
+    def publish(
+        self, message: Data, *, text: bool | None = None, key: str | None = None, wait: Literal[False] = False
+    ) -> Delivery: ...
+
+    @overload
+    def publish(
+        self, message: Data, *, text: bool | None = None, key: str | None = None, wait: Literal[True]
+    ) -> str | None: ...
+
+    def publish(
+        self, message: Data, *, text: bool | None = None, key: str | None = None, wait: bool = False
+    ) -> Delivery | str | None:
         """Send a message to everybody in the room, and return the outcome. This never waits for a peer.
 
         A ``str`` goes as text, anything bytes-like as binary, unless ``text`` says otherwise. It is encoded once for
-        all peers. ``key`` is for rooms whose slow peers get the newest message of each key. Another thread has to call
-        it with ``trio.from_thread.run_sync``, and with a ``trio_token`` unless trio has started the thread; a direct
-        call raises `UsageError`.
+        all peers. ``key`` is for rooms whose slow peers get the newest message of each key.
+
+        Any thread may call this, with or without an event loop of its own. In another thread than that of the hub's
+        server it returns at once: the message is on its way, and all numbers of the outcome are 0. The messages of a
+        thread keep their order. At most 16 MiB are on their way: beyond that a thread waits, and an event loop's thread
+        gets `rawws.QueueFull`. Before the server starts, and after it has ended, it raises `rawws.NotServing`; a
+        message that was accepted is published even if the server ends now.
+
+        With ``wait`` it returns the message's id. In another thread it waits until the message is published, as `ready`
+        does; in a room that is shared with other nodes, until the backplane has it (and returns None if it doesn't tell
+        the id). It waits for at most 30 seconds, and then raises `rawws.PublishError`, or `rawws.PublishUnsure` if the
+        backplane may have the message. In the thread of an event loop that would have to wait it raises `UsageError`.
         """
+        if wait:
+            return self._publish_for_id(message, text, key)
         return self.publish_many((message,), text=text, key=key)
 
     def publish_many(
@@ -113,24 +144,43 @@ class Room:
     ) -> Delivery:
         """Send several messages together. This takes one system call for each peer, not one for each message.
 
-        All of them have the same ``key``.
+        All of them have the same ``key``. Any thread may call this, as `publish`.
 
         In a room that is shared with other nodes, the messages are on their way to all nodes when this returns. Their
         outcome isn't known yet, and all its numbers are 0.
         """
-        check_in_trio("room.publish, message")
-        frames: list[bytes | bytearray] = []
-        for message in messages:
-            encode_message(*as_message(message, text), frames)
-        state = self._state
-        if frames and state.shared is not None:
+        frames = _encode(messages, text)
+        loop, state = self._home.loop_here(), self._state
+        if not frames:
+            return _UNKNOWN
+        if loop is None:
+            self._home.put(self._publication(frames, key))
+        elif state.shared is not None:
             state.send_to_backplane(frames, NOBODY, key)
-        elif frames:
+        else:
             state.add(frames, NOBODY, key)
-            if len(state):
-                return Delivery(*current_loop().sending.broadcast(state))
-            state.seal_all()
-        return Delivery(0, 0, 0)
+            return Delivery(*publish_added(state, loop.sending))
+        return _UNKNOWN
+
+    def _publish_for_id(self, message: Data, text: bool | None, key: str | None) -> str | None:
+        """Publish a message, and return its id."""
+        what, state = "room.publish, message", self._state
+        loop = self._home.loop_here()
+        if loop is None:
+            publication = self._publication(_encode((message,), text), key, Outcome())
+            given: str | None = self._home.put_and_wait(publication, what)
+            return given
+        if state.shared is not None:
+            refuse_to_wait(what)
+        self.publish_many((message,), text=text, key=key)
+        return state.last_id
+
+    def _publication(
+        self, frames: list[bytes | bytearray], key: str | None, outcome: Outcome | None = None
+    ) -> Publication:
+        if self._state.shared is not None:
+            check_key(key)  # in the caller's thread
+        return Publication(self._state, frames, key, outcome)
 
     async def ready(self) -> None:
         """Wait while publishers are held back.
@@ -138,11 +188,8 @@ class Room:
         The reason is a slow peer in a room with the policy ``wait``, much work left to encode, or too many messages on
         their way to other nodes.
         """
-        state = self._state
-        while state.holds:
-            await state.released.park()
-        if state.shared is not None:
-            await state.shared.ready()
+        check_in_trio("room.ready", is_async=True)
+        await self._state.ready()
 
     # Membership
 
@@ -154,6 +201,7 @@ class Room:
         may be in any number of rooms. Raises `rawws.ConnectionClosed` when it is closed already.
         """
         check_in_trio("room.join, ws")
+        self._home.loop_here()
         reading = RoomQuery(None if since is None else parse_id(since), last)
         position = self._state.resolve(reading)
         current_loop().join(prepare_to_join(websocket), self._state, position.after)
@@ -196,6 +244,14 @@ class Membership:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.room.leave(self._websocket)
+
+
+def _encode(messages: tuple[Data, ...] | list[Data], text: bool | None) -> list[bytes | bytearray]:
+    """Return messages as frames. Raises TypeError and ValueError for what can't be sent, in the caller's thread."""
+    frames: list[bytes | bytearray] = []
+    for message in messages:
+        encode_message(*as_message(message, text), frames)
+    return frames
 
 
 def state_of(room: Room) -> RoomState:

@@ -13,7 +13,7 @@ from rawws.broadcast.message_ids import MessageId
 from rawws.broadcast.node_answers import Gathered
 from rawws.broadcast.node_commands import Command
 from rawws.broadcast.outbox import Outgoing
-from rawws.errors import RETRY_SOON, Refusal
+from rawws.errors import RETRY_SOON, Refusal, UsageError
 
 AWAY = Refusal(
     503,
@@ -24,6 +24,15 @@ AWAY = Refusal(
 
 Room = TypeVar("Room", contravariant=True)
 ConcernedRoom = TypeVar("ConcernedRoom", covariant=True)
+
+
+def check_key(key: str | None) -> None:
+    """Raises `UsageError` for the key of a message that can't be sent."""
+    try:
+        (key or "").encode()
+    except UnicodeEncodeError as error:
+        why = f"a message's key is sent as UTF-8, which can't encode {key!r}: {error.reason}"
+        raise UsageError(why) from None
 
 
 class Backplane(Protocol[Room]):

@@ -18,6 +18,7 @@ from rawws.net.poller import READABLE, WRITABLE
 from rawws.net.transport import Transport
 from rawws.relay.encoding_jobs import EncodingJobs
 from rawws.relay.ends import log_end
+from rawws.relay.from_threads import FromThreads
 from rawws.relay.leases import LIFETIME, Leases
 from rawws.relay.memory import Memory, unsent
 from rawws.relay.peer import Loss, Peer, PeerGroup
@@ -59,6 +60,8 @@ class Connections:
         self.timers = Timers(self.peers, self.stats)
         self.memory = Memory(self.peers, self.timers.aging)
         self.leases = Leases(self.peers, self.close)
+        self.from_threads = FromThreads(self.sending, self.schedule_deferred_work)
+        self.memory.extra_usage.add(self.from_threads.held_bytes)
 
     @property
     def peer_count(self) -> int:

@@ -124,6 +124,7 @@ class Loop(Connections):
                         await self.sockets.wait()
                     self._take_turns()
         finally:
+            self.from_threads.end()
             for peer in list(self.peers.values()):
                 self.drop(peer, Cause.SHUTDOWN, "cut off, since the program ends")
             self.sockets.close()
@@ -387,13 +388,17 @@ class Loop(Connections):
     async def _run_deferred_work(self) -> None:
         """Do the work that no poller reports.
 
-        This notifies watchers, flushes what `send_soon` has queued, does a step of encoding, and reads data that is
-        here already.
+        This carries out the calls of other threads, notifies watchers, flushes what `send_soon` has queued, does a
+        step of encoding, and reads data that is here already.
         """
+        from_threads = self.from_threads
         while True:
             has_work = self.sending.has_queued or self.presence.has_news or self.encoding_jobs.has_work
-            if not (has_work or self.sockets.has_waiting):
+            if not (has_work or self.sockets.has_waiting or from_threads.has_work):
                 await self._idle.park()
+            if from_threads.has_work:
+                from_threads.do_some()
+                await trio.lowlevel.checkpoint()
             self._notify_watchers()
             self.sending.flush_those_queued()
             if self.encoding_jobs.has_work:

@@ -154,7 +154,10 @@ class RoomBase(Generic[Member]):
     @property
     def peers(self) -> list[Member]:
         """The present members."""
-        return [*self.lagging, *(peer for peers in self.current.values() for peer in peers)]
+        found = list(self.lagging)
+        for peers in list(self.current.values()):  # each in one step, since another thread may call this
+            found += peers
+        return found
 
     @property
     def last_id(self) -> str:
@@ -229,14 +232,27 @@ class RoomBase(Generic[Member]):
 
     # For publishers
 
+    async def ready(self) -> None:
+        """Wait while publishers are held back."""
+        while self.holds:
+            await self.released.park()
+        if self.shared is not None:
+            await self.shared.ready()
+
+    def outgoing(self, frames: Sequence[bytes | bytearray], sender: int, key: str | None = None) -> list[Outgoing]:
+        """Return encoded messages as the backplane takes them."""
+        history = self.settings.history
+        return [
+            Outgoing(self.path, Opcode(header.opcode), bytes(payload), history, sender=sender, key=key)
+            for header, payload in split_frames(b"".join(frames))
+        ]
+
     def send_to_backplane(self, frames: Sequence[bytes | bytearray], sender: int, key: str | None = None) -> int:
         """Give encoded messages to the backplane, which returns them to be added later; return how many there are."""
         assert self.shared is not None
-        history = self.settings.history
-        messages = list(split_frames(b"".join(frames)))
-        for header, payload in messages:
-            opcode = Opcode(header.opcode)
-            self.shared.publish(Outgoing(self.path, opcode, bytes(payload), history, sender=sender, key=key))
+        messages = self.outgoing(frames, sender, key)
+        for message in messages:
+            self.shared.publish(message)
         return len(messages)
 
     def add(self, frames: Sequence[bytes | bytearray], sender: int, key: str | None = None) -> int:

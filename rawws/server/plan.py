@@ -116,6 +116,8 @@ class ServerPlan:
         if self.options.max_memory is not None:
             current_loop().limit_memory(self.options.max_memory)
         async with contextlib.AsyncExitStack() as stack:
+            for each in _hubs_of(self.handler, self.http, routes):
+                stack.enter_context(each.serving())
             if isinstance(self.http, HttpApp):
                 await stack.enter_async_context(self.http.lifespan())
             # Only now, since an application may add endpoints as it starts.
@@ -150,6 +152,13 @@ class ServerPlan:
         )
         limits_by_flag |= {} if hub is None else hub.limits_by_flag()
         return replace(config, access=self.access, limits_by_flag=limits_by_flag)
+
+
+def _hubs_of(handler: object, http: object, routes: Mapping[str, Route]) -> set[Hub]:
+    """Return the hubs of a server."""
+    handlers = [handler, *(route.handler for route in routes.values())]
+    hubs = {each for each in handlers if isinstance(each, Hub)}
+    return hubs | {app.hub for app in apps_of(http) if isinstance(app, RoomApp)}
 
 
 def _check_routes(routes: Routes | None) -> dict[str, Route]:

@@ -56,7 +56,7 @@ class RoomApp(Middleware):
         A POST may have ``max_message_bytes``; by default as many as a WebSocket message. One client may send ``rate``
         POSTs a second; 0 is no limit.
         """
-        self._hub = hub
+        self.hub = hub
         self._publisher = HttpPublisher(hub, policy, max_message_bytes, rate)
         self.elsewhere: HttpApp = elsewhere
         self._policy = policy
@@ -67,7 +67,7 @@ class RoomApp(Middleware):
 
     def needs_token(self, hub: object) -> bool:
         """Say whether a POST to this hub's rooms needs a token."""
-        return self._hub is hub and self._policy.token is not None
+        return self.hub is hub and self._policy.token is not None
 
     async def serve_exchange(self, exchange: Exchange) -> None:
         request = exchange.request
@@ -99,11 +99,11 @@ class RoomApp(Middleware):
         if isinstance(reading, Refusal):
             await answer_page(exchange, self._policy, reading)
             return
-        admitted = await exchange.authorize(self._hub.action(reader.door, path))
+        admitted = await exchange.authorize(self.hub.action(reader.door, path))
         if isinstance(admitted, Response | Refusal):
             await answer_page(exchange, self._policy, admitted)
         else:
-            await reader.answer(exchange, self._hub, path, reading, policy=self._policy, admitted=admitted)
+            await reader.answer(exchange, self.hub, path, reading, policy=self._policy, admitted=admitted)
 
 
 def rooms(

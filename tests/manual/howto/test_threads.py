@@ -17,4 +17,4 @@ def test_messages_arrive_from_every_thread(walk: Walk) -> None:
             read = json.load(answer)
         texts += [message["text"] for message in read["messages"]]
         waits = f"since={read['next']}&wait=30"
-    assert sorted(texts) == ["from a thread of trio", "from any thread", "from asyncio"]
+    assert sorted(texts) == ["from any thread", "from asyncio", "from asyncio, with its id"]
