@@ -40,6 +40,9 @@ def asgi(app: Application, *, root_path: str | None = None, lifespan: Literal["a
     as ASGI's ``root_path``, and the whole path that the client requested as ``path``.
     ``lifespan`` says whether the application gets the events of startup and shutdown: ``on``, ``off``, or ``auto`` if
     it may not support them. An application that fails to start makes `rawws.serve` raise `UsageError`.
+
+    The application finds the server's `Hub`, if there is one, as ``rawws`` in its lifespan's state and in that of each
+    request: ``request.state.rawws.room("/room/x").publish("hi")`` in Starlette and FastAPI.
     """
     _check_application("the ASGI application", app)
     if lifespan not in ("auto", "on", "off"):
@@ -67,8 +70,13 @@ class AsgiApp:
         self._app = app
         self._root_path = root_path
         self._lifespan = lifespan
+        self._given: dict[str, object] = {}  # in the state of each lifespan, from its beginning
         self._state: dict[str, Any] = {}
         self._calls: trio.Nursery | None = None  # of the application, while its lifespan lasts
+
+    def give(self, name: str, value: object) -> None:
+        """Have the state of the application's lifespan, and of its requests, begin with a value of the server's."""
+        self._given[name] = value
 
     def websocket_paths(self) -> list[str]:
         """Return the paths of the application's WebSocket endpoints, as far as they can be seen from outside."""
@@ -117,7 +125,7 @@ class AsgiApp:
         """Send the application startup now, and shutdown at the end. Raises `UsageError` if it can't start."""
         if self._calls is not None:
             raise UsageError("rawws.asgi(app) is for one server; make another one of the same application")
-        self._state = {}
+        self._state = dict(self._given)
         life = Lifespan(self._app, self._state)
         failure: Exception | None = None
         async with trio.open_nursery() as nursery:

@@ -118,6 +118,7 @@ class ServerPlan:
         async with contextlib.AsyncExitStack() as stack:
             for each in _hubs_of(self.handler, self.http, routes):
                 stack.enter_context(each.serving())
+            _give_hub(self.handler, self.http)
             if isinstance(self.http, HttpApp):
                 await stack.enter_async_context(self.http.lifespan())
             # Only now, since an application may add endpoints as it starts.
@@ -159,6 +160,18 @@ def _hubs_of(handler: object, http: object, routes: Mapping[str, Route]) -> set[
     handlers = [handler, *(route.handler for route in routes.values())]
     hubs = {each for each in handlers if isinstance(each, Hub)}
     return hubs | {app.hub for app in apps_of(http) if isinstance(app, RoomApp)}
+
+
+def _give_hub(handler: object, http: object) -> None:
+    """Give an ASGI application the hub that it belongs to: the server's, or that of the rooms in front of it."""
+    application = plain_apps.find_application(http)
+    hubs = [
+        each
+        for each in (handler, *(app.hub for app in apps_of(http) if isinstance(app, RoomApp)))
+        if isinstance(each, Hub)
+    ]
+    if hubs and isinstance(application, AsgiApp):
+        application.give("rawws", hubs[0])
 
 
 def _check_routes(routes: Routes | None) -> dict[str, Route]:
