@@ -9,6 +9,7 @@ from rawws.backplane.sharing import share
 from rawws.broadcast.log import History
 from rawws.broadcast.message_ids import Gap
 from rawws.client.connect import connect
+from rawws.client.publish import publish, publish_async
 from rawws.errors import (
     BackplaneAway,
     Cause,
@@ -47,6 +48,7 @@ from rawws.websocket import WebSocket
 from rawws.wire.events import CloseFrame
 from rawws.wire.handshake_errors import HandshakeRefused, InvalidStatus, ProxyError
 from rawws.wire.messages import Headers, Request, Response
+from rawws.wire.publishing import Published
 from rawws.wire.session import State
 
 __all__ = [
@@ -79,6 +81,7 @@ __all__ = [
     "PublishError",
     "PublishRefused",
     "PublishUnsure",
+    "Published",
     "QueueFull",
     "RawwsError",
     "Request",
@@ -96,6 +99,8 @@ __all__ = [
     "asgi",
     "attach",
     "connect",
+    "publish",
+    "publish_async",
     "rooms",
     "serve",
     "share",

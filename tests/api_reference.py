@@ -114,6 +114,7 @@ PAGES = (
             Group("Connect", ["connect"]),
             Group("Attach to another server", ["attach"]),
             Group("A connection", ["WebSocket", "State", "Closed", "Cause", "CloseFrame", "Gap"]),
+            Group("Publish from another process", ["publish", "publish_async", "Published"]),
             Group("Rooms", ["Hub", "Room", "Delivery", "Member", "RoomSettings", "History", "Slow", "share", "User"]),
             Group("HTTP and ASGI", ["asgi", "rooms", "Request", "Response", "Headers"]),
             Group(

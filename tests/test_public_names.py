@@ -146,6 +146,19 @@ async def _of_a_member(method: str, **given: Any) -> None:
         server.stop()
 
 
+async def _publish(publish: Callable[..., Any], **given: Any) -> None:
+    hub = rawws.Hub()
+    async with trio.open_nursery() as nursery:
+        http = rawws.rooms(hub, is_local=True)
+        server: rawws.Server = await nursery.start(partial(rawws.serve, hub, 0, host=LOOPBACK, http=http))
+        call = partial(publish, f"http://{LOOPBACK}:{server.port}/room", "x", **given)
+        if publish is rawws.publish:
+            await trio.to_thread.run_sync(call)
+        else:
+            await call()
+        server.stop()
+
+
 async def _disconnect(**given: Any) -> None:
     rawws.Hub().disconnect(user="alice", **given)
 
@@ -166,6 +179,8 @@ CALLS: dict[str, Callable[..., Any]] = {
     "connect": lambda **given: rawws.connect("ws://localhost/", **given),
     "open_pair": _open_pair,
     "open_raw": _open_raw,
+    "publish": partial(_publish, rawws.publish),
+    "publish_async": partial(_publish, rawws.publish_async),
     "rooms": lambda **given: rawws.rooms(rawws.Hub(), **given),
     "serve": _serve,
     **{f"Room.{each}": lambda each=each, **given: _of_a_room(each, **given)

@@ -23,6 +23,7 @@ LEAST = 0.001
 _MOST_DIGITS = 18  # a number with as many fits into 64 bits
 
 _SCHEMES = {"http": "ws", "https": "wss"}
+_HTTP_SCHEMES = {"ws": "http", "wss": "https", "ws+unix": "http+unix"}
 
 _SIZE = re.compile(r"([0-9]+)\s*(k|m|g)?(i?b)?", re.IGNORECASE)
 _SIZE_FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
@@ -138,6 +139,12 @@ def one_of(choices: Sequence[str]) -> Callable[[str], str]:
         return given
 
     return read
+
+
+def complete_http_url(url: str) -> str:
+    """Return what is typed for short as the address of an HTTP server, and that of a WebSocket as the one it is at."""
+    scheme, separator, rest = complete_url(url).partition(":")
+    return f"{_HTTP_SCHEMES.get(scheme.lower(), scheme)}{separator}{rest}"
 
 
 def complete_url(url: str) -> str:

@@ -57,6 +57,15 @@ COMMANDS = (
         "connect",
     ),
     Command(
+        "post",
+        "publish a message in a room, from a shell or cron",
+        (
+            Example("rawws post localhost:8080/room -d hello", "publish a text, and print its id"),
+            Example("rawws post -q https://chat.example/room -d @news.txt", "publish a file, and print nothing"),
+        ),
+        "publish",
+    ),
+    Command(
         "tap",
         "show the traffic between clients and another server",
         (

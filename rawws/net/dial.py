@@ -27,7 +27,7 @@ async def dial(host: str, port: int, unix_path: str | None = None) -> socket.soc
         if isinstance(cause, ExceptionGroup):
             cause = cause.exceptions[-1]
         first = cause if isinstance(cause, OSError) else error
-        raise OSError(first.errno, f"can't connect to {where}: {_explain_dial(first)}") from first
+        raise OSError(first.errno, f"can't connect to {where}: {explain_dial(first)}") from first
     # The stream has set the socket up; from here on it is ours to wait for.
     return socket.socket(fileno=stream.socket.detach())
 
@@ -38,7 +38,7 @@ _NO_SUCH_NAME = frozenset(
 )
 
 
-def _explain_dial(error: OSError) -> str:
+def explain_dial(error: OSError) -> str:
     """Return the reason why there is no connection, and advice."""
     number = error.errno or 0
     if isinstance(error, socket.gaierror):

@@ -32,11 +32,11 @@ from rawws.wire.allowed_hosts import is_local_name
 from rawws.wire.frames import Opcode
 from rawws.wire.messages import Request, Response
 from rawws.wire.origins import Origins, name_origin
+from rawws.wire.publishing import MAX_KEY_CHARACTERS, UNSURE
 from rawws.wire.trace import STATE, shorten
 
 # A POST waits for at most this time for a room whose publishers are held back. Then the client has to try again.
 HELD_S = 5.0
-MAX_KEY_CHARACTERS = 255
 
 # The Content-Type of ``curl -d``, whatever the text is.
 _FORM = "application/x-www-form-urlencoded"
@@ -236,9 +236,7 @@ class HttpPublisher:
         if not message.is_done:
             if backplane.withdraw(message):
                 return AWAY
-            sentence = (
-                "It isn't known whether this was published. A retry is safe if both have the same Idempotency-Key."
-            )
+            sentence = f"{UNSURE} A retry is safe if both have the same Idempotency-Key."
             return Refusal(503, "backplane_unsure", sentence, RETRY_SOON)
         if message.is_reused:
             return _REUSED

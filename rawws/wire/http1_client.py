@@ -63,13 +63,10 @@ class ResponsePhase:
         self.speaks_tls = False  # the server's first bytes are TLS
 
     def send_request(self, request: Request) -> bytes:
-        """Return the bytes of a request without a body."""
+        """Return the bytes of a request. One with a body has its Content-Length among its headers."""
         head = h11.Request(method=request.method, target=request.target, headers=request.headers.raw())
-        data = self._h11.send(head)
-        end = self._h11.send(h11.EndOfMessage())
-        assert data is not None
-        assert end is not None
-        return data + end
+        events = [head, h11.Data(request.body), h11.EndOfMessage()] if request.body else [head, h11.EndOfMessage()]
+        return b"".join([self._h11.send(event) or b"" for event in events])
 
     def receive_data(self, data: bytes) -> None:
         """Take in bytes from the server; empty at the end of the stream."""

@@ -11,12 +11,15 @@ from rawws.wire.uri import WebSocketURI, parse_uri
 _SCHEMES = {"http": "ws", "https": "wss", "http+unix": "ws+unix"}
 
 
-def parse_http_url(text: str) -> WebSocketURI:
-    """Return the parts of an address. Raises `UsageError` for one that can't be asked, without a possible password."""
+def parse_http_url(text: str, *, example: str = "http://127.0.0.1:8000/auth") -> WebSocketURI:
+    """Return the parts of an address. Raises `UsageError` for one that can't be asked, without a possible password.
+
+    The error for an address of another kind shows the ``example``.
+    """
     scheme, separator, rest = text.partition("://")
     scheme = scheme.lower()
     if not separator or scheme not in _SCHEMES:
-        raise UsageError("the address doesn't begin with http:// or https://, as in http://127.0.0.1:8000/auth")
+        raise UsageError(f"the address doesn't begin with http:// or https://, as in {example}")
     try:
         uri = parse_uri(f"{_SCHEMES[scheme]}://{rest.partition('#')[0]}")
     except InvalidURI as error:

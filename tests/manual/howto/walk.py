@@ -40,7 +40,7 @@ _PORT = re.compile(r"\b(3000|6379|8000|808\d|844\d|9090)\b")
 # Ids of messages, of this process or of Redis, and the parts of a log line that differ.
 _ID = re.compile(r"[0-9a-f]{8}-(?=\d)|\b\d{13}-\d+")
 _VARYING = re.compile(r"(?<=token=)[\w-]+|\b\d+\.\d+(?= ms)|(?<=#)\d+(?= )")
-_RAWWS = re.compile(r"\A(rawws|python -m rawws)(?! (?:connect|tap|check|decode|docs)\b)( serve)?(?=\s|\Z)")
+_RAWWS = re.compile(r"\A(rawws|python -m rawws)(?! (?:connect|post|tap|check|decode|docs)\b)( serve)?(?=\s|\Z)")
 _DONE = "the command has ended with status"
 
 
@@ -217,6 +217,12 @@ class Walk:
         written = self._tell_bash(f"python -W error -c {shlex.quote(self.real(text))} </dev/null && echo done")
         terminal.output.write_text("\n".join(written), "utf-8")
         assert written[-1:] == ["done"], "\n".join([text, *written])
+
+    def run_crontab(self, text: str) -> None:
+        """Run the command of each line of a crontab, which must print nothing, or cron would send a mail."""
+        for line in text.splitlines():
+            command = line.split(maxsplit=5)[5]
+            assert self._tell_bash(f"{{ {command}\n}} </dev/null && echo done") == ["done"]
 
     def _add_terminal(self, command: Command) -> Terminal:
         self.terminals.append(Terminal(command, self._logs / f"{len(self.terminals)}.log"))
