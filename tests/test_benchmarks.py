@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import backplane, cases, expiry, hostile, report, scale_model, wire
+from benchmarks import backplane, cases, expiry, hostile, report, scale_model, threads, wire
 from benchmarks.cases import Measurement
 from benchmarks.fanout import DeflatedStream, PlainStream, Stream, json_payload, text_payload
 from benchmarks.load import Echo
@@ -112,6 +112,12 @@ def test_the_load_is_the_bottleneck_if_only_it_is_busy(server_cpu: float, load_c
 )
 def test_figures_keep_three_digits(value: float, text: str) -> None:
     assert report.figure(value) == text
+
+
+async def test_publishing_from_threads_is_measured() -> None:
+    found = await threads.measure(rounds=1, share=0.01)
+    assert list(found) == ["in the loop", "1 thread", "8 threads", "1 thread that waits"]
+    assert all(microseconds > 0 for microseconds in found.values())
 
 
 @pytest.mark.thorough

@@ -56,6 +56,21 @@ async def chat(ws: rawws.WebSocket) -> None:
         assert_type(ws.closed.cause, rawws.Cause)
 
 
+def from_a_thread(room: rawws.Room) -> None:
+    assert_type(room.publish("hi"), rawws.Delivery)
+    assert_type(room.publish(b"hi", wait=True), str | None)
+    published = rawws.publish("http://localhost:8080/room", "hi", token="secret", idempotency_key="order-17")
+    assert_type(published.id, str | None)
+
+
+async def from_elsewhere() -> rawws.Published:
+    try:
+        return await rawws.publish_async("http://localhost:8080/room", b"hi")
+    except rawws.PublishRefused as error:
+        assert_type(error.status, int)
+        raise
+
+
 async def application(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.start", "status": 200 if await receive() else scope["status"]})
 

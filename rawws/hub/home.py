@@ -13,12 +13,13 @@ from typing import Any
 import trio
 
 from rawws.errors import NotServing, UsageError
-from rawws.relay.from_threads import FromThreads, Function, Publication, the_only_one
+from rawws.relay.from_threads import FromThreads, Function, Publication, running_loops
 from rawws.relay.loop import Loop, current_loop
 from rawws.relay.thread_queue import Gate
 from rawws.runtime import event_loop_here
 
 _NOT_YET = "nobody serves this hub yet, so its rooms can't be called from a thread; start rawws.serve first"
+_WHICH = "several loops run in this process, and none of them serves this hub yet; start rawws.serve with it first"
 _NO_MORE = "the server has ended, so the rooms of its hub can't be called from a thread any more"
 
 
@@ -76,11 +77,12 @@ class Home:
         """Have the loop carry out a call. Raises `NotServing` and `QueueFull`."""
         calls = self._calls
         if calls is None or calls.is_over:
-            only = the_only_one()
-            if only is None:
-                raise NotServing(_NOT_YET if calls is None else calls.queue.ended)
-            self._bind(only)
-            calls = only
+            ended = _NOT_YET if calls is None else calls.queue.ended
+            running = running_loops()
+            if len(running) != 1:
+                raise NotServing(_WHICH if running else ended)
+            (calls,) = running
+            self._bind(calls)
         calls.queue.put(call, self._gate, _may_wait)
 
     def put_and_wait(self, call: Publication | Function, what: str) -> Any:

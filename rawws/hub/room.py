@@ -126,9 +126,9 @@ class Room:
 
         Any thread may call this, with or without an event loop of its own. In another thread than that of the hub's
         server it returns at once: the message is on its way, and all numbers of the outcome are 0. The messages of a
-        thread keep their order. At most 16 MiB are on their way: beyond that a thread waits, and an event loop's thread
-        gets `rawws.QueueFull`. Before the server starts, and after it has ended, it raises `rawws.NotServing`; a
-        message that was accepted is published even if the server ends now.
+        thread keep their order. At most 16 MiB are on their way, or an eighth of ``max_memory``: beyond that a thread
+        waits, and an event loop's thread gets `rawws.QueueFull`. Before the server starts, and after it has ended, it
+        raises `rawws.NotServing`; a message that was accepted is published even if the server ends now.
 
         With ``wait`` it returns the message's id. In another thread it waits until the message is published, as `ready`
         does; in a room that is shared with other nodes, until the backplane has it (and returns None if it doesn't tell

@@ -28,6 +28,7 @@ from rawws.relay.room_state import RoomState
 from rawws.relay.sending import MAX_OUTBOX_BYTES, Sending
 from rawws.relay.slow_peers import SlowPeers
 from rawws.relay.stats import Stats
+from rawws.relay.thread_queue import MAX_WAITING_BYTES, SHARE_OF_MEMORY
 from rawws.relay.timers import Timers
 from rawws.wire.session import Session, State
 
@@ -172,6 +173,7 @@ class Connections:
     def limit_memory(self, max_bytes: float) -> None:
         """Bound the memory of all peers, rooms and requests, in bytes; ``math.inf`` is no bound."""
         self.memory.max_bytes = max_bytes
+        self.from_threads.queue.max_bytes = min(MAX_WAITING_BYTES, max_bytes * SHARE_OF_MEMORY)
         self.timers.watch_memory(is_bounded=max_bytes != math.inf)
 
     # Closing

@@ -232,9 +232,9 @@ class FromThreads:
 _running: list[FromThreads] = []  # of all loops of this process
 
 
-def the_only_one() -> FromThreads | None:
-    """Return the calls for the loop of this process; None if there is none, or more than one."""
-    return _running[0] if len(_running) == 1 else None
+def running_loops() -> list[FromThreads]:
+    """Return the calls for each loop of this process. Nearly always there is one."""
+    return list(_running)
 
 
 def _forget_in_child() -> None:

@@ -15,6 +15,8 @@ from rawws.limits import MIB
 
 # While this many bytes wait, further calls wait too. It takes the loop some 50 ms with messages of 64 bytes.
 MAX_WAITING_BYTES = 16 * MIB
+# The share of a bound to all memory that may wait: with more, peers would be closed because threads are fast.
+SHARE_OF_MEMORY = 1 / 8
 # A thread waits for at most this time: for space, or for the outcome of its call. The loop takes much longer only if it
 # is blocked, and then it may be blocked by waiting for this thread.
 PATIENCE_S = 30.0
@@ -89,7 +91,7 @@ class ThreadQueue:
     def __init__(self, wake: Callable[[], None], max_bytes: int = MAX_WAITING_BYTES) -> None:
         """``wake`` is called, in any thread, when there are calls for a loop that has been told of none."""
         self._wake = wake
-        self._max_bytes = max_bytes
+        self.max_bytes = float(max_bytes)
         self._changed = threading.Condition()
         self._calls: deque[Call] = deque()
         self._is_told = False  # the loop knows that there are calls
@@ -109,7 +111,7 @@ class ThreadQueue:
         if self.ended:  # before the lock, which in a forked child nobody might ever release
             raise NotServing(self.ended)
         with self._changed:
-            if self.waiting_bytes >= self._max_bytes:
+            if self.waiting_bytes >= self.max_bytes:
                 self._wait_for_space(may_wait())
             if reason := self.ended or gate.shut:
                 raise NotServing(reason)
@@ -130,7 +132,7 @@ class ThreadQueue:
             )
 
     def _has_space(self) -> bool:
-        return bool(self.ended) or self.waiting_bytes < self._max_bytes
+        return bool(self.ended) or self.waiting_bytes < self.max_bytes
 
     def take(self) -> deque[Call]:
         """Return all calls that wait. Report them by `release` as they are carried out."""

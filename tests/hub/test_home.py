@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import queue as queues
 import signal
@@ -276,10 +277,18 @@ async def test_the_thread_of_an_event_loop_gets_an_error_if_too_much_waits() -> 
     assert room.last_id.endswith("-1")
 
 
+async def test_a_bound_to_all_memory_bounds_the_queue_too() -> None:
+    loop = current_loop()
+    loop.limit_memory(8_000_000)
+    assert loop.from_threads.queue.max_bytes == 1_000_000
+    loop.limit_memory(math.inf)
+    assert loop.from_threads.queue.max_bytes == thread_queue.MAX_WAITING_BYTES
+
+
 @BOUNDED
 async def test_a_thread_that_publishes_faster_than_the_loop_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     room = Hub().room("/")
-    monkeypatch.setattr(current_loop().from_threads.queue, "_max_bytes", 5000)
+    monkeypatch.setattr(current_loop().from_threads.queue, "max_bytes", 5000.0)
     async with open_pair(max_queue=None) as (client, server):
         room.join(server)
 
@@ -474,6 +483,12 @@ def test_another_run_of_trio_is_another_thread() -> None:
 
     with running_elsewhere(hub):
         trio.run(main)
+
+
+def test_one_of_several_loops_is_not_guessed() -> None:
+    refused = pytest.raises(NotServing, match=r"^several loops run in this process")
+    with running_elsewhere(Hub()), running_elsewhere(Hub()), refused:
+        Hub().room("/").publish("hi")
 
 
 def test_a_signal_handler_publishes_if_trio_runs_in_another_thread() -> None:
