@@ -13,6 +13,7 @@ import socket
 import ssl as ssl_module
 import threading
 import time
+from typing import Any
 
 import trio
 
@@ -153,37 +154,41 @@ class _Poster:
             passes = not isinstance(error, socket.gaierror) or error.errno == socket.EAI_AGAIN
             return Setback(f"can't connect: {explain_dial(error)}", passes, may_be_published=False)
         with connected:
-            self._socket = connected
-            try:
-                return self._exchange(connected, until)
-            finally:
-                self._socket = None
+            return self._exchange(connected, until)
 
     # A connection
 
     def _connect(self, until: float) -> socket.socket:
+        """Connect to the first of the server's addresses that accepts."""
         uri = self._post.uri
+        places: list[tuple[int, Any]] = [(socket.AF_UNIX, uri.unix_path)]
         if uri.unix_path is None:
-            connected = socket.create_connection((uri.host, uri.port), _idle_s(until))
-            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        else:
-            connected = socket.socket(socket.AF_UNIX)
-            connected.settimeout(_idle_s(until))
+            found = socket.getaddrinfo(uri.host, uri.port, type=socket.SOCK_STREAM)
+            places = [(family, address) for family, _, _, _, address in found]
+        while True:
+            family, address = places.pop(0)
+            self._socket = connected = socket.socket(family, socket.SOCK_STREAM)
             try:
-                connected.connect(uri.unix_path)
+                connected.settimeout(_idle_s(until))
+                connected.connect(address)
+                break
             except OSError:
                 connected.close()
-                raise
+                if not places or self._is_aborted.is_set():
+                    raise
+        if uri.unix_path is None:
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return self._start_tls(connected) if uri.secure else connected
 
     def _start_tls(self, connected: socket.socket) -> socket.socket:
         if self._ssl is None:
             self._ssl = default_context()
         try:
-            return self._ssl.wrap_socket(connected, server_hostname=self._post.uri.host)
+            self._socket = secured = self._ssl.wrap_socket(connected, server_hostname=self._post.uri.host)
         except OSError as error:
             connected.close()
             raise self._explain(error) from error
+        return secured
 
     def _explain(self, error: OSError) -> OSError:
         """Return the exception for a failure of TLS, in the words of HTTP."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
@@ -206,6 +207,19 @@ async def test_a_cancelled_one_ends_at_once_and_closes_its_connection(
     await trio.to_thread.run_sync(cancel, silent.url)
     assert time.monotonic() - began < publishing.IDLE_S
     assert b"POST /room HTTP/1.1" in await trio.to_thread.run_sync(silent.wait_ended)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other kernels answer more clients than the backlog says")
+async def test_a_cancelled_one_gives_up_to_connect() -> None:
+    with socket.create_server((LOOPBACK, 0), backlog=0) as full, contextlib.ExitStack() as stack:
+        for _ in range(3):  # the kernel answers no further client
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        began = time.monotonic()
+        url = f"http://{LOOPBACK}:{full.getsockname()[1]}/room"
+        await trio.to_thread.run_sync(cancel_on_asyncio, url)  # which waits for its threads
+        assert time.monotonic() - began < publishing.IDLE_S
 
 
 # Tries
