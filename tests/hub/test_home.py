@@ -147,19 +147,17 @@ async def test_a_user_is_disconnected_after_what_the_thread_has_published(nurser
 
 @BOUNDED
 async def test_threads_find_and_make_the_same_rooms() -> None:
-    hub = Hub()
     barrier, found = threading.Barrier(THREADS), queues.SimpleQueue[Room]()
 
-    def look(_: int) -> None:
-        barrier.wait(PATIENCE_S)
-        for number in range(100):
-            found.put(hub.room(f"/{number}"))
+    def settings(_: str) -> None:
+        barrier.wait(PATIENCE_S)  # until all threads have seen that there is no such room
 
-    for thread in in_threads(THREADS, look):
+    hub = Hub(settings=settings)
+    for thread in in_threads(THREADS, lambda _: found.put(hub.room("/x"))):
         thread.join(PATIENCE_S)
-    rooms = {found.get() for _ in range(THREADS * 100)}
-    assert len(rooms) == 100
-    assert len(hub.registry) == 100
+    rooms = {found.get() for _ in range(THREADS)}
+    assert rooms == {hub.room("/x")}
+    assert len(hub.registry) == 1
 
 
 @BOUNDED
@@ -381,6 +379,14 @@ async def test_the_end_of_a_server_publishes_what_was_accepted_and_refuses_the_r
     assert room.last_id.endswith("-2")
 
 
+async def test_the_last_messages_are_published_before_the_server_has_ended() -> None:
+    hub = Hub(history=10)
+    room = hub.room("/")
+    with hub.serving():
+        forget(room)
+    assert room.last_id.endswith("-1")
+
+
 async def test_a_hub_of_two_servers_is_served_until_both_have_ended() -> None:
     hub = Hub(history=10)
     with trio.fail_after(PATIENCE_S):
@@ -418,6 +424,24 @@ def test_the_end_of_a_run_publishes_what_was_accepted_and_refuses_the_rest() -> 
         room.publish("hi")
     trio.run(main)
     assert room.last_id.endswith("-4")
+
+
+def test_a_message_that_comes_while_a_run_ends_is_published() -> None:
+    room = Hub(history=10).room("/")
+
+    async def publish_at_the_end() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:  # the tasks of the loop are cancelled in the same moment
+            forget(room)
+
+    async def main() -> None:
+        room.publish("from trio")
+        trio.lowlevel.spawn_system_task(publish_at_the_end)
+        await wait_all_tasks_blocked()
+
+    trio.run(main)
+    assert room.last_id.endswith("-2")
 
 
 def test_a_thread_that_waits_learns_of_the_end_of_a_run() -> None:
