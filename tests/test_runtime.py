@@ -119,6 +119,12 @@ async def test_a_room_is_joined_and_left_from_elsewhere(place: Place) -> None:
         await follow(place, lambda: room.leave(server), room=room, ws=server)
         assert len(room) == 0
 
+        def run(coroutine: Any) -> None:
+            with pytest.raises(StopIteration):  # no loop runs it there, so it ends within one step
+                coroutine.send(None)
+
+        await follow(place, lambda: run(room.ready()), room=room)
+
 
 @BOUNDED
 @pytest.mark.parametrize("place", PLACES)

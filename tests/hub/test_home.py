@@ -458,8 +458,9 @@ def test_a_thread_that_waits_learns_of_the_end_of_a_run() -> None:
         room.publish("from trio")
         state_of(room).holds.add("a slow peer")
         thread.start()
-        while not state_of(room).released:
-            await trio.sleep(0.001)
+        with trio.fail_after(PATIENCE_S):
+            while not state_of(room).released:
+                await trio.sleep(0.001)
 
     thread = threading.Thread(target=publish)
     trio.run(main)
