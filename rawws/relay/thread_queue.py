@@ -89,7 +89,10 @@ class ThreadQueue:
     """The calls of other threads, in their order. Any thread may put one; the loop alone takes them."""
 
     def __init__(self, wake: Callable[[], None], max_bytes: int = MAX_WAITING_BYTES) -> None:
-        """``wake`` is called, in any thread, when there are calls for a loop that has been told of none."""
+        """``wake`` is called, in any thread, when there are calls for a loop that has been told of none.
+
+        It must not wait for the loop, which may be waiting for the lock.
+        """
         self._wake = wake
         self.max_bytes = float(max_bytes)
         self._changed = threading.Condition()
@@ -117,9 +120,9 @@ class ThreadQueue:
                 raise NotServing(reason)
             self._calls.append(call)
             self.waiting_bytes += call.held_bytes
-            is_told, self._is_told = self._is_told, True
-        if not is_told:
-            self._wake()
+            if not self._is_told:  # in this order: if a Ctrl-C comes in between, the next call wakes the loop
+                self._wake()
+                self._is_told = True
 
     def _wait_for_space(self, may_wait: bool) -> None:
         waits = f"{self.waiting_bytes} bytes that other threads publish wait for the loop"

@@ -52,6 +52,21 @@ def test_calls_are_taken_in_their_order_and_the_loop_is_woken_once() -> None:
     assert woken == [1, 1]
 
 
+def test_a_ctrl_c_before_the_loop_is_woken_has_the_next_call_wake_it() -> None:
+    woken: list[int] = []
+
+    def wake() -> None:
+        woken.append(1)
+        if len(woken) == 1:
+            raise KeyboardInterrupt
+
+    queue, gate = ThreadQueue(wake), Gate()
+    with pytest.raises(KeyboardInterrupt):
+        queue.put(Sized(1), gate, never)
+    queue.put(Sized(1), gate, never)
+    assert (woken, len(queue)) == ([1, 1], 2)
+
+
 def test_a_call_of_any_size_is_taken_while_the_queue_is_not_full() -> None:
     queue, gate = ThreadQueue(lambda: None, max_bytes=10), Gate()
     queue.put(Sized(9), gate, never)
