@@ -48,7 +48,7 @@ class Home:
             self._bind(calls)
         if calls.is_forked:
             raise NotServing(calls.queue.ended)
-        if calls.has_work:
+        if calls.queue.waiting_bytes:
             calls.do_all()
         return loop
 
