@@ -11,6 +11,7 @@ put before: they may have told it to.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from collections import deque
@@ -23,12 +24,13 @@ import trio
 from rawws import logs
 from rawws.broadcast.outbox import Outgoing
 from rawws.broadcast.stream_entries import format_stream_id
-from rawws.errors import NotServing, PublishError
+from rawws.errors import NotServing, PublishError, RawwsError, sentence_of
 from rawws.relay.encoding_jobs import SENT_AT_ONCE_BYTES
 from rawws.relay.room_base import NOBODY
 from rawws.relay.room_state import RoomState
 from rawws.relay.sending import Sending
 from rawws.relay.thread_queue import Outcome, ThreadQueue
+from rawws.wire.trace import FAULT
 
 # The loop carries out calls for about this long before other tasks run.
 STEP_S = 0.001
@@ -202,6 +204,9 @@ class FromThreads:
         except Exception as error:
             if call.outcome is not None:
                 call.outcome.fail(error)
+            elif isinstance(error, RawwsError):
+                message = f"a call from another thread has failed: {sentence_of(error)}"
+                logs.server_line(logging.ERROR, FAULT, message)
             else:
                 logs.server.exception("#%d ! a call from another thread has failed", logs.SERVER)
 

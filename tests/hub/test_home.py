@@ -336,8 +336,12 @@ async def test_a_call_that_fails_has_no_effect_on_later_ones(caplog: pytest.LogC
     def fail() -> None:
         raise ZeroDivisionError
 
+    def refuse() -> None:
+        raise UsageError("not like this")
+
     def call() -> None:
         home.put(Function(fail))
+        home.put(Function(refuse))
         home.put(Function(fail, outcome))
         room.publish("second")
 
@@ -346,8 +350,11 @@ async def test_a_call_that_fails_has_no_effect_on_later_ones(caplog: pytest.LogC
         await trio.to_thread.run_sync(outcome.wait)
     await wait_all_tasks_blocked()
     assert room.last_id.endswith("-2")
-    (record,) = caplog.records
-    assert record.getMessage() == "#0 ! a call from another thread has failed"
+    failed, refused = caplog.records
+    assert failed.getMessage() == "#0 ! a call from another thread has failed"
+    assert failed.exc_info is not None
+    assert refused.getMessage() == "#0 ! a call from another thread has failed: not like this"
+    assert refused.exc_info is None
 
 
 # Before and after
