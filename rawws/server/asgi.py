@@ -19,6 +19,8 @@ from urllib.parse import unquote
 
 import trio
 
+from rawws.application.loop import ApplicationLoop, TrioLoop
+from rawws.application.spec import HTTP_VERSIONS, Application, Scope
 from rawws.callables import check_async
 from rawws.errors import UsageError
 from rawws.limits import NO_LIMIT, Limits
@@ -26,7 +28,6 @@ from rawws.server.apps import Exchange
 from rawws.server.asgi_conversation import Conversation
 from rawws.server.asgi_endpoints import websocket_paths
 from rawws.server.asgi_lifespan import GRACE_S, Lifespan, log_fault
-from rawws.server.asgi_spec import HTTP_VERSIONS, Application, Scope
 
 # A second slash would make the next word a host's name where an application redirects to it; to browsers a backslash is
 # one.
@@ -67,6 +68,7 @@ class AsgiApp:
         self._app = app
         self._root_path = root_path
         self._lifespan = lifespan
+        self._loop: ApplicationLoop = TrioLoop()
         self._state: dict[str, Any] = {}
         self._calls: trio.Nursery | None = None  # of the application, while its lifespan lasts
 
@@ -87,7 +89,7 @@ class AsgiApp:
         conversation = Conversation(exchange)
         # In a task of its own, which outlives the response: the next request on this connection doesn't wait for what
         # the application does in the background, nor does it see its context variables.
-        self._calls.start_soon(conversation.run, self._app, self._scope(exchange))
+        self._calls.start_soon(conversation.run, self._loop, self._app, self._scope(exchange))
         with exchange.on_stop(conversation.heed_stop):
             await conversation.wait_answered()
 
@@ -118,9 +120,9 @@ class AsgiApp:
         if self._calls is not None:
             raise UsageError("rawws.asgi(app) is for one server; make another one of the same application")
         self._state = {}
-        life = Lifespan(self._app, self._state)
+        life = Lifespan(self._loop, self._app, self._state)
         failure: Exception | None = None
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as nursery, self._loop.running(nursery):
             try:
                 if self._lifespan != "off":
                     nursery.start_soon(life.run)

@@ -9,10 +9,11 @@ from typing import Any
 import trio
 
 from rawws import logs
+from rawws.application.loop import ApplicationLoop
+from rawws.application.spec import LIFESPAN_VERSIONS, Application, Message
 from rawws.errors import UsageError
-from rawws.hooks import call_application, is_application_error, log_failure
-from rawws.runtime import explain_asyncio, hint_at_asyncio
-from rawws.server.asgi_spec import LIFESPAN_VERSIONS, Application, Message
+from rawws.hooks import is_application_error, log_failure
+from rawws.runtime import hint_at_asyncio
 from rawws.wire.trace import FAULT, STATE
 
 # The time that an application has to end after a shutdown or a failed startup, in seconds (a guess).
@@ -22,7 +23,8 @@ GRACE_S = 5.0
 class Lifespan:
     """The application's call with the ``lifespan`` scope, which lasts as long as the server."""
 
-    def __init__(self, app: Application, state: dict[str, Any]) -> None:
+    def __init__(self, loop: ApplicationLoop, app: Application, state: dict[str, Any]) -> None:
+        self._loop = loop
         self._app = app
         self._state = state
         self._events, self._pending_events = trio.open_memory_channel[Message](2)
@@ -41,7 +43,7 @@ class Lifespan:
         scope = {"type": "lifespan", "asgi": dict(LIFESPAN_VERSIONS), "state": self._state}
         with self._scope:
             try:
-                await call_application(self._app, scope, self._receive, self._send)
+                await self._loop.call(self._app, scope, self._receive, self._send)
             except BaseException as error:
                 if not is_application_error(error):
                     raise
@@ -85,7 +87,7 @@ class Lifespan:
         self._events.close()
         with trio.move_on_after(GRACE_S):
             await self._over.wait()
-        needs_asyncio = "" if self._error is None else explain_asyncio(self._error)
+        needs_asyncio = "" if self._error is None else self._loop.explain(self._error)
         if (message := self._startup_failed) is not None:
             message = message.rstrip()  # Starlette's is a whole traceback
             space = "\n" if "\n" in message else " "

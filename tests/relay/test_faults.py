@@ -25,6 +25,7 @@ import trio.testing
 
 import rawws
 import rawws.cli
+from rawws.application.spec import Receive, Scope, Send
 from rawws.backplane.connector import Connector
 from rawws.backplane.troubles import Trouble
 from rawws.inspection.records import from_line
@@ -32,7 +33,6 @@ from rawws.limits import Limits
 from rawws.net.accept import EXHAUSTED_PAUSE_S
 from rawws.process.workers import VARIABLE, _Supervisor
 from rawws.relay.loop import current_loop
-from rawws.server.asgi_spec import Receive, Scope, Send
 from rawws.tracing import Recording, Tracer
 from rawws.wire.frames import Opcode
 from tests.asgi_serving import answer, errors, only_http, serving

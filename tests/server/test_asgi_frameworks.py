@@ -23,9 +23,9 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import rawws
+from rawws.application.spec import Receive, Scope, Send
 from rawws.errors import UsageError
 from rawws.server.asgi import AsgiApp, asgi
-from rawws.server.asgi_spec import Receive, Scope, Send
 from tests.asgi_serving import MIB, App, chunk, echo, errors, only_http, serving, the_error
 from tests.serving.machine import LOOPBACK, need
 from tests.serving.wire import get, seen_text, text
