@@ -14,7 +14,9 @@ import trio
 
 from rawws.application.spec import Application, Message, Receive, Scope, Send
 from rawws.hooks import call_application
-from rawws.runtime import explain_asyncio
+
+# The time that an application has to end after a cancellation, a shutdown or a failed startup, in seconds (a guess).
+GRACE_S = 5.0
 
 # Returns the next event of a call if it is known without waiting.
 ReceiveNow = Callable[[], Message | None]
@@ -26,6 +28,13 @@ class ApplicationLoop(Protocol):
     @property
     def name(self) -> str:
         """The name of the loop, as ``--app-loop`` has it."""
+
+    @property
+    def failure(self) -> BaseException | None:
+        """The error with which the loop has ended by itself, after its context."""
+
+    def describe(self) -> str:
+        """Return the name, and where the loop runs."""
 
     def running(self, nursery: trio.Nursery) -> AbstractAsyncContextManager[None]:
         """Return a context within which the application can be called; at its end, whatever still runs is cancelled.
@@ -43,14 +52,15 @@ class ApplicationLoop(Protocol):
         A cancellation is passed on, and the application has some time to clean up.
         """
 
-    def explain(self, error: BaseException) -> str:
-        """Return a sentence for an application that needs another loop than this, with advice; empty for others."""
-
 
 class TrioLoop:
     """The loop of the server itself: the application is called like any other async function."""
 
     name = "trio"
+    failure = None
+
+    def describe(self) -> str:
+        return "trio, in the loop of the server"
 
     def running(self, nursery: trio.Nursery) -> AbstractAsyncContextManager[None]:
         return nullcontext()
@@ -59,6 +69,3 @@ class TrioLoop:
         self, app: Application, scope: Scope, receive: Receive, send: Send, receive_now: ReceiveNow | None = None
     ) -> None:
         await call_application(app, scope, receive, send)
-
-    def explain(self, error: BaseException) -> str:
-        return explain_asyncio(error)

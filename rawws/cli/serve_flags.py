@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rawws import logs
+from rawws.application.choice import AUTO, LOOPS
 from rawws.cli.arguments import (
     above_zero,
     count,
@@ -100,6 +101,17 @@ _SERVING = (
         PATH,
         "for `--app`: path prefix that a proxy in front removes, such as `/api`",
         manual="The application gets it as ASGI's `root_path`.",
+        needs_app=True,
+    ),
+    Flag(
+        "--app-loop",
+        Value.one_of(LOOPS),
+        "for `--app`: event loop in which the application runs: `asyncio` or `uvloop` in a thread of its own, or "
+        "`trio` in the server's; `auto` looks for trio in the application's modules",
+        manual="`auto` is asyncio, unless the application's modules use trio, or it can't start on asyncio. The log "
+        "says which it is. [Run your application](../howto/run-your-application.md) has more about it.",
+        own_default=AUTO,
+        needs_app=True,
     ),
     Flag(
         "--no-compression",

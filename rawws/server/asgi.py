@@ -2,7 +2,7 @@
 
 They get the HTTP side of ASGI, and its lifespan. rawws accepts the upgrades itself, on the same port, so that no
 ``websocket`` scope ever occurs. Sections are those of the ASGI specification 3.0 with its HTTP part 2.4
-(https://asgi.readthedocs.io/en/latest/specs/). The application runs on trio.
+(https://asgi.readthedocs.io/en/latest/specs/). The loop in which the application runs is in `rawws.application`.
 """
 
 from __future__ import annotations
@@ -10,44 +10,70 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
+import logging
 import os
 import re
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
+from types import ModuleType
 from typing import Any, Literal
 from urllib.parse import unquote
 
 import trio
 
-from rawws.application.loop import ApplicationLoop, TrioLoop
+from rawws import logs
+from rawws.application.choice import LoopChoice
+from rawws.application.loop import GRACE_S, ApplicationLoop, TrioLoop
 from rawws.application.spec import HTTP_VERSIONS, Application, Scope
 from rawws.callables import check_async
-from rawws.errors import UsageError
+from rawws.errors import RawwsError, UsageError
 from rawws.limits import NO_LIMIT, Limits
 from rawws.server.apps import Exchange
 from rawws.server.asgi_conversation import Conversation
-from rawws.server.asgi_endpoints import websocket_paths
-from rawws.server.asgi_lifespan import GRACE_S, Lifespan, log_fault
+from rawws.server.asgi_endpoints import endpoints, websocket_paths
+from rawws.server.asgi_lifespan import Lifespan, NeedsOtherLoop, log_fault
+from rawws.wire.trace import STATE
 
 # A second slash would make the next word a host's name where an application redirects to it; to browsers a backslash is
 # one.
 _ROOT_PATH = re.compile(r"/(?:[^/\\?#\x00-\x20\x7f][^?#\x00-\x20\x7f]*)?")
 
 
-def asgi(app: Application, *, root_path: str | None = None, lifespan: Literal["auto", "on", "off"] = "auto") -> AsgiApp:
+def asgi(
+    app: Application,
+    *,
+    root_path: str | None = None,
+    lifespan: Literal["auto", "on", "off"] = "auto",
+    loop: Literal["auto", "asyncio", "uvloop", "trio"] = "trio",
+) -> AsgiApp:
     """Return an ASGI application as the ``http`` of `rawws.serve`.
 
     ``root_path`` is the prefix that a proxy in front removes from the path, such as ``/api``. The application gets it
     as ASGI's ``root_path``, and the whole path that the client requested as ``path``.
     ``lifespan`` says whether the application gets the events of startup and shutdown: ``on``, ``off``, or ``auto`` if
     it may not support them. An application that fails to start makes `rawws.serve` raise `UsageError`.
+
+    ``loop`` is the event loop in which the application runs:
+
+    - ``trio``: that of the server. The application shares the program's objects, such as its hub.
+    - ``asyncio``: one in a thread of its own, which ends with the server. A call that blocks it delays no WebSocket.
+    - ``uvloop``: likewise, if that package is installed.
+    - ``auto``: ``asyncio``, unless trio is seen in the application's modules, or it can't start on asyncio.
     """
+    return make_app(app, root_path, lifespan, loop)
+
+
+def make_app(
+    app: Application, root_path: str | None, lifespan: str, loop: str, modules: Iterable[ModuleType] = ()
+) -> AsgiApp:
+    """Return the same as `asgi`. ``modules`` are further ones of the application, in which ``auto`` looks for trio."""
     _check_application("the ASGI application", app)
     if lifespan not in ("auto", "on", "off"):
         raise UsageError(f"there is no lifespan {lifespan!r}; give 'auto', 'on' or 'off'")
     if root_path and not _ROOT_PATH.fullmatch(root_path):
         raise UsageError(f"root_path can't be {root_path!r}; give a path that begins with one slash, such as /api")
-    return AsgiApp(app, (root_path or "").rstrip("/"), lifespan)
+    choice = LoopChoice(loop, [app, *endpoints(app), *modules])
+    return AsgiApp(app, (root_path or "").rstrip("/"), lifespan, choice)
 
 
 def _check_application(what: str, app: object, factory: str = "call it, as in asgi(make_app())") -> None:
@@ -64,11 +90,12 @@ def _check_application(what: str, app: object, factory: str = "call it, as in as
 class AsgiApp:
     """An ASGI application as an `HttpApp`; `asgi` makes one."""
 
-    def __init__(self, app: Application, root_path: str, lifespan: str) -> None:
+    def __init__(self, app: Application, root_path: str, lifespan: str, choice: LoopChoice) -> None:
         self._app = app
         self._root_path = root_path
         self._lifespan = lifespan
-        self._loop: ApplicationLoop = TrioLoop()
+        self._choice = choice
+        self._loop: ApplicationLoop = TrioLoop()  # the one that was chosen, while its lifespan lasts
         self._state: dict[str, Any] = {}
         self._calls: trio.Nursery | None = None  # of the application, while its lifespan lasts
 
@@ -119,14 +146,32 @@ class AsgiApp:
         """Send the application startup now, and shutdown at the end. Raises `UsageError` if it can't start."""
         if self._calls is not None:
             raise UsageError("rawws.asgi(app) is for one server; make another one of the same application")
-        self._state = {}
-        life = Lifespan(self._loop, self._app, self._state)
+        first, *others = self._choice.loops()
+        reason = self._choice.reason
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(self._started(first, is_last=not others))
+            except NeedsOtherLoop as error:
+                (second,) = others
+                summary = str(error).splitlines()[0]
+                logs.server_line(logging.WARNING, STATE, f"{summary}; it is started again on {second.name}")
+                reason = f"it can't start on {first.name}"
+                await stack.enter_async_context(self._started(second, is_last=True))
+            because = f" (--app-loop auto: {reason})" if reason else ""
+            logs.server_line(logging.INFO, STATE, f"the application runs on {self._loop.describe()}{because}")
+            yield
+
+    @contextlib.asynccontextmanager
+    async def _started(self, loop: ApplicationLoop, *, is_last: bool) -> AsyncIterator[None]:
+        """Have the application start on a loop, and shut down at the end."""
+        self._loop, self._state = loop, {}
+        life = Lifespan(loop, self._app, self._state)
         failure: Exception | None = None
-        async with trio.open_nursery() as nursery, self._loop.running(nursery):
+        async with trio.open_nursery() as nursery, loop.running(nursery):
             try:
                 if self._lifespan != "off":
                     nursery.start_soon(life.run)
-                    await life.start(required=self._lifespan == "on")
+                    await life.start(required=self._lifespan == "on", is_last=is_last)
                 async with trio.open_nursery() as calls:
                     self._calls = calls
                     try:
@@ -142,8 +187,11 @@ class AsgiApp:
             finally:
                 self._calls = None
                 await life.stop()
-        if failure is not None:
-            raise failure
+        if isinstance(loop.failure, Exception):
+            why = f"{type(loop.failure).__name__}: {loop.failure}"
+            raise RawwsError(f"the loop in which the application runs has ended: {why}") from loop.failure
+        if (raised := loop.failure or failure) is not None:
+            raise raised
 
 
 def load_app(name: str) -> Application:
