@@ -34,6 +34,7 @@ _REMEDY = (
 # An application is called in one of these modules, by the loop that it has.
 _TRIO_CALLER = "rawws.application.loop"
 _ASYNCIO_CALLER = "rawws.application.asyncio_side"
+_WSGI_CALLER = "rawws.application.wsgi_call"  # in a thread, where no loop runs
 _ON_ASYNCIO = "have it run there: --app-loop asyncio, or rawws.asgi(app, loop='asyncio')"
 _ON_TRIO = "have it run there: --app-loop trio, or rawws.asgi(app, loop='trio')"
 # The messages of trio where it doesn't run, and of asyncio for a task that awaits one of trio's objects.
@@ -131,6 +132,8 @@ def explain_loop(error: BaseException) -> str:
     """
     errors = list(_causes(error))
     callers = {_module_of(frame) for each in errors for frame, _ in traceback.walk_tb(each.__traceback__)}
+    if _WSGI_CALLER in callers:
+        return ""
     for each in errors:
         if _ASYNCIO_CALLER in callers:
             if isinstance(each, RuntimeError) and str(each).startswith(_WORDS_OF_TRIO):

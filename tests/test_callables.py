@@ -14,8 +14,8 @@ import trio
 
 import rawws
 from rawws import UsageError
+from rawws.application.loading import load_app
 from rawws.application.spec import Receive, Scope, Send
-from rawws.server.asgi import load_app
 from tests.serving.machine import LOOPBACK, PATIENCE_S
 
 

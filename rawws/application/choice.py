@@ -10,7 +10,7 @@ import contextlib
 import os
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 
 from rawws.application.asyncio_loop import AsyncioLoop
@@ -50,6 +50,19 @@ class LoopChoice:
     def loops(self) -> Iterator[ApplicationLoop]:
         """Yield the loops to try, each a new object."""
         return map(make_loop, self._names)
+
+
+class NoChoice:
+    """The one loop of an application that can't run on another one."""
+
+    reason = ""
+
+    def __init__(self, make: Callable[[], ApplicationLoop]) -> None:
+        self._make = make
+
+    def loops(self) -> Iterator[ApplicationLoop]:
+        """Yield the loop, a new object."""
+        yield self._make()
 
 
 def make_loop(name: str) -> ApplicationLoop:

@@ -10,10 +10,12 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import trio
 
 from rawws import logs
+from rawws.application.loading import AUTO, interface_of, load_app
 from rawws.backplane.sharing import share
 from rawws.cli.access import combine, read_admin_token, read_publish_token, read_rules
 from rawws.cli.files import RereadFiles
@@ -31,7 +33,7 @@ from rawws.process.workers import MAX_WORKERS, WorkerContext, run_workers
 from rawws.relay.lag_policies import POLICIES
 from rawws.server.administration import AdminApp, ReservedApp
 from rawws.server.apps import HttpApp
-from rawws.server.asgi import load_app, make_app
+from rawws.server.asgi import make_app, make_wsgi_app
 from rawws.server.metrics import MetricsApp
 from rawws.server.operators import Nobody, Operators, TokenHolders
 from rawws.server.plain_apps import HelloApp
@@ -254,7 +256,14 @@ class _Program:
 
 def _load(options: argparse.Namespace) -> HttpApp:
     """Return the application that --app names. Raises `UsageError` if there is none."""
-    app = load_app(options.app)
+    app: Any = load_app(options.app, options.app_interface)
+    interface = interface_of(app) if options.app_interface == AUTO else options.app_interface
+    idle = FLAGS.given(options, lambda flag: flag.needs_interface not in ("", interface))
+    if idle:
+        verb = "has" if len(idle) == 1 else "have"
+        raise UsageError(f"{', '.join(idle)} {verb} no effect on an application for {interface.upper()}; leave it out")
+    if interface == "wsgi":
+        return make_wsgi_app(app, options.root_path, options.app_threads)
     module = sys.modules[options.app.partition(":")[0]]
     return make_app(app, options.root_path, "auto", options.app_loop, [module])
 

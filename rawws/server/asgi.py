@@ -1,4 +1,4 @@
-"""ASGI applications (Starlette, FastAPI and others), which answer the requests that don't upgrade.
+"""ASGI applications (Starlette, FastAPI and others) and those of WSGI, which answer the requests that don't upgrade.
 
 They get the HTTP side of ASGI, and its lifespan. rawws accepts the upgrades itself, on the same port, so that no
 ``websocket`` scope ever occurs. Sections are those of the ASGI specification 3.0 with its HTTP part 2.4
@@ -8,12 +8,8 @@ They get the HTTP side of ASGI, and its lifespan. rawws accepts the upgrades its
 from __future__ import annotations
 
 import contextlib
-import importlib
-import inspect
 import logging
-import os
 import re
-import sys
 from collections.abc import AsyncIterator, Iterable
 from types import ModuleType
 from typing import Any, Literal
@@ -22,10 +18,12 @@ from urllib.parse import unquote
 import trio
 
 from rawws import logs
-from rawws.application.choice import LoopChoice
+from rawws.application.choice import LoopChoice, NoChoice
+from rawws.application.loading import check_asgi, check_wsgi
 from rawws.application.loop import GRACE_S, ApplicationLoop, TrioLoop
 from rawws.application.spec import HTTP_VERSIONS, Application, Scope
-from rawws.callables import check_async
+from rawws.application.threads import DEFAULT_THREADS, Threads
+from rawws.application.wsgi_call import WsgiApplication
 from rawws.errors import RawwsError, UsageError
 from rawws.limits import NO_LIMIT, Limits
 from rawws.server.apps import Exchange
@@ -67,30 +65,41 @@ def make_app(
     app: Application, root_path: str | None, lifespan: str, loop: str, modules: Iterable[ModuleType] = ()
 ) -> AsgiApp:
     """Return the same as `asgi`. ``modules`` are further ones of the application, in which ``auto`` looks for trio."""
-    _check_application("the ASGI application", app)
+    check_asgi("the ASGI application", app)
     if lifespan not in ("auto", "on", "off"):
         raise UsageError(f"there is no lifespan {lifespan!r}; give 'auto', 'on' or 'off'")
+    root_path = _check_root_path(root_path)
+    return AsgiApp(app, root_path, lifespan, LoopChoice(loop, [app, *endpoints(app), *modules]))
+
+
+def wsgi(app: WsgiApplication, *, root_path: str | None = None, threads: int = DEFAULT_THREADS) -> AsgiApp:
+    """Return a WSGI application (Flask, Django and others; PEP 3333) as the ``http`` of `rawws.serve`.
+
+    Each request has a thread until its response is sent, and at most ``threads`` requests have one at a time; further
+    ones wait. Bodies stream both ways. ``root_path`` is that of `asgi`, as ``SCRIPT_NAME``.
+    """
+    return make_wsgi_app(app, root_path, threads)
+
+
+def make_wsgi_app(app: WsgiApplication, root_path: str | None, threads: int) -> AsgiApp:
+    """Return the same as `wsgi`."""
+    check_wsgi("the WSGI application", app)
+    if not isinstance(threads, int) or threads < 1:
+        raise UsageError(f"threads can't be {threads!r}; give a number from 1 on")
+    root_path = _check_root_path(root_path)
+    return AsgiApp(app, root_path, "off", NoChoice(lambda: Threads(threads)))
+
+
+def _check_root_path(root_path: str | None) -> str:
     if root_path and not _ROOT_PATH.fullmatch(root_path):
         raise UsageError(f"root_path can't be {root_path!r}; give a path that begins with one slash, such as /api")
-    choice = LoopChoice(loop, [app, *endpoints(app), *modules])
-    return AsgiApp(app, (root_path or "").rstrip("/"), lifespan, choice)
-
-
-def _check_application(what: str, app: object, factory: str = "call it, as in asgi(make_app())") -> None:
-    if not callable(app) and not inspect.iscoroutine(app):
-        raise UsageError(f"{what} is of type {type(app).__name__}; an ASGI application must be callable")
-    hints = {
-        0: f"; if it makes the application, {factory}",
-        1: "; a function of the request is given to rawws.serve as http itself",
-        2: "; a WSGI application needs a server of its own",
-    }
-    check_async(what, app, "scope", "receive", "send", hints=hints)
+    return (root_path or "").rstrip("/")
 
 
 class AsgiApp:
-    """An ASGI application as an `HttpApp`; `asgi` makes one."""
+    """An application of ASGI or WSGI as an `HttpApp`; `asgi` and `wsgi` make one."""
 
-    def __init__(self, app: Application, root_path: str, lifespan: str, choice: LoopChoice) -> None:
+    def __init__(self, app: Any, root_path: str, lifespan: str, choice: LoopChoice | NoChoice) -> None:
         self._app = app
         self._root_path = root_path
         self._lifespan = lifespan
@@ -192,38 +201,3 @@ class AsgiApp:
             raise RawwsError(f"the loop in which the application runs has ended: {why}") from loop.failure
         if (raised := loop.failure or failure) is not None:
             raise raised
-
-
-def load_app(name: str) -> Application:
-    """Return the application that ``module:attribute`` names, or ``module:function()`` makes.
-
-    The module may lie in the current directory. Raises `UsageError` if there is no such application; what the
-    module itself raises when it is imported comes as it is.
-    """
-    module_name, _, attributes = name.partition(":")
-    is_factory = attributes.endswith("()")
-    path = attributes.removesuffix("()").split(".")
-    if not all(part.isidentifier() for part in (*module_name.split("."), *path)):
-        raise UsageError(f"{name!r} doesn't name an application; give module:attribute, such as main:app")
-    # As "python -m" does: what lies in the current directory can be imported.
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # one that the application wants to import
-        raise UsageError(
-            f"there is no module {error.name!r}, which {name!r} names, in the current directory or among the "
-            "installed packages"
-        ) from None
-    for part in path:
-        try:
-            found = getattr(found, part)
-        except AttributeError:
-            raise UsageError(f"the module {module_name!r} has no {'.'.join(path)!r}, which {name!r} names") from None
-    if is_factory and callable(found):
-        found = found()
-    _check_application(repr(name), found, f"give '{name}()'")
-    application: Application = found
-    return application
