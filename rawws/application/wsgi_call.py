@@ -69,7 +69,8 @@ class WsgiCall:
             raise exc_info[1].with_traceback(exc_info[2])
         if exc_info is None and self._head is not None:
             raise UsageError("the WSGI application has called start_response twice, without exc_info")
-        raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+        # Django's cookies begin with a space.
+        raw = [(name.lower().encode("latin-1"), value.strip(" \t").encode("latin-1")) for name, value in headers]
         raw = [(name, value) for name, value in raw if name.decode("latin-1") not in _HOP_BY_HOP]
         if not status[:3].isdigit() or status[3:4] not in ("", " "):
             raise UsageError(f"the WSGI application's status is {status!r}; it is to be such as '200 OK'")

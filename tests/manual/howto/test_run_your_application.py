@@ -9,6 +9,6 @@ from tests.serving.machine import need
 
 
 def test_the_page_works_step_by_step(walk: Walk) -> None:
-    for name in ("fastapi", "django"):
+    for name in ("fastapi", "django", "flask"):
         need(find_spec(name), name)
     walk.follow("howto/run-your-application")
