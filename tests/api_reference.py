@@ -71,6 +71,7 @@ TYPES = {
     "SelectSubprotocol": "`Callable[[Request, Sequence[str]], str | None]`",
     "Shards": "The connections to the Redises.",
     "Tracer": "Passes heads and frames to recordings and pages: `rawws.tracing.Tracer()`.",
+    "WsgiApplication": "A WSGI application (PEP 3333): `def app(environ, start_response)`.",
 }  # fmt: skip
 
 
