@@ -98,7 +98,10 @@ class AsyncioLoop:
             self._calls.discard(ours)
             ours.close()
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # its traceback has this frame
 
 
 async def _wait_cancelled(call: ServerSide) -> BaseException | None:

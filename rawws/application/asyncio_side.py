@@ -58,15 +58,18 @@ class AsyncioSide:
         """Call the application; how it ends is the last parcel."""
         self._task = asyncio.current_task()
         self._farewell = _FAREWELLS.get(scope["type"])
-        error: BaseException | None = None
         try:
             if self._is_closed:  # it was cancelled before it began
                 raise asyncio.CancelledError
             result = app(scope, self.receive, self.send)
             if inspect.isawaitable(result):
                 await result
-        except BaseException as raised:
-            error = raised
+        except BaseException as error:
+            self._end(error)
+        else:
+            self._end(None)
+
+    def _end(self, error: BaseException | None) -> None:
         self._is_closed = True
         self._post(Ended(error))
 
@@ -93,12 +96,23 @@ class AsyncioSide:
 
     async def send(self, message: Message) -> None:
         """Send an event. Raises what the server says of it, or of one that was sent before without waiting."""
-        if self._error is not None:
-            error, self._error = self._error, None
+        error = self._take_error() if self._error is not None else await self._forward(message)
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback has this frame: the circle would keep a stream open until it is collected
+
+    def _take_error(self) -> BaseException | None:
+        error, self._error = self._error, None
+        if error is not None:
             self._post(Noticed(error))
-            raise error
+        return error
+
+    async def _forward(self, message: Message) -> BaseException | None:
+        """Send an event, and return the error of that if the application has to wait for it."""
         if self._is_closed:
-            raise ClientDisconnected("this call of the application has ended, or is cancelled")
+            return ClientDisconnected("this call of the application has ended, or is cancelled")
         self._post(_copy(message))
         size = _size_of(message)
         if size is not None:
@@ -106,15 +120,14 @@ class AsyncioSide:
             if self._under_way <= WINDOW_BYTES:
                 if message.get("more_body"):
                     await asyncio.sleep(0)  # otherwise a stream would keep all other tasks from running
-                return
-        sent = asyncio.get_running_loop().create_future()
+                return None
+        sent: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
         self._post(Mark(sent))
         error = await sent
         self._under_way = 0
-        if error is not None:
-            if self._error is error:
-                self._error = None
-            raise error
+        if self._error is error:
+            self._error = None
+        return error
 
     # Called for the server's side
 

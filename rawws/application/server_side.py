@@ -71,8 +71,10 @@ class ServerSide:
                     return None if is_due else parcel.error
 
     def close(self) -> None:
-        """Stop waiting for an event."""
+        """Stop waiting for an event, and let go of errors, whose tracebacks have everything that the call has."""
         self._is_closed = True
+        self._error = None
+        self._parcels.clear()
         if self._receiving is not None:
             self._receiving.cancel()
 
