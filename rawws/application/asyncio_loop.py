@@ -81,7 +81,8 @@ class AsyncioLoop:
         if thread is None or nursery is None or thread.has_ended:
             raise UsageError("an application on asyncio can be called only while its loop runs")
         ours = ServerSide(receive, send, thread.inbox.post, nursery)
-        theirs = ours.other = AsyncioSide(thread.to_server(ours.take), None if receive_now is None else receive_now())
+        first = None if receive_now is None else receive_now()
+        theirs = ours.other = AsyncioSide(thread.to_server(ours.take), thread.end_call, first)
         context = contextvars.copy_context()
         if sniffio.current_async_library_cvar.get() is not None:
             context.run(sniffio.current_async_library_cvar.set, None)  # that of the server's loop
@@ -190,6 +191,7 @@ class _Thread:
         self._tasks: set[asyncio.Task[None]] = set()
         self._end = asyncio.Event()
         self._outbox = Handover(self._wake_server)
+        self._server_call: Callable[[], None] | None = None  # for the server's thread, which isn't woken yet
         self._is_up.set()
         await self._end.wait()
 
@@ -200,7 +202,13 @@ class _Thread:
         assert self._loop is not None
         task = self._loop.create_task(call.run(app, scope), context=context)
         self._tasks.add(task)  # the loop itself keeps no task alive
-        task.add_done_callback(self._tasks.discard)
+
+    def end_call(self) -> None:
+        """Forget the task that runs now, and hand over its last parcel at once."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.discard(task)
+        self._wake_server_now()
 
     def to_server(self, take: Callable[[Parcel], None]) -> Callable[[Parcel], None]:
         """Return a function that hands parcels to the server's thread."""
@@ -208,9 +216,12 @@ class _Thread:
 
     def _wake_server(self, call: Callable[[], None]) -> None:
         assert self._loop is not None
+        self._server_call = call
         # At the end of this turn of the loop, so that what the turn still does crosses together with this.
-        self._loop.call_soon(self._wake_server_now, call)
+        self._loop.call_soon(self._wake_server_now)
 
-    def _wake_server_now(self, call: Callable[[], None]) -> None:
-        with contextlib.suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(call)
+    def _wake_server_now(self) -> None:
+        if self._server_call is not None:
+            call, self._server_call = self._server_call, None
+            with contextlib.suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(call)

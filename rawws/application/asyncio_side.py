@@ -42,9 +42,13 @@ _ASKED = Asked()
 class AsyncioSide:
     """One call, as the application sees it. All methods belong to the thread of the application."""
 
-    def __init__(self, post: Callable[[Parcel], None], first: Message | None) -> None:
-        """``post`` hands a parcel to the server's thread; ``first`` is the first event if it is known."""
+    def __init__(self, post: Callable[[Parcel], None], on_end: Callable[[], None], first: Message | None) -> None:
+        """``post`` hands a parcel to the server's thread; ``first`` is the first event if it is known.
+
+        ``on_end`` is called after the last parcel.
+        """
         self._post = post
+        self._on_end = on_end
         self._arrived: deque[Message | BaseException] = deque() if first is None else deque([first])
         self._has_asked = False
         self._waiting: list[asyncio.Future[None]] = []  # tasks of the application that wait for an event
@@ -72,6 +76,7 @@ class AsyncioSide:
     def _end(self, error: BaseException | None) -> None:
         self._is_closed = True
         self._post(Ended(error))
+        self._on_end()
 
     # Called by the application
 
