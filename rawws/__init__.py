@@ -37,7 +37,7 @@ from rawws.hub.member import Member
 from rawws.hub.room import Delivery, Room
 from rawws.net.tls import CertificateError, TlsError
 from rawws.relay.settings import RoomSettings, Slow
-from rawws.server.asgi import asgi
+from rawws.server.asgi import asgi, wsgi
 from rawws.server.attach import attach
 from rawws.server.handshake_options import SAME_HOST
 from rawws.server.room_app import rooms
@@ -104,4 +104,5 @@ __all__ = [
     "rooms",
     "serve",
     "share",
+    "wsgi",
 ]

@@ -53,8 +53,8 @@ def check_function(what: str, given: object, *arguments: str, hints: Mapping[int
         raise UsageError(
             f"{what} can't be {name_of(given)}, which has a yield in it and so is a generator; give {_form(arguments)}"
         )
-    if not _takes(given, len(arguments)):
-        hint = next((hint for number, hint in hints.items() if _takes(given, number)), "")
+    if not takes(given, len(arguments)):
+        hint = next((hint for number, hint in hints.items() if takes(given, number)), "")
         own = shorten(f"{name_of(given)}{_signature(given)}")
         raise UsageError(f"{what} is called with {_named(arguments)}, which {own} doesn't take{hint}")
     return function
@@ -90,7 +90,7 @@ def _behind(given: Any) -> object:
             given = type(given).__call__
 
 
-def _takes(given: Callable[..., object], number: int) -> bool:
+def takes(given: Callable[..., object], number: int) -> bool:
     """Say whether it can be called with this number of arguments. A wrapper's own signature counts."""
     try:
         signature = inspect.signature(given, follow_wrapped=False)

@@ -19,7 +19,7 @@ import trio
 from rawws import logs
 from rawws.callables import name_of
 from rawws.errors import UsageError
-from rawws.runtime import NotAwaited, explain_asyncio
+from rawws.runtime import NotAwaited, explain_loop
 from rawws.wire.trace import FAULT, shorten
 
 # GeneratorExit ends a coroutine that is closed before it has returned.
@@ -67,7 +67,7 @@ async def call_handler(handler: Callable[..., Any], *arguments: object) -> None:
 
 def log_failure(logger: logging.Logger, number: int, what: str, error: BaseException) -> None:
     """Log an application's exception, with its traceback, or in one line if the cause is known."""
-    if reason := explain_asyncio(error):
+    if reason := explain_loop(error):
         logs.line(logger, logging.ERROR, number, FAULT, f"{what}: {reason}")
     else:
         logger.error("#%d %s %s", number, FAULT, what, exc_info=error)

@@ -1,7 +1,7 @@
 """Errors of calls from another thread or event loop than trio's, in which rawws and its application run.
 
 A call from another thread, or from asyncio, raises a `UsageError` that names the call which works from there. An
-application that needs asyncio fails with errors that don't say so; `explain_asyncio` explains them.
+application that needs asyncio fails with errors that don't say so; `explain_loop` explains them.
 """
 
 from __future__ import annotations
@@ -26,16 +26,19 @@ _WORDS: dict[type[BaseException], tuple[str, ...]] = {
 # The frames of these packages are below that of the code which called them.
 _PLUMBING = frozenset({"asyncio", "trio", "outcome", "contextlib", "anyio"})
 _ASYNCIO_LOOP = ("run_until_complete", "run_forever")  # while one of these runs, there is an asyncio loop
-_REMEDIES = {
-    "quart": "Quart runs on trio with the package quart-trio",
-    "asgiref": "asgiref, and Django with it, runs on asyncio only: run that application in a server of its own",
-    "django": "Django runs on asyncio only: run that application in a server of its own",
-    "a2wsgi": "a2wsgi runs on asyncio only: wrap the application in starlette.middleware.wsgi.WSGIMiddleware instead",
-}
 _REMEDY = (
     "call anyio or trio there, such as anyio.sleep, or run a coroutine of asyncio in a thread: "
     "await anyio.to_thread.run_sync(asyncio.run, coroutine)"
 )
+
+# An application is called in one of these modules, by the loop that it has.
+_TRIO_CALLER = "rawws.application.loop"
+_ASYNCIO_CALLER = "rawws.application.asyncio_side"
+_WSGI_CALLER = "rawws.application.wsgi_call"  # in a thread, where no loop runs
+_ON_ASYNCIO = "have it run there: --app-loop asyncio, or rawws.asgi(app, loop='asyncio')"
+_ON_TRIO = "have it run there: --app-loop trio, or rawws.asgi(app, loop='trio')"
+# The messages of trio where it doesn't run, and of asyncio for a task that awaits one of trio's objects.
+_WORDS_OF_TRIO = ("must be called from async context", "this thread wasn't created by Trio", "Task got bad yield")
 
 
 def check_in_trio(call: str, *, is_async: bool = False) -> None:
@@ -126,32 +129,50 @@ def _is_thread_of_trio() -> bool:
     return True
 
 
-# Applications that need asyncio
+# Applications that need another loop than the one in which they run
 
 
-def explain_asyncio(error: BaseException) -> str:
-    """Return a sentence with the place where an application needs asyncio, and advice; empty for another failure."""
-    for each in _causes(error):
-        begins = _WORDS.get(type(each), ())  # the beginning alone: a peer may have written the rest
-        if (begins and str(each).startswith(begins)) or _broke_in_asyncio(each):
-            library, where = _find_caller(each)
-            remedy = _REMEDIES.get(library, _REMEDY)
-            words = str(each).partition(". ")[0]  # trio's message has two more sentences
-            return f"it needs asyncio{where}, but rawws runs it on trio ({type(each).__name__}: {words}); {remedy}"
+def explain_loop(error: BaseException) -> str:
+    """Return a sentence with the place where an application needs another loop, and advice; empty for other failures.
+
+    A hook or a handler always runs on trio.
+    """
+    errors = list(_causes(error))
+    callers = {_module_of(frame) for each in errors for frame, _ in traceback.walk_tb(each.__traceback__)}
+    if _WSGI_CALLER in callers:
+        return ""
+    for each in errors:
+        if _ASYNCIO_CALLER in callers:
+            if isinstance(each, RuntimeError) and str(each).startswith(_WORDS_OF_TRIO):
+                return _explain(each, "trio", "asyncio", _ON_TRIO)
+        elif _needs_asyncio(each):
+            return _explain(each, "asyncio", "trio", _ON_ASYNCIO if _TRIO_CALLER in callers else _REMEDY)
     return ""
 
 
-def hint_at_asyncio(lines: str) -> str:
-    """Return advice for an application that failed with this traceback; empty if asyncio isn't the cause."""
+def _explain(error: BaseException, needed: str, used: str, remedy: str) -> str:
+    words = str(error).partition(". ")[0]  # trio's message has two more sentences
+    failed = f"({type(error).__name__}: {words})"
+    return f"it needs {needed}{_find_caller(error)}, but rawws runs it on {used} {failed}; {remedy}"
+
+
+def _needs_asyncio(error: BaseException) -> bool:
+    begins = _WORDS.get(type(error), ())  # the beginning alone: a peer may have written the rest
+    return bool(begins and str(error).startswith(begins)) or _broke_in_asyncio(error)
+
+
+def hint_at_loop(lines: str) -> str:
+    """Return advice for an application that reports this traceback itself; empty if its loop isn't the cause."""
+    last = lines.rpartition("\n")[2]
+    if _ASYNCIO_CALLER.replace(".", os.sep) in lines:
+        begins = tuple(f"RuntimeError: {words}" for words in _WORDS_OF_TRIO)
+        return f"\nIt needs trio, but rawws runs it on asyncio; {_ON_TRIO}." if last.startswith(begins) else ""
     begins = tuple(f"{kind.__name__}: {words}" for kind, each in _WORDS.items() for words in each)
-    if not lines.rpartition("\n")[2].startswith(begins):
-        return ""
-    remedy = next((remedy for library, remedy in _REMEDIES.items() if f"{os.sep}{library}{os.sep}" in lines), _REMEDY)
-    return f"\nIt needs asyncio, but rawws runs it on trio; {remedy}."
+    return f"\nIt needs asyncio, but rawws runs it on trio; {_ON_ASYNCIO}." if last.startswith(begins) else ""
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error, the members of exception groups, and their causes and contexts, each once."""
+    """Yield an error, the members of exception groups, and their causes, each once."""
     errors: list[BaseException] = [error]
     seen: set[int] = set()
     while errors:
@@ -159,10 +180,9 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         if id(each) in seen:
             continue
         seen.add(id(each))
+        yield each
         if isinstance(each, BaseExceptionGroup):
             errors += each.exceptions
-        else:
-            yield each
         if each.__cause__ is not None:
             errors.append(each.__cause__)
 
@@ -178,15 +198,15 @@ def _broke_in_asyncio(error: BaseException) -> bool:
     )
 
 
-def _find_caller(error: BaseException) -> tuple[str, str]:
-    """Return the package of the code that called asyncio, and `` at file:line``; empty if it isn't known."""
+def _find_caller(error: BaseException) -> str:
+    """Return `` at file:line``, where the other loop was called; empty if that isn't known."""
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         package = _module_of(frame).partition(".")[0]
         if package not in _PLUMBING:
             path = Path(frame.f_code.co_filename)
             shown = path.name if path.parent == Path.cwd() else os.path.join(*path.parts[-2:])
-            return package, f" at {shown}:{line}"
-    return "", ""
+            return f" at {shown}:{line}"
+    return ""
 
 
 def _module_of(frame: FrameType) -> str:

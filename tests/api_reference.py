@@ -62,7 +62,7 @@ TYPES = {
     "FieldsLike": "`Mapping[str, str] | Iterable[tuple[str, str]]`: header fields.",
     "Handler": "`Callable[[WebSocket], Awaitable[None]]`: a program for one connection.",
     "HttpEvent": "`Request | BodyPart | Refusal | Signal`: a refusal is for a request that is no valid HTTP.",
-    "HttpApp": "An application for HTTP: the result of `rawws.asgi` or `rawws.rooms`.",
+    "HttpApp": "An application for HTTP: the result of `rawws.asgi`, `rawws.wsgi` or `rawws.rooms`.",
     "Limits": "The limits of a connection: `rawws.limits.Limits()` has the defaults.",
     "Membership": "A context manager: `async with room.join(ws):` leaves the room at its end.",
     "Mode": "`\"broadcast\"`, or `\"echo\"` to send each message back to its sender alone.",
@@ -78,6 +78,7 @@ TYPES = {
     "SelectSubprotocol": "`Callable[[Request, Sequence[str]], str | None]`",
     "Shards": "The connections to the Redises.",
     "Tracer": "Passes heads and frames to recordings and pages: `rawws.tracing.Tracer()`.",
+    "WsgiApplication": "A WSGI application (PEP 3333): `def app(environ, start_response)`.",
 }  # fmt: skip
 
 
@@ -116,7 +117,7 @@ PAGES = (
             Group("A connection", ["WebSocket", "State", "Closed", "Cause", "CloseFrame", "Gap"]),
             Group("Publish from another process", ["publish", "publish_async", "Published"]),
             Group("Rooms", ["Hub", "Room", "Delivery", "Member", "RoomSettings", "History", "Slow", "share", "User"]),
-            Group("HTTP and ASGI", ["asgi", "rooms", "Request", "Response", "Headers"]),
+            Group("HTTP, ASGI and WSGI", ["asgi", "wsgi", "rooms", "Request", "Response", "Headers"]),
             Group(
                 "Errors",
                 [

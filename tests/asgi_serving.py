@@ -15,8 +15,8 @@ import pytest
 import trio
 
 import rawws
+from rawws.application.spec import Message, Receive, Scope, Send
 from rawws.server.asgi import AsgiApp, asgi
-from rawws.server.asgi_spec import Message, Receive, Scope, Send
 from rawws.server.server import Server
 from rawws.websocket import WebSocket
 from tests.serving.client import Client

@@ -14,8 +14,8 @@ import trio
 
 import rawws
 from rawws import UsageError
-from rawws.server.asgi import load_app
-from rawws.server.asgi_spec import Receive, Scope, Send
+from rawws.application.loading import load_app
+from rawws.application.spec import Receive, Scope, Send
 from tests.serving.machine import LOOPBACK, PATIENCE_S
 
 
@@ -176,7 +176,7 @@ async def test_a_plain_handler_is_recognized_by_the_value_that_it_returns(
 
 BAD_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "http: ASGI": ({"http": asgi_app}, "an ASGI application is given as rawws.asgi(app)"),
-    "http: WSGI": ({"http": wsgi}, "a WSGI application needs a server of its own"),
+    "http: WSGI": ({"http": wsgi}, "a WSGI application is given as rawws.wsgi(app)"),
     "http: no argument": ({"http": lambda: "hi"}, "http is called with one argument (request), which <lambda>()"),
     "http: class": ({"http": PlainSite}, "http is called with one argument (request), which PlainSite()"),
     "http: generator": ({"http": yields}, "http can't be yields, which has a yield in it"),
@@ -238,7 +238,7 @@ def test_settings_of_a_hub_that_can_not_work_are_refused(settings: Any, sentence
 @pytest.mark.parametrize(
     ("app", "sentence"),
     [
-        (wsgi, "a WSGI application needs a server of its own"),
+        (wsgi, "or with --app-interface wsgi"),
         (lambda: asgi_app, "if it makes the application, call it, as in asgi(make_app())"),
         (handle, "a function of the request is given to rawws.serve as http itself"),
         (Site, "the ASGI application can't be the class Site itself; give one of its objects, or a function"),

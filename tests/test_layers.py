@@ -26,6 +26,7 @@ LAYERS = (
     "websocket",
     "hub",  # rooms, as a program holds them
     "backplane",  # rooms that are shared with other nodes
+    "application",  # the event loop in which a program's application runs
     "server",
     "client",
     "testing",

@@ -175,6 +175,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     "Member.send": partial(_of_a_member, "send"),
     "Member.close": partial(_of_a_member, "close"),
     "asgi": lambda **given: rawws.asgi(says_ok, **given),
+    "wsgi": lambda **given: rawws.wsgi((lambda *_: []), **given),
     "attach": _attach,
     "connect": lambda **given: rawws.connect("ws://localhost/", **given),
     "open_pair": _open_pair,

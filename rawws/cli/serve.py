@@ -7,12 +7,15 @@ import contextlib
 import logging
 import math
 import socket
+import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import trio
 
 from rawws import logs
+from rawws.application.loading import AUTO, interface_of, load_app
 from rawws.backplane.sharing import share
 from rawws.cli.access import combine, read_admin_token, read_publish_token, read_rules
 from rawws.cli.files import RereadFiles
@@ -30,7 +33,7 @@ from rawws.process.workers import MAX_WORKERS, WorkerContext, run_workers
 from rawws.relay.lag_policies import POLICIES
 from rawws.server.administration import AdminApp, ReservedApp
 from rawws.server.apps import HttpApp
-from rawws.server.asgi import asgi, load_app
+from rawws.server.asgi import make_app, make_wsgi_app
 from rawws.server.metrics import MetricsApp
 from rawws.server.operators import Nobody, Operators, TokenHolders
 from rawws.server.plain_apps import HelloApp
@@ -63,8 +66,9 @@ def run(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     """Raises `UsageError` for flags that don't go together."""
-    if options.root_path is not None and not options.app:
-        raise UsageError("--root-path is for an application; give --app too, or leave it out")
+    if not options.app and (alone := FLAGS.given(options, lambda flag: flag.needs_app)):
+        verb = "is" if len(alone) == 1 else "are"
+        raise UsageError(f"{', '.join(alone)} {verb} for an application; give --app too, or leave it out")
     if options.tls_key and not options.tls_cert:
         raise UsageError("--tls-key has no effect without --tls-cert; give the certificate too")
     uses_keys = POLICIES[options.slow].uses_keys
@@ -138,9 +142,7 @@ class _Program:
         self._publish_token = read_publish_token(options, self._files)
         self._admin_token = read_admin_token(options, self._files)
         self._app: HttpApp = (
-            asgi(load_app(options.app), root_path=options.root_path or "")
-            if options.app
-            else HelloApp(["POST"] if has_rooms else [], self._name_obstacle)
+            _load(options) if options.app else HelloApp(["POST"] if has_rooms else [], self._name_obstacle)
         )
         self._tokens = TokenSources(options, self._files)
         self._tls = load_tls(options.tls_cert, options.tls_key) if options.tls_cert else None
@@ -250,6 +252,20 @@ class _Program:
         )
         access = Access(options.page_token, secure=self._tls is not None)
         return Page(self._tracer, about, any_host=not local, access=access)
+
+
+def _load(options: argparse.Namespace) -> HttpApp:
+    """Return the application that --app names. Raises `UsageError` if there is none."""
+    app: Any = load_app(options.app, options.app_interface)
+    interface = interface_of(app) if options.app_interface == AUTO else options.app_interface
+    idle = FLAGS.given(options, lambda flag: flag.needs_interface not in ("", interface))
+    if idle:
+        verb = "has" if len(idle) == 1 else "have"
+        raise UsageError(f"{', '.join(idle)} {verb} no effect on an application for {interface.upper()}; leave it out")
+    if interface == "wsgi":
+        return make_wsgi_app(app, options.root_path, options.app_threads)
+    module = sys.modules[options.app.partition(":")[0]]
+    return make_app(app, options.root_path, "auto", options.app_loop, [module])
 
 
 def _policies_in_words() -> str:

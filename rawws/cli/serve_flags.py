@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from rawws import logs
+from rawws.application.choice import AUTO, LOOPS
+from rawws.application.loading import INTERFACES
+from rawws.application.threads import DEFAULT_THREADS
 from rawws.cli.arguments import (
     above_zero,
     count,
@@ -93,13 +96,41 @@ _SERVING = (
     Flag(
         "--app",
         Value(metavar="MODULE:NAME"),
-        "ASGI application (Starlette, FastAPI, ...) that answers the requests that don't upgrade",
+        "application (FastAPI, Django, Flask, ...) that answers the requests that don't upgrade",
     ),
     Flag(
         "--root-path",
         PATH,
         "for `--app`: path prefix that a proxy in front removes, such as `/api`",
         manual="The application gets it as ASGI's `root_path`.",
+        needs_app=True,
+    ),
+    Flag(
+        "--app-loop",
+        Value.one_of(LOOPS),
+        "for `--app`: event loop in which the application runs: `asyncio` or `uvloop` in a thread of its own, or "
+        "`trio` in the server's; `auto` looks for trio in the application's modules",
+        manual="`auto` is asyncio, unless the application's modules use trio, or it can't start on asyncio. The log "
+        "says which it is. [Run your application](../howto/run-your-application.md) has more about it.",
+        own_default=AUTO,
+        needs_app=True,
+        needs_interface="asgi",
+    ),
+    Flag(
+        "--app-interface",
+        Value.one_of(INTERFACES),
+        "for `--app`: interface of the application: `asgi`, `wsgi` (Flask, Django), or `auto` by the arguments that it "
+        "takes",
+        own_default=AUTO,
+        needs_app=True,
+    ),
+    Flag(
+        "--app-threads",
+        LIMIT,
+        "for `--app`: number of threads for an application of WSGI, which are the requests that it answers at a time",
+        own_default=DEFAULT_THREADS,
+        needs_app=True,
+        needs_interface="wsgi",
     ),
     Flag(
         "--no-compression",

@@ -1,39 +1,49 @@
-"""ASGI applications (Starlette, FastAPI and others), which answer the requests that don't upgrade.
+"""ASGI applications (Starlette, FastAPI and others) and those of WSGI, which answer the requests that don't upgrade.
 
 They get the HTTP side of ASGI, and its lifespan. rawws accepts the upgrades itself, on the same port, so that no
 ``websocket`` scope ever occurs. Sections are those of the ASGI specification 3.0 with its HTTP part 2.4
-(https://asgi.readthedocs.io/en/latest/specs/). The application runs on trio.
+(https://asgi.readthedocs.io/en/latest/specs/). The loop in which the application runs is in `rawws.application`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
-import inspect
-import os
+import logging
 import re
-import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
+from types import ModuleType
 from typing import Any, Literal
 from urllib.parse import unquote
 
 import trio
 
-from rawws.callables import check_async
-from rawws.errors import UsageError
+from rawws import logs
+from rawws.application.choice import LoopChoice, NoChoice
+from rawws.application.loading import check_asgi, check_wsgi
+from rawws.application.loop import GRACE_S, ApplicationLoop, TrioLoop
+from rawws.application.spec import HTTP_VERSIONS, Application, Scope
+from rawws.application.threads import DEFAULT_THREADS, Threads
+from rawws.application.wsgi_call import WsgiApplication
+from rawws.errors import RawwsError, UsageError
 from rawws.limits import NO_LIMIT, Limits
 from rawws.server.apps import Exchange
 from rawws.server.asgi_conversation import Conversation
-from rawws.server.asgi_endpoints import websocket_paths
-from rawws.server.asgi_lifespan import GRACE_S, Lifespan, log_fault
-from rawws.server.asgi_spec import HTTP_VERSIONS, Application, Scope
+from rawws.server.asgi_endpoints import endpoints, websocket_paths
+from rawws.server.asgi_lifespan import Lifespan, NeedsOtherLoop, log_fault
+from rawws.wire.trace import STATE
 
 # A second slash would make the next word a host's name where an application redirects to it; to browsers a backslash is
 # one.
 _ROOT_PATH = re.compile(r"/(?:[^/\\?#\x00-\x20\x7f][^?#\x00-\x20\x7f]*)?")
 
 
-def asgi(app: Application, *, root_path: str | None = None, lifespan: Literal["auto", "on", "off"] = "auto") -> AsgiApp:
+def asgi(
+    app: Application,
+    *,
+    root_path: str | None = None,
+    lifespan: Literal["auto", "on", "off"] = "auto",
+    loop: Literal["auto", "asyncio", "uvloop", "trio"] = "trio",
+) -> AsgiApp:
     """Return an ASGI application as the ``http`` of `rawws.serve`.
 
     ``root_path`` is the prefix that a proxy in front removes from the path, such as ``/api``. The application gets it
@@ -43,34 +53,62 @@ def asgi(app: Application, *, root_path: str | None = None, lifespan: Literal["a
 
     The application finds the server's `Hub`, if there is one, as ``rawws`` in its lifespan's state and in that of each
     request: ``request.state.rawws.room("/room/x").publish("hi")`` in Starlette and FastAPI.
+
+    ``loop`` is the event loop in which the application runs:
+
+    - ``trio``: that of the server. The application shares the program's objects, such as its hub.
+    - ``asyncio``: one in a thread of its own, which ends with the server. A call that blocks it delays no WebSocket.
+    - ``uvloop``: likewise, if that package is installed.
+    - ``auto``: ``asyncio``, unless trio is seen in the application's modules, or it can't start on asyncio.
     """
-    _check_application("the ASGI application", app)
+    return make_app(app, root_path, lifespan, loop)
+
+
+def make_app(
+    app: Application, root_path: str | None, lifespan: str, loop: str, modules: Iterable[ModuleType] = ()
+) -> AsgiApp:
+    """Return the same as `asgi`. ``modules`` are further ones of the application, in which ``auto`` looks for trio."""
+    check_asgi("the ASGI application", app)
     if lifespan not in ("auto", "on", "off"):
         raise UsageError(f"there is no lifespan {lifespan!r}; give 'auto', 'on' or 'off'")
+    root_path = _check_root_path(root_path)
+    return AsgiApp(app, root_path, lifespan, LoopChoice(loop, [app, *endpoints(app), *modules]))
+
+
+def wsgi(app: WsgiApplication, *, root_path: str | None = None, threads: int = DEFAULT_THREADS) -> AsgiApp:
+    """Return a WSGI application (Flask, Django and others; PEP 3333) as the ``http`` of `rawws.serve`.
+
+    Each request has a thread until its response is sent, and at most ``threads`` requests have one at a time; further
+    ones wait. Bodies stream both ways. ``root_path`` is that of `asgi`, as ``SCRIPT_NAME``.
+    """
+    return make_wsgi_app(app, root_path, threads)
+
+
+def make_wsgi_app(app: WsgiApplication, root_path: str | None, threads: int) -> AsgiApp:
+    """Return the same as `wsgi`."""
+    check_wsgi("the WSGI application", app)
+    if not isinstance(threads, int) or threads < 1:
+        raise UsageError(f"threads can't be {threads!r}; give a number from 1 on")
+    root_path = _check_root_path(root_path)
+    return AsgiApp(app, root_path, "off", NoChoice(lambda: Threads(threads)))
+
+
+def _check_root_path(root_path: str | None) -> str:
     if root_path and not _ROOT_PATH.fullmatch(root_path):
         raise UsageError(f"root_path can't be {root_path!r}; give a path that begins with one slash, such as /api")
-    return AsgiApp(app, (root_path or "").rstrip("/"), lifespan)
-
-
-def _check_application(what: str, app: object, factory: str = "call it, as in asgi(make_app())") -> None:
-    if not callable(app) and not inspect.iscoroutine(app):
-        raise UsageError(f"{what} is of type {type(app).__name__}; an ASGI application must be callable")
-    hints = {
-        0: f"; if it makes the application, {factory}",
-        1: "; a function of the request is given to rawws.serve as http itself",
-        2: "; a WSGI application needs a server of its own",
-    }
-    check_async(what, app, "scope", "receive", "send", hints=hints)
+    return (root_path or "").rstrip("/")
 
 
 class AsgiApp:
-    """An ASGI application as an `HttpApp`; `asgi` makes one."""
+    """An application of ASGI or WSGI as an `HttpApp`; `asgi` and `wsgi` make one."""
 
-    def __init__(self, app: Application, root_path: str, lifespan: str) -> None:
+    def __init__(self, app: Any, root_path: str, lifespan: str, choice: LoopChoice | NoChoice) -> None:
         self._app = app
         self._root_path = root_path
         self._lifespan = lifespan
         self._given: dict[str, object] = {}  # in the state of each lifespan, from its beginning
+        self._choice = choice
+        self._loop: ApplicationLoop = TrioLoop()  # the one that was chosen, while its lifespan lasts
         self._state: dict[str, Any] = {}
         self._calls: trio.Nursery | None = None  # of the application, while its lifespan lasts
 
@@ -95,7 +133,7 @@ class AsgiApp:
         conversation = Conversation(exchange)
         # In a task of its own, which outlives the response: the next request on this connection doesn't wait for what
         # the application does in the background, nor does it see its context variables.
-        self._calls.start_soon(conversation.run, self._app, self._scope(exchange))
+        self._calls.start_soon(conversation.run, self._loop, self._app, self._scope(exchange))
         with exchange.on_stop(conversation.heed_stop):
             await conversation.wait_answered()
 
@@ -125,14 +163,32 @@ class AsgiApp:
         """Send the application startup now, and shutdown at the end. Raises `UsageError` if it can't start."""
         if self._calls is not None:
             raise UsageError("rawws.asgi(app) is for one server; make another one of the same application")
-        self._state = dict(self._given)
-        life = Lifespan(self._app, self._state)
+        first, *others = self._choice.loops()
+        reason = self._choice.reason
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(self._started(first, is_last=not others))
+            except NeedsOtherLoop as error:
+                (second,) = others
+                summary = str(error).splitlines()[0]
+                logs.server_line(logging.WARNING, STATE, f"{summary}; it is started again on {second.name}")
+                reason = f"it can't start on {first.name}"
+                await stack.enter_async_context(self._started(second, is_last=True))
+            because = f" (--app-loop auto: {reason})" if reason else ""
+            logs.server_line(logging.INFO, STATE, f"the application runs on {self._loop.describe()}{because}")
+            yield
+
+    @contextlib.asynccontextmanager
+    async def _started(self, loop: ApplicationLoop, *, is_last: bool) -> AsyncIterator[None]:
+        """Have the application start on a loop, and shut down at the end."""
+        self._loop, self._state = loop, dict(self._given)
+        life = Lifespan(loop, self._app, self._state)
         failure: Exception | None = None
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as nursery, loop.running(nursery):
             try:
                 if self._lifespan != "off":
                     nursery.start_soon(life.run)
-                    await life.start(required=self._lifespan == "on")
+                    await life.start(required=self._lifespan == "on", is_last=is_last)
                 async with trio.open_nursery() as calls:
                     self._calls = calls
                     try:
@@ -148,40 +204,8 @@ class AsgiApp:
             finally:
                 self._calls = None
                 await life.stop()
-        if failure is not None:
-            raise failure
-
-
-def load_app(name: str) -> Application:
-    """Return the application that ``module:attribute`` names, or ``module:function()`` makes.
-
-    The module may lie in the current directory. Raises `UsageError` if there is no such application; what the
-    module itself raises when it is imported comes as it is.
-    """
-    module_name, _, attributes = name.partition(":")
-    is_factory = attributes.endswith("()")
-    path = attributes.removesuffix("()").split(".")
-    if not all(part.isidentifier() for part in (*module_name.split("."), *path)):
-        raise UsageError(f"{name!r} doesn't name an application; give module:attribute, such as main:app")
-    # As "python -m" does: what lies in the current directory can be imported.
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # one that the application wants to import
-        raise UsageError(
-            f"there is no module {error.name!r}, which {name!r} names, in the current directory or among the "
-            "installed packages"
-        ) from None
-    for part in path:
-        try:
-            found = getattr(found, part)
-        except AttributeError:
-            raise UsageError(f"the module {module_name!r} has no {'.'.join(path)!r}, which {name!r} names") from None
-    if is_factory and callable(found):
-        found = found()
-    _check_application(repr(name), found, f"give '{name}()'")
-    application: Application = found
-    return application
+        if isinstance(loop.failure, Exception):
+            why = f"{type(loop.failure).__name__}: {loop.failure}"
+            raise RawwsError(f"the loop in which the application runs has ended: {why}") from loop.failure
+        if (raised := loop.failure or failure) is not None:
+            raise raised

@@ -9,12 +9,13 @@ import h11
 import trio
 
 from rawws import logs
+from rawws.application.loop import ApplicationLoop
+from rawws.application.spec import Application, ClientDisconnected, Message, Scope
 from rawws.broadcast.stream_encodings import EVENTS
 from rawws.errors import RETRY_SOON, SHUTTING_DOWN, RawwsError, Refusal, UsageError
-from rawws.hooks import call_application, is_application_error, log_failure
+from rawws.hooks import is_application_error, log_failure
 from rawws.limits import KIB
 from rawws.server.apps import Exchange
-from rawws.server.asgi_spec import Application, Message, Scope
 from rawws.wire.messages import Response
 from rawws.wire.trace import FAULT, STATE, mask_target
 
@@ -38,10 +39,6 @@ _RECEIVING_SHARE = 0.5
 _SENDING_SHARE = 0.8
 
 _STOPPING = Refusal(503, "stopping", "The server is shutting down; try again.", RETRY_SOON)
-
-
-class ClientDisconnected(ConnectionError):
-    """The client has gone: `send` raises this in the application (HTTP part, "Disconnected Client")."""
 
 
 class Conversation:
@@ -68,11 +65,11 @@ class Conversation:
         self._sending = trio.Lock()
 
     @trio.lowlevel.enable_ki_protection
-    async def run(self, app: Application, scope: Scope) -> None:
-        """Call the application, and record its return or its exception."""
+    async def run(self, loop: ApplicationLoop, app: Application, scope: Scope) -> None:
+        """Call the application in its loop, and record its return or its exception."""
         try:
             with self._call:
-                await call_application(app, scope, self.receive, self.send)
+                await loop.call(app, scope, self.receive, self.send, self.receive_now)
         except BaseException as error:
             if not is_application_error(error):
                 raise
@@ -164,6 +161,13 @@ class Conversation:
             raise ClientDisconnected(SHUTTING_DOWN)
 
     # Events that the application receives
+
+    def receive_now(self) -> Message | None:
+        """Return the one event of a request without a body, unless it was received already."""
+        if self._body_read or self._exchange.request.has_body:
+            return None
+        self._body_read = True
+        return {"type": "http.request", "body": b"", "more_body": False}
 
     @trio.lowlevel.enable_ki_protection
     async def receive(self) -> Message:

@@ -32,6 +32,11 @@ def websocket_paths(application: object) -> list[str]:
     return list(dict.fromkeys(_Look().at(application, "", 0)))
 
 
+def endpoints(application: object) -> list[object]:
+    """Return the functions that answer an application's requests, as far as it lists them itself."""
+    return _careful(_functions, application)
+
+
 def may_match_below(pattern: str, root: str) -> bool:
     """Return whether an endpoint's path, by its parameters, may match paths that begin with a root such as ``/room/``.
 
@@ -106,6 +111,11 @@ def _is_endpoint(route: object) -> bool:
 def _routes(application: Any) -> Iterator[object]:
     """Starlette, FastAPI, Litestar: applications, routers and mounts have ``routes``."""
     yield from getattr(application, "routes", None) or ()
+
+
+def _functions(application: Any) -> Iterator[object]:
+    for route in _routes(application):
+        yield getattr(route, "endpoint", None)
 
 
 def _included(route: Any) -> Iterator[tuple[str, object]]:

@@ -9,20 +9,23 @@ from typing import Any
 import trio
 
 from rawws import logs
+from rawws.application.loop import GRACE_S, ApplicationLoop
+from rawws.application.spec import LIFESPAN_VERSIONS, Application, Message
 from rawws.errors import UsageError
-from rawws.hooks import call_application, is_application_error, log_failure
-from rawws.runtime import explain_asyncio, hint_at_asyncio
-from rawws.server.asgi_spec import LIFESPAN_VERSIONS, Application, Message
+from rawws.hooks import is_application_error, log_failure
+from rawws.runtime import explain_loop, hint_at_loop
 from rawws.wire.trace import FAULT, STATE
 
-# The time that an application has to end after a shutdown or a failed startup, in seconds (a guess).
-GRACE_S = 5.0
+
+class NeedsOtherLoop(UsageError):
+    """The application can't start on this loop, and there is another one to try."""
 
 
 class Lifespan:
     """The application's call with the ``lifespan`` scope, which lasts as long as the server."""
 
-    def __init__(self, app: Application, state: dict[str, Any]) -> None:
+    def __init__(self, loop: ApplicationLoop, app: Application, state: dict[str, Any]) -> None:
+        self._loop = loop
         self._app = app
         self._state = state
         self._events, self._pending_events = trio.open_memory_channel[Message](2)
@@ -41,7 +44,7 @@ class Lifespan:
         scope = {"type": "lifespan", "asgi": dict(LIFESPAN_VERSIONS), "state": self._state}
         with self._scope:
             try:
-                await call_application(self._app, scope, self._receive, self._send)
+                await self._loop.call(self._app, scope, self._receive, self._send)
             except BaseException as error:
                 if not is_application_error(error):
                     raise
@@ -76,8 +79,11 @@ class Lifespan:
             case kind:
                 raise UsageError(f"an ASGI application can't send {kind!r} in its lifespan")
 
-    async def start(self, *, required: bool) -> None:
-        """Have the application start. Raises `UsageError` if it fails, or knows no lifespan though one is required."""
+    async def start(self, *, required: bool, is_last: bool = True) -> None:
+        """Have the application start. Raises `UsageError` if it fails, or knows no lifespan though one is required.
+
+        It is `NeedsOtherLoop` if the application needs another loop, and this isn't the last one to try.
+        """
         self._events.send_nowait({"type": "lifespan.startup"})
         await self._startup_answered.wait()
         if self._is_up:
@@ -85,14 +91,20 @@ class Lifespan:
         self._events.close()
         with trio.move_on_after(GRACE_S):
             await self._over.wait()
-        needs_asyncio = "" if self._error is None else explain_asyncio(self._error)
+        needs_other_loop = "" if self._error is None else explain_loop(self._error)
         if (message := self._startup_failed) is not None:
             message = message.rstrip()  # Starlette's is a whole traceback
+            hint = hint_at_loop(message)
             space = "\n" if "\n" in message else " "
-            message = f" {needs_asyncio}" if needs_asyncio else f"{space}{message}{hint_at_asyncio(message)}"
-            raise UsageError(f"the ASGI application can't start:{message}") from self._error
+            message = f" {needs_other_loop}" if needs_other_loop else f"{space}{message}{hint}"
+            kind = NeedsOtherLoop if (needs_other_loop or hint) and not is_last else UsageError
+            raise kind(f"the ASGI application can't start:{message}") from self._error
+        if needs_other_loop and not is_last:
+            raise NeedsOtherLoop(f"the ASGI application can't start: {needs_other_loop}") from self._error
         why = "it returned" if self._error is None else f"{type(self._error).__name__}: {self._error}"
-        why = needs_asyncio or why
+        self._check_may_lack_lifespan(needs_other_loop or why, required=required)
+
+    def _check_may_lack_lifespan(self, why: str, *, required: bool) -> None:
         if required:
             raise UsageError(
                 f"the ASGI application doesn't answer lifespan.startup, which lifespan='on' asks for: {why}"

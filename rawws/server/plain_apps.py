@@ -97,7 +97,7 @@ class UpgradeOnlyApp:
 # Advice for an application that is no function of a request, by the number of its arguments.
 _APPLICATIONS = {
     3: "; an ASGI application is given as rawws.asgi(app)",
-    2: "; a WSGI application needs a server of its own",
+    2: "; a WSGI application is given as rawws.wsgi(app)",
 }
 
 

@@ -8,6 +8,7 @@ import re
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -262,6 +263,10 @@ def test_an_invalid_origin_is_reported_in_one_sentence_with_exit_status_2(
     ("arguments", "sentence"),
     [
         (["--root-path", "/api"], "--root-path is for an application; give --app too, or leave it out"),
+        (
+            ["--app-loop", "asyncio", "--app-threads", "3"],
+            "--app-loop, --app-threads are for an application; give --app too, or leave it out",
+        ),
         (["--latest-key", "a"], "--latest-key is for --slow latest; give that too, or leave out the key"),
         (
             ["--slow", "latest"],
@@ -277,7 +282,7 @@ def test_an_invalid_origin_is_reported_in_one_sentence_with_exit_status_2(
             "--slow, --rate have no effect with --mode echo, which has no rooms; remove one of them",
         ),
     ],
-    ids=["a root path alone", "a key alone", "no key", "echo", "echo again"],
+    ids=["a root path alone", "a loop alone", "a key alone", "no key", "echo", "echo again"],
 )
 def test_flags_that_exclude_each_other_are_reported_in_one_sentence_with_exit_status_2(
     ran: Ran, capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
@@ -285,6 +290,51 @@ def test_flags_that_exclude_each_other_are_reported_in_one_sentence_with_exit_st
     assert rawws.cli.main(arguments) == 2
     assert ran.port == -1
     assert capsys.readouterr().err == f"rawws: {sentence}\n"
+
+
+APPLICATIONS = """
+async def of_asgi(scope, receive, send): ...
+def of_wsgi(environ, start_response): return []
+def of_any(*arguments): return []
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["of_asgi", "--app-threads", "3"], "--app-threads has no effect on an application for ASGI; leave it out"),
+        (["of_wsgi", "--app-loop", "trio"], "--app-loop has no effect on an application for WSGI; leave it out"),
+        (
+            ["of_asgi", "--app-interface", "wsgi"],
+            "'applications:of_asgi' is called with 2 arguments (environ, start_response), which "
+            "of_asgi(scope, receive, send) doesn't take; an ASGI application is given as rawws.asgi(app), or with "
+            "--app-interface asgi",
+        ),
+        (
+            ["of_wsgi", "--app-interface", "asgi"],
+            "'applications:of_wsgi' is called with 3 arguments (scope, receive, send), which "
+            "of_wsgi(environ, start_response) doesn't take; a WSGI application is given as rawws.wsgi(app), or with "
+            "--app-interface wsgi",
+        ),
+    ],
+)
+def test_an_application_of_the_other_interface_is_reported_in_one_sentence(
+    arguments: list[str], sentence: str, tmp_path: Path, start_program: StartProgram
+) -> None:
+    (tmp_path / "applications.py").write_text(APPLICATIONS, "utf-8")
+    ran = start_program.run("--app", f"applications:{arguments[0]}", *arguments[1:], directory=tmp_path)
+    assert (ran.returncode, ran.stderr) == (2, f"rawws: {sentence}\n")
+
+
+@pytest.mark.parametrize(("interface", "where"), [("asgi", "asyncio"), ("wsgi", "threads, at most 7")])
+def test_the_interface_of_an_application_may_be_given(
+    interface: str, where: str, tmp_path: Path, start_program: StartProgram
+) -> None:
+    (tmp_path / "applications.py").write_text(APPLICATIONS, "utf-8")
+    threads = ["--app-threads", "7"] if interface == "wsgi" else []
+    arguments = ["--app", "applications:of_any", "--app-interface", interface, *threads]
+    program = start_program(*arguments, directory=tmp_path)
+    assert any(f"the application runs on {where}" in line for line in program.lines)
 
 
 def test_echo_mode_accepts_flags_that_concern_any_connection(ran: Ran) -> None:

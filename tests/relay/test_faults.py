@@ -25,6 +25,7 @@ import trio.testing
 
 import rawws
 import rawws.cli
+from rawws.application.spec import Receive, Scope, Send
 from rawws.backplane.connector import Connector
 from rawws.backplane.troubles import Trouble
 from rawws.inspection.records import from_line
@@ -32,7 +33,6 @@ from rawws.limits import Limits
 from rawws.net.accept import EXHAUSTED_PAUSE_S
 from rawws.process.workers import VARIABLE, _Supervisor
 from rawws.relay.loop import current_loop
-from rawws.server.asgi_spec import Receive, Scope, Send
 from rawws.tracing import Recording, Tracer
 from rawws.wire.frames import Opcode
 from tests.asgi_serving import answer, errors, only_http, serving
@@ -609,14 +609,18 @@ async def test_a_send_without_memory_ends_one_connection_and_names_this_machine(
 # The wall clock
 
 
-async def test_the_wall_clock_only_dates_records_and_grants() -> None:
+async def test_the_wall_clock_only_dates_records_responses_and_grants() -> None:
     root = Path(rawws.__file__).parent
     asks = re.compile(r"\btime\.time|datetime|gettimeofday|CLOCK_REALTIME|from time import")
     found = {str(path.relative_to(root)) for path in root.rglob("*.py") if asks.search(path.read_text("utf-8"))}
     assert found == {
         "tracing.py",
+        "hub/administration.py",
+        "net/transport.py",
         "page/feed.py",
         "server/authorization.py",
+        "server/connection.py",
+        "server/room_readers.py",
         "server/auth_url.py",
         "server/jwt_source.py",
     }

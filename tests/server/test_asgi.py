@@ -19,10 +19,10 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import rawws
+from rawws.application.spec import Message, Receive, Scope, Send
 from rawws.errors import UsageError
 from rawws.limits import KIB
 from rawws.server.asgi import asgi
-from rawws.server.asgi_spec import Message, Receive, Scope, Send
 from tests.asgi_serving import (
     MIB,
     App,

@@ -20,9 +20,9 @@ import trio
 
 import rawws
 from rawws import Hub
+from rawws.application.spec import Receive, Scope, Send
 from rawws.server.apps import HttpApp
 from rawws.server.asgi import asgi
-from rawws.server.asgi_spec import Receive, Scope, Send
 from rawws.server.server import Server
 from tests.asgi_serving import Site, answer, only_http
 from tests.redis_server import redis_server

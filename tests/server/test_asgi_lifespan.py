@@ -18,10 +18,11 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import rawws
+from rawws.application.loading import load_app
+from rawws.application.spec import Receive, Scope, Send
 from rawws.errors import ListenError, UsageError
 from rawws.net.listeners import open_listeners
-from rawws.server.asgi import asgi, load_app
-from rawws.server.asgi_spec import Receive, Scope, Send
+from rawws.server.asgi import asgi
 from tests.asgi_serving import App, answer, echo, errors, says_ok, serving
 from tests.serving.machine import LOOPBACK
 from tests.serving.wire import get, seen_text, text

@@ -19,10 +19,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from rawws.application.spec import Message, Receive, Scope, Send
 from rawws.errors import UsageError
 from rawws.limits import Limits
 from rawws.process import systemd
-from rawws.server.asgi_spec import Message, Receive, Scope, Send
 from rawws.wire.frames import Opcode
 from tests.asgi_serving import body, errors, length, only_http, serving, start, the_error
 from tests.redis_server import redis_server

@@ -15,3 +15,7 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 # leaves ``receive`` to the application while it streams, whose upload would else lose pieces to Starlette's watch.
 HTTP_VERSIONS = {"version": "3.0", "spec_version": "2.4"}
 LIFESPAN_VERSIONS = {"version": "3.0", "spec_version": "2.0"}
+
+
+class ClientDisconnected(ConnectionError):
+    """The client has gone: `send` raises this in the application (HTTP part, "Disconnected Client")."""

@@ -1,0 +1,227 @@
+"""A loop of asyncio in a thread of its own, in which an application runs.
+
+The loop that serves the peers stays on trio, in the main thread. An application that blocks its own loop, or that waits
+for a library which does, delays its own responses and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+import sys
+import threading
+import traceback
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import Protocol
+
+import sniffio
+import trio
+
+from rawws import logs
+from rawws.application.asyncio_side import AsyncioSide
+from rawws.application.handover import Handover
+from rawws.application.loop import GRACE_S, ReceiveNow
+from rawws.application.parcels import Ended, Parcel
+from rawws.application.server_side import ServerSide
+from rawws.application.spec import Application, Receive, Scope, Send
+from rawws.errors import RawwsError, UsageError
+from rawws.wire.trace import FAULT
+
+MakeLoop = Callable[[], asyncio.AbstractEventLoop]
+
+
+class _OnEnd(Protocol):
+    def __call__(self, *, is_early: bool) -> None:
+        """The loop has ended; ``is_early`` if nobody has stopped it."""
+
+
+class AsyncioLoop:
+    """An `ApplicationLoop` of asyncio. One object is for one server at a time."""
+
+    def __init__(self, name: str = "asyncio", make_loop: MakeLoop | None = None) -> None:
+        """``make_loop`` makes the event loop, in the application's thread; by default it is asyncio's own."""
+        self.name = name
+        self._make_loop = make_loop
+        self._thread: _Thread | None = None
+        self._nursery: trio.Nursery | None = None
+        self._calls: set[ServerSide] = set()
+        self.failure: BaseException | None = None
+
+    def describe(self) -> str:
+        return f"{self.name}, in a thread of its own"
+
+    @contextlib.asynccontextmanager
+    async def running(self, nursery: trio.Nursery) -> AsyncIterator[None]:
+        if self._thread is not None:
+            raise UsageError("this loop runs already; each server has one of its own")
+        self._nursery = nursery
+        thread = self._thread = _Thread(self._make_loop, self._give_up)
+        thread.start()
+        try:
+            yield
+        finally:
+            await thread.stop()
+            self._thread = self._nursery = None
+            self.failure = thread.error
+
+    def _give_up(self, *, is_early: bool) -> None:
+        """The loop has ended, so that nothing can be answered any more."""
+        for call in self._calls:
+            call.take(Ended(RawwsError("the loop in which the application runs has ended")))
+        if is_early and self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+
+    async def call(
+        self, app: Application, scope: Scope, receive: Receive, send: Send, receive_now: ReceiveNow | None = None
+    ) -> None:
+        thread, nursery = self._thread, self._nursery
+        if thread is None or nursery is None or thread.has_ended:
+            raise UsageError("an application on asyncio can be called only while its loop runs")
+        ours = ServerSide(receive, send, thread.inbox.post, nursery)
+        first = None if receive_now is None else receive_now()
+        theirs = ours.other = AsyncioSide(thread.to_server(ours.take), thread.end_call, first)
+        context = contextvars.copy_context()
+        if sniffio.current_async_library_cvar.get() is not None:
+            context.run(sniffio.current_async_library_cvar.set, None)  # that of the server's loop
+        thread.inbox.post(partial(thread.start_call, theirs, app, scope, context))
+        self._calls.add(ours)
+        try:
+            error = await ours.serve()
+        except trio.Cancelled:
+            thread.inbox.post(theirs.cancel)
+            error = await _wait_cancelled(ours)
+            if error is None:
+                raise
+        finally:
+            self._calls.discard(ours)
+            ours.close()
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback has this frame
+
+
+async def _wait_cancelled(call: ServerSide) -> BaseException | None:
+    """Return the error that a cancelled call has raised, if it is one of its own. A call may take `GRACE_S` to end."""
+    with trio.CancelScope(deadline=trio.current_time() + GRACE_S, shield=True):
+        return await call.serve_cancelled()
+    text = f"the application did not end within {GRACE_S:g} seconds of its cancellation; it is left alone"
+    logs.server_line(logging.ERROR, FAULT, text)
+    return None
+
+
+class _Thread:
+    """The thread in which a loop of asyncio runs. The server's thread owns this object."""
+
+    def __init__(self, make_loop: MakeLoop | None, on_end: _OnEnd) -> None:
+        """``on_end`` is called in the server's thread when the loop has ended."""
+        self._make_loop = make_loop
+        self._on_end = on_end
+        self._token = trio.lowlevel.current_trio_token()
+        # A daemon: one that an application keeps for ever must not keep the process from ending.
+        self._thread = threading.Thread(target=self._run, name="rawws-application", daemon=True)
+        self._is_up = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None  # as long as it runs
+        self._over = trio.Event()
+        self._is_stopping = False
+        self.error: BaseException | None = None  # that has ended the loop
+
+    @property
+    def has_ended(self) -> bool:
+        return self._over.is_set()
+
+    def start(self) -> None:
+        """Start the thread, and wait until its loop runs, which takes about a millisecond."""
+        self.inbox = Handover(self._wake)
+        self._thread.start()
+        self._is_up.wait()
+
+    async def stop(self) -> None:
+        """Stop the loop. Tasks that still run in it are cancelled, and have `GRACE_S` to end."""
+        self._is_stopping = True
+        if not self.has_ended:
+            self.inbox.post(self._begin_end)
+        with trio.CancelScope(deadline=trio.current_time() + GRACE_S, shield=True) as patience:
+            await self._over.wait()
+        if patience.cancelled_caught:
+            text = f"the application's loop did not end within {GRACE_S:g} seconds of its cancellation"
+            logs.server_line(logging.ERROR, FAULT, f"{text}{self._place()}; it is left alone")
+
+    def _wake(self, call: Callable[[], None]) -> None:
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed; every call gets to know that
+                self._loop.call_soon_threadsafe(call)
+
+    def _place(self) -> str:
+        """Return where the application's thread is at present."""
+        frame = sys._current_frames().get(self._thread.ident or 0)
+        if frame is None:
+            return ""
+        last = traceback.extract_stack(frame)[-1]
+        return f" (it is at {last.filename}:{last.lineno}, in {last.name})"
+
+    # In the server's thread, called by the application's
+
+    def _has_ended(self, error: BaseException | None) -> None:
+        self._over.set()
+        if not self._is_stopping:
+            self.error = error or RawwsError("the application has stopped the loop in which it runs")
+        self._on_end(is_early=not self._is_stopping)
+
+    # In the application's thread
+
+    def _run(self) -> None:
+        error: BaseException | None = None
+        try:
+            with asyncio.Runner(loop_factory=self._make_loop) as runner:
+                runner.run(self._main())
+        except BaseException as raised:
+            error = raised
+        finally:
+            self._is_up.set()
+        with contextlib.suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(self._has_ended, error)
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._end = asyncio.Event()
+        self._outbox = Handover(self._wake_server)
+        self._server_call: Callable[[], None] | None = None  # for the server's thread, which isn't woken yet
+        self._is_up.set()
+        await self._end.wait()
+
+    def _begin_end(self) -> None:
+        self._end.set()
+
+    def start_call(self, call: AsyncioSide, app: Application, scope: Scope, context: contextvars.Context) -> None:
+        assert self._loop is not None
+        task = self._loop.create_task(call.run(app, scope), context=context)
+        self._tasks.add(task)  # the loop itself keeps no task alive
+
+    def end_call(self) -> None:
+        """Forget the task that runs now, and hand over its last parcel at once."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.discard(task)
+        self._wake_server_now()
+
+    def to_server(self, take: Callable[[Parcel], None]) -> Callable[[Parcel], None]:
+        """Return a function that hands parcels to the server's thread."""
+        return lambda parcel: self._outbox.post(partial(take, parcel))
+
+    def _wake_server(self, call: Callable[[], None]) -> None:
+        assert self._loop is not None
+        self._server_call = call
+        # At the end of this turn of the loop, so that what the turn still does crosses together with this.
+        self._loop.call_soon(self._wake_server_now)
+
+    def _wake_server_now(self) -> None:
+        if self._server_call is not None:
+            call, self._server_call = self._server_call, None
+            with contextlib.suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(call)

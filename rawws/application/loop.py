@@ -1,0 +1,71 @@
+"""The event loop in which an application runs, as the server sees it.
+
+The server runs on trio. It calls an application through an `ApplicationLoop`, and gives it functions that run on trio:
+`receive` and `send` of one call. How they are called from the application's side is the loop's affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import Protocol
+
+import trio
+
+from rawws.application.spec import Application, Message, Receive, Scope, Send
+from rawws.hooks import call_application
+
+# The time that an application has to end after a cancellation, a shutdown or a failed startup, in seconds (a guess).
+GRACE_S = 5.0
+
+# Returns the next event of a call if it is known without waiting.
+ReceiveNow = Callable[[], Message | None]
+
+
+class ApplicationLoop(Protocol):
+    """Calls an application. All of its methods belong to the thread in which the server's trio runs."""
+
+    @property
+    def name(self) -> str:
+        """The name of the loop, as ``--app-loop`` has it."""
+
+    @property
+    def failure(self) -> BaseException | None:
+        """The error with which the loop has ended by itself, after its context."""
+
+    def describe(self) -> str:
+        """Return the name, and where the loop runs."""
+
+    def running(self, nursery: trio.Nursery) -> AbstractAsyncContextManager[None]:
+        """Return a context within which the application can be called; at its end, whatever still runs is cancelled.
+
+        The loop may start tasks in the nursery, and cancels it if it ends before the context does.
+        """
+
+    async def call(
+        self, app: Application, scope: Scope, receive: Receive, send: Send, receive_now: ReceiveNow | None = None
+    ) -> None:
+        """Call the application once, and return when it has returned. Raises what it raises.
+
+        ``receive`` and ``send`` are async functions of trio. ``receive_now`` returns an event that needs no waiting,
+        or None; a loop that has a way to save calls it before ``receive``. The scope is the application's from here on.
+        A cancellation is passed on, and the application has some time to clean up.
+        """
+
+
+class TrioLoop:
+    """The loop of the server itself: the application is called like any other async function."""
+
+    name = "trio"
+    failure = None
+
+    def describe(self) -> str:
+        return "trio, in the loop of the server"
+
+    def running(self, nursery: trio.Nursery) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
+
+    async def call(
+        self, app: Application, scope: Scope, receive: Receive, send: Send, receive_now: ReceiveNow | None = None
+    ) -> None:
+        await call_application(app, scope, receive, send)
