@@ -42,21 +42,25 @@ class ServerSide:
 
     async def serve(self) -> BaseException | None:
         """Do what the application's parcels say until it ends. Return the error that it has raised."""
-        while True:
-            parcel = await self._next()
-            match parcel:
-                case Asked():
-                    self._nursery.start_soon(self._pull)
-                case Mark():
-                    error, self._error = self._error, None
-                    self._post(partial(acknowledge, parcel, error))
-                case Noticed():
-                    if self._error is parcel.error:
-                        self._error = None
-                case Ended():
-                    return parcel.error or self._error
-                case _:
-                    await self._forward(parcel)
+        while not isinstance(parcel := await self._next(), Ended):
+            await self._heed(parcel)
+        try:
+            return parcel.error or self._error
+        finally:
+            del parcel  # an error's traceback may have this frame: the circle would keep a stream open
+
+    async def _heed(self, parcel: Parcel) -> None:
+        match parcel:
+            case Asked():
+                self._nursery.start_soon(self._pull)
+            case Mark():
+                error, self._error = self._error, None
+                self._post(partial(acknowledge, parcel, error))
+            case Noticed():
+                if self._error is parcel.error:
+                    self._error = None
+            case _:
+                await self._forward(parcel)
 
     async def serve_cancelled(self) -> BaseException | None:
         """Wait until a cancelled application ends; whatever it sends is lost. Return the error that it has raised."""

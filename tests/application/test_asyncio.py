@@ -527,6 +527,19 @@ async def test_a_loop_that_is_blocked_at_the_end_is_named(
     assert ", in wait)" in caplog.text
 
 
+async def until_its_stream_ends(app: AsgiApp) -> None:
+    """Serve an application, and go on serving after the end of its first response."""
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(partial(rawws.serve, echo, 0, host=LOOPBACK, http=app))
+        client = await Site(server).connect()
+        await client.send(get("/"))
+        try:
+            await client.to_end()
+            await trio.sleep_forever()
+        finally:
+            client.hang_up()
+
+
 async def test_an_application_that_stops_its_loop_ends_the_server(bounded: None) -> None:
     @only_http
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -534,16 +547,11 @@ async def test_an_application_that_stops_its_loop_ends_the_server(bounded: None)
         asyncio.get_running_loop().stop()
         await asyncio.sleep(math.inf)
 
-    with pytest.RaisesGroup(pytest.RaisesExc(RawwsError, match="the loop in which the application runs has ended")):
-        async with trio.open_nursery() as nursery:
-            server = await nursery.start(partial(rawws.serve, echo, 0, host=LOOPBACK, http=on_asyncio(app)))
-            client = await Site(server).connect()
-            await client.send(get("/"))
-            try:
-                await client.to_end()
-                await trio.sleep_forever()
-            finally:
-                client.hang_up()
+    with pytest.raises(ExceptionGroup) as caught:
+        await until_its_stream_ends(on_asyncio(app))
+    (error,) = caught.value.exceptions
+    assert isinstance(error, RawwsError)
+    assert str(error).startswith("the loop in which the application runs has ended: RuntimeError: ")
 
 
 async def test_a_loop_that_can_not_be_made_is_raised(monkeypatch: pytest.MonkeyPatch, bounded: None) -> None:
