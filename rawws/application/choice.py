@@ -82,8 +82,8 @@ def find_trio(roots: Iterable[object]) -> str:
     """Return the name of a module of the application that uses trio; empty if there is none.
 
     The modules are those of the roots, and of what can be reached from there by the names in modules, except for
-    installed packages. A module uses trio if it has a name for trio, for something of a package that is built on it,
-    or for an object of rawws, such as a hub.
+    installed packages. A module uses trio if it has a name for trio, or for something of it or of a package that is
+    built on it.
     """
     pending = [name for root in roots for name in _modules_of(root)]
     seen: set[str] = set()
@@ -95,7 +95,7 @@ def find_trio(roots: Iterable[object]) -> str:
         if _is_of_trio(name):
             return name
         for value in list(vars(sys.modules[name]).values())[:MAX_NAMES] if name in sys.modules else ():
-            if type(value).__module__.startswith("rawws.") or any(map(_is_of_trio, _modules_of(value))):
+            if any(map(_is_of_trio, _modules_of(value))):
                 return name
             pending += [other for other in _modules_of(value) if not _is_installed(other)]
     return ""
