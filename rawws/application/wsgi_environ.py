@@ -21,7 +21,7 @@ _BARE = {b"content-type": "CONTENT_TYPE", b"content-length": "CONTENT_LENGTH"}
 def make_environ(scope: Scope, body: BinaryIO) -> Environ:
     """Return the environment of one request, whose body is a stream that ends with it.
 
-    Text in it is bytes as Latin-1, as PEP 3333 has it.
+    Text in it is bytes as Latin-1, as PEP 3333 has it. ``rawws`` is the server's hub, if there is one.
     """
     host, port = scope["server"] or ("localhost", None)
     client_host, client_port = scope["client"] or ("", "")
@@ -45,6 +45,8 @@ def make_environ(scope: Scope, body: BinaryIO) -> Environ:
         "wsgi.run_once": False,
         "wsgi.file_wrapper": FileWrapper,
     }
+    if (hub := scope["state"].get("rawws")) is not None:  # as in the state of an ASGI application
+        environ["rawws"] = hub
     _add_fields(environ, scope["headers"])
     return environ
 

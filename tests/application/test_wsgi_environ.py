@@ -23,6 +23,7 @@ def scope(**changes: Any) -> dict[str, Any]:
         "headers": [],
         "client": ("192.0.2.1", 1234),
         "server": ("192.0.2.2", 80),
+        "state": {},
         **changes,
     }
 
@@ -73,3 +74,9 @@ def test_a_field_that_would_be_taken_for_another_is_dropped(name: bytes) -> None
     made = environ(headers=[(name, b"evil"), (b"x-user", b"good")])
     assert "evil" not in made.values()
     assert made["HTTP_X_USER"] == "good"
+
+
+def test_the_hub_is_there_if_the_server_has_one() -> None:
+    hub = object()
+    assert environ(state={"rawws": hub})["rawws"] is hub
+    assert "rawws" not in environ()

@@ -22,7 +22,7 @@ import rawws
 from rawws import Hub
 from rawws.application.spec import Receive, Scope, Send
 from rawws.server.apps import HttpApp
-from rawws.server.asgi import asgi
+from rawws.server.asgi import asgi, wsgi
 from rawws.server.server import Server
 from tests.asgi_serving import Site, answer, only_http
 from tests.redis_server import redis_server
@@ -154,6 +154,26 @@ async def test_starlette_keeps_the_hub_beside_the_state_of_its_own_lifespan() ->
         assert (await site.ask(get("/asyncio")))[1].endswith(b'-4"')
         heard = [await ws.recv() for _ in range(4)]
     assert heard == ["hi", "from a thread", "from asyncio", "with its id"]
+
+
+@BOUNDED
+async def test_an_application_publishes_from_a_loop_of_its_own_and_from_the_threads_of_wsgi() -> None:
+    @only_http
+    async def on_asyncio(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0)
+        scope["state"]["rawws"].room("/room/x").publish("from asyncio")
+        await answer(send)
+
+    def in_a_thread(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        return [environ["rawws"].room("/room/x").publish("from WSGI", wait=True).encode()]
+
+    async with serving(Hub(), asgi(on_asyncio, loop="asyncio")) as site, join(site) as ws:
+        assert await site.ask(get("/")) == (200, b"ok")
+        assert await ws.recv() == "from asyncio"
+    async with serving(Hub(), wsgi(in_a_thread)) as site, join(site) as ws:
+        assert (await site.ask(get("/")))[1].endswith(b"-1")
+        assert await ws.recv() == "from WSGI"
 
 
 APP = """
