@@ -82,12 +82,14 @@ class Site:
 
 
 @contextlib.asynccontextmanager
-async def serving(app: App | AsgiApp, **options: Any) -> AsyncIterator[Site]:
-    """Serve an application and a WebSocket echo, and stop the server in order."""
+async def serving(
+    app: App | AsgiApp, handler: Callable[[WebSocket], Awaitable[None]] | rawws.Hub = echo, **options: Any
+) -> AsyncIterator[Site]:
+    """Serve an application and a handler of WebSockets, and stop the server in order."""
     http = app if isinstance(app, AsgiApp) else asgi(app)
     with trio.fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery:
-            server = await nursery.start(partial(rawws.serve, echo, 0, host=LOOPBACK, http=http, **options))
+            server = await nursery.start(partial(rawws.serve, handler, 0, host=LOOPBACK, http=http, **options))
             site = Site(server)
             try:
                 yield site

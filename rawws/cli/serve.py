@@ -147,6 +147,8 @@ class _Program:
         self._tokens = TokenSources(options, self._files)
         self._tls = load_tls(options.tls_cert, options.tls_key) if options.tls_cert else None
         self.remark = "any path is a room" if self._paths.root == "/" else f"rooms are {self._paths}"
+        if options.app and self._paths.root != "/":
+            self.remark += ", other WebSockets are the application's"
         self.invitation = ""  # to the page, if there is one
         if options.metrics:
             MetricsApp(self._hub, self._app, worker)  # raises if there can't be metrics, before anything listens

@@ -96,7 +96,8 @@ _SERVING = (
     Flag(
         "--app",
         Value(metavar="MODULE:NAME"),
-        "application (FastAPI, Django, Flask, ...) that answers the requests that don't upgrade",
+        "application (FastAPI, Django, Flask, ...) for all that is not a room: HTTP, and WebSockets of its own",
+        manual="[Upgrades](http.md#upgrades) has the order in which paths are claimed.",
     ),
     Flag(
         "--root-path",
@@ -264,12 +265,12 @@ _ROOMS = (
     Flag(
         "--rooms",
         Value(path_prefix, "PATH"),
-        "this path and all paths below it are rooms, over WebSocket and HTTP; an upgrade elsewhere gets 404",
+        "this path and all paths below it are rooms, over WebSocket and HTTP",
         goes_to="hub.rooms_at",
         shown_default="`/` for any path, or `/room/` with `--app`",
         manual="Paths are compared as they stand in the request: `/` is every path, and `/room/` is every path that "
-        "begins so. `//room/x`, `/Room/x`, `/%72oom/x` and paths with `..` are not below `/room/`. With `--app`, HTTP "
-        "requests for other paths go to the application.",
+        "begins so. `//room/x`, `/Room/x`, `/%72oom/x` and paths with `..` are not below `/room/`. With `--app`, other "
+        "paths are the application's; without it, an upgrade elsewhere gets 404.",
     ),
 )
 

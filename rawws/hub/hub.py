@@ -80,8 +80,8 @@ class Hub:
 
     ``rooms_at`` and all paths below it are rooms, over WebSocket and HTTP. By default every path is a room. If the
     server has an application for HTTP (the ``http`` of `rawws.serve`), only the paths below ``/room/`` are. The other
-    paths are the application's, and a WebSocket is refused there with 404. This doesn't limit ``routes``, or a
-    handler in place of the hub.
+    paths are the application's: also for WebSockets if it is one of ASGI, and otherwise they are refused there with
+    404. This doesn't limit ``routes``, or a handler in place of the hub.
 
     ``settings(path)`` may return other `RoomSettings` for some rooms. If it fails, the request is answered with 500.
 

@@ -20,7 +20,8 @@ from rawws.limits import Limits
 from rawws.net.accept import Address
 from rawws.net.transport import Transport
 from rawws.relay.peer import Peer, PeerGroup
-from rawws.wire.messages import NO_STORE, Request, Response
+from rawws.websocket import WebSocket
+from rawws.wire.messages import NO_STORE, Headers, Request, Response
 
 BODY_TOO_LARGE = Refusal(413, "body_too_large", "The request's body is larger than this server accepts.")
 
@@ -162,6 +163,42 @@ class Exchange(Protocol):
         """Start a response that lasts until the connection ends, and hand it over.
 
         ``adopt`` is called when this exchange is over, and then owns the transport that it is given.
+        """
+
+
+class UpgradeExchange(Exchange, Protocol):
+    """A request for a WebSocket whose handshake meets every requirement, and its response if there is to be no 101.
+
+    The connection is closed after such a response: the client may send frames next, which must not be read as HTTP.
+    """
+
+    @property
+    def subprotocols(self) -> Sequence[str]:
+        """The subprotocols that the client offers, in its order of preference."""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the client has gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """An application's acceptance of a WebSocket. One of the two functions is called in any case."""
+
+    subprotocol: str | None
+    headers: Headers  # of the 101, besides those of the handshake
+    serve: Callable[[WebSocket], Awaitable[None]]  # the handler of the WebSocket
+    abandon: Callable[[], None]  # called if there can be none
+
+
+@runtime_checkable
+class UpgradeApp(Protocol):
+    """An application that answers requests for a WebSocket itself."""
+
+    async def answer_upgrade(self, exchange: UpgradeExchange) -> Acceptance | Refusal | None:
+        """Return how a request is accepted, or why it is refused; None if it is answered through the exchange.
+
+        Raises OSError when the client is lost before that.
         """
 
 

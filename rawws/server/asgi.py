@@ -1,7 +1,7 @@
-"""ASGI applications (Starlette, FastAPI and others) and those of WSGI, which answer the requests that don't upgrade.
+"""ASGI applications (Starlette, FastAPI and others) and those of WSGI, beside the rooms and handlers of rawws.
 
-They get the HTTP side of ASGI, and its lifespan. rawws accepts the upgrades itself, on the same port, so that no
-``websocket`` scope ever occurs. Sections are those of the ASGI specification 3.0 with its HTTP part 2.4
+They get the requests that don't upgrade, the upgrades at the paths that no room and no route claims, and the lifespan.
+Sections are those of the ASGI specification 3.0 with its HTTP and WebSocket part 2.4
 (https://asgi.readthedocs.io/en/latest/specs/). The loop in which the application runs is in `rawws.application`.
 """
 
@@ -21,15 +21,16 @@ from rawws import logs
 from rawws.application.choice import LoopChoice, NoChoice
 from rawws.application.loading import check_asgi, check_wsgi
 from rawws.application.loop import GRACE_S, ApplicationLoop, TrioLoop
-from rawws.application.spec import HTTP_VERSIONS, Application, Scope
+from rawws.application.spec import HTTP_VERSIONS, Application
 from rawws.application.threads import DEFAULT_THREADS, Threads
 from rawws.application.wsgi_call import WsgiApplication
-from rawws.errors import RawwsError, UsageError
+from rawws.errors import RawwsError, Refusal, UsageError
 from rawws.limits import NO_LIMIT, Limits
-from rawws.server.apps import Exchange
+from rawws.server.apps import Acceptance, Exchange, UpgradeExchange
 from rawws.server.asgi_conversation import Conversation
 from rawws.server.asgi_endpoints import endpoints, websocket_paths
 from rawws.server.asgi_lifespan import Lifespan, NeedsOtherLoop, log_fault
+from rawws.server.asgi_socket import SocketConversation, Untaken
 from rawws.wire.trace import STATE
 
 # A second slash would make the next word a host's name where an application redirects to it; to browsers a backslash is
@@ -45,6 +46,10 @@ def asgi(
     loop: Literal["auto", "asyncio", "uvloop", "trio"] = "trio",
 ) -> AsgiApp:
     """Return an ASGI application as the ``http`` of `rawws.serve`.
+
+    Beside a hub, it gets the WebSockets outside the rooms too, when their handshake meets each requirement, ``origins``
+    included. It accepts them by itself: ``access``, ``authenticate``, ``subprotocols`` and ``process_response`` of
+    `rawws.serve` aren't for them, and all limits are.
 
     ``root_path`` is the prefix that a proxy in front removes from the path, such as ``/api``. The application gets it
     as ASGI's ``root_path``, and the whole path that the client requested as ``path``.
@@ -112,6 +117,7 @@ class AsgiApp:
         self._loop: ApplicationLoop = TrioLoop()  # the one that was chosen, while its lifespan lasts
         self._state: dict[str, Any] = {}
         self._calls: trio.Nursery | None = None  # of the application, while its lifespan lasts
+        self._untaken = Untaken()
 
     def give(self, name: str, value: object) -> None:
         """Have the state of the application's lifespan, and of its requests, begin with a value of the server's."""
@@ -129,24 +135,41 @@ class AsgiApp:
 
         Raises what the application raises, and OSError when the client left before it was answered.
         """
-        if self._calls is None:
-            raise UsageError("an ASGI application answers only while its lifespan() is entered, as rawws.serve does")
+        calls = self._running
         conversation = Conversation(exchange)
+        scope: dict[str, Any] = {"type": "http", "scheme": exchange.scheme, "method": exchange.request.method.upper()}
         # In a task of its own, which outlives the response: the next request on this connection doesn't wait for what
         # the application does in the background, nor does it see its context variables.
-        self._calls.start_soon(conversation.run, self._loop, self._app, self._scope(exchange))
+        calls.start_soon(conversation.run, self._loop, self._app, scope | self._scope(exchange))
         with exchange.on_stop(conversation.heed_stop):
             await conversation.wait_answered()
 
-    def _scope(self, exchange: Exchange) -> Scope:
+    async def answer_upgrade(self, exchange: UpgradeExchange) -> Acceptance | Refusal | None:
+        """Have the application decide about one request for a WebSocket. `UpgradeApp` describes the result."""
+        calls = self._running
+        conversation = SocketConversation(exchange, self._untaken)
+        scope: dict[str, Any] = {
+            "type": "websocket",
+            "scheme": "wss" if exchange.scheme == "https" else "ws",
+            "subprotocols": list(exchange.subprotocols),
+            "extensions": {"websocket.http.response": {}},
+        }
+        calls.start_soon(conversation.run, self._loop, self._app, scope | self._scope(exchange))
+        return await conversation.wait_decided()
+
+    @property
+    def _running(self) -> trio.Nursery:
+        if self._calls is None:
+            raise UsageError("an ASGI application answers only while its lifespan() is entered, as rawws.serve does")
+        return self._calls
+
+    def _scope(self, exchange: Exchange) -> dict[str, Any]:
+        """Return the part of a scope that HTTP and WebSocket have in common."""
         request = exchange.request
         raw_path = request.path or request.target  # OPTIONS * has no path
         return {
-            "type": "http",
             "asgi": dict(HTTP_VERSIONS),
             "http_version": request.http_version,
-            "method": request.method.upper(),
-            "scheme": exchange.scheme,
             # Bytes that aren't UTF-8 become U+FFFD. The root path is prepended even if the path begins with it: a
             # client that requests /api/api/users from a proxy must not get past the proxy's rules for /api/users.
             "path": (self._root_path if request.path else "") + unquote(raw_path),

@@ -9,6 +9,7 @@ import h11
 import trio
 
 from rawws import logs
+from rawws.application.leaving import is_about_leaving
 from rawws.application.loop import ApplicationLoop
 from rawws.application.spec import Application, ClientDisconnected, Message, Scope
 from rawws.broadcast.stream_encodings import EVENTS
@@ -73,7 +74,7 @@ class Conversation:
         except BaseException as error:
             if not is_application_error(error):
                 raise
-            if not ((self._gone or self._stopped) and _is_about_leaving(error)):
+            if not ((self._gone or self._stopped) and is_about_leaving(error)):
                 self._failure = error
         finally:
             self._stopped |= self._call.cancelled_caught and self._must_end
@@ -176,7 +177,7 @@ class Conversation:
         Applications ask whether the client has gone by cancelling this at once. So there is no checkpoint here: an
         exchange looks before it waits.
         """
-        await _acquire(self._receiving)
+        await acquire(self._receiving)
         try:
             if self._complete or self._gone:
                 return {"type": _DISCONNECT}
@@ -222,7 +223,7 @@ class Conversation:
             raise UsageError(f"an ASGI application can't send {kind!r} in answer to an HTTP request")
         if message.get("more_body"):
             await trio.lowlevel.checkpoint()  # otherwise a stream to a fast client would block all others
-        await _acquire(self._sending)
+        await acquire(self._sending)
         try:
             await self._send(kind, message)
         except ClientDisconnected:
@@ -306,7 +307,7 @@ class Conversation:
             self._wait.cancel()
 
 
-async def _acquire(lock: trio.Lock) -> None:
+async def acquire(lock: trio.Lock) -> None:
     """Acquire a lock. There is no checkpoint if the lock is free, as in almost every request."""
     try:
         lock.acquire_nowait()
@@ -317,15 +318,3 @@ async def _acquire(lock: trio.Lock) -> None:
 def _is_event_stream(name: bytes, value: bytes) -> bool:
     kind = value.partition(b";")[0].strip().lower()
     return name.lower() == b"content-type" and kind == EVENTS.content_type.encode("ascii")
-
-
-def _is_about_leaving(failure: BaseException) -> bool:
-    """Say whether an application raised this because its client has gone, and for no other reason."""
-    if isinstance(failure, BaseExceptionGroup):
-        return all(map(_is_about_leaving, failure.exceptions))
-    # Starlette makes a ClientDisconnect of ours, and of the message; its name is all that we know of it here.
-    return (
-        isinstance(failure, ClientDisconnected)
-        or isinstance(failure.__cause__, ClientDisconnected)
-        or type(failure).__name__ == "ClientDisconnect"
-    )

@@ -15,7 +15,7 @@ from rawws.errors import Refusal
 from rawws.limits import Limits
 from rawws.net.accept import Address
 from rawws.server.admission import Sender
-from rawws.server.apps import Drain, Exchange
+from rawws.server.apps import Drain, Exchange, UpgradeApp
 from rawws.tracing import Tracer
 from rawws.wire.allowed_hosts import Hosts, is_local_name
 from rawws.wire.messages import Request, Response
@@ -78,6 +78,8 @@ class ServerState:
     renumber: Callable[[int, int], None] | None = None
     # Returns the action in a room that a WebSocket is for, and a refusal of the request or None.
     admit: Callable[[Request], tuple[Action, Refusal | None]] | None = None
+    # Returns the application that answers a request for a WebSocket itself; None if rawws answers it.
+    find_application: Callable[[Request], UpgradeApp | None] | None = None
     # Loads the room for a path if needed; returns a refusal if that fails.
     prepare: Callable[[Request], Awaitable[Refusal | None]] | None = None
 

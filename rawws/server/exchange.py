@@ -6,6 +6,7 @@ without it. If the application returns without a response, ``http_phase.py`` sen
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -20,11 +21,12 @@ from rawws.errors import RETRY_SOON, Refusal
 from rawws.limits import KIB, Limits
 from rawws.net.accept import Address
 from rawws.relay.loop import current_loop
-from rawws.server.apps import BODY_TOO_LARGE, Adopt, Drain, Exchange
+from rawws.server.apps import BODY_TOO_LARGE, Adopt, Drain, Exchange, UpgradeExchange
 from rawws.server.authorization import authorize
 from rawws.server.connection import SLOW_AND_FULL, WAIT_BYTES, Deadline, HttpConnection
 from rawws.wire.http1 import BodyPart, Signal
 from rawws.wire.messages import Request, Response
+from rawws.wire.trace import STATE
 
 # Reading a body of at most this size and dropping it costs less than a new connection (a guess).
 MAX_DISCARDED_BYTES = 64 * KIB
@@ -46,6 +48,9 @@ class ClientError(OSError):
 
 class HttpExchange(Exchange):
     """An exchange on a connection in its HTTP phase. `Exchange` describes the methods."""
+
+    _logger = logs.http  # gets the head of the response
+    _closes = False  # the connection, after the response
 
     def __init__(self, connection: HttpConnection, request: Request) -> None:
         self.request = request
@@ -190,11 +195,11 @@ class HttpExchange(Exchange):
     async def start_response(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes = b"") -> None:
         names = {name.lower() for name, _ in headers}
         added = [(name, value) for name, value in self._connection.common_fields() if name.lower() not in names]
-        head = self._connection.http.begin_response(status, [*added, *headers])
+        head = self._connection.http.begin_response(status, [*added, *headers], close=self._closes)
         try:
             head += self._connection.http.send_body(body) if body else b""
         finally:  # a body that is too long for its head doesn't keep the head back
-            await self._connection.send(head, logs.http)
+            await self._connection.send(head, self._logger)
 
     async def send_body(self, data: bytes) -> None:
         if data:
@@ -222,3 +227,27 @@ class HttpExchange(Exchange):
 
     async def wait_disconnected(self) -> None:
         await self._connection.wait_lost()
+
+
+class HttpUpgradeExchange(HttpExchange, UpgradeExchange):
+    """The exchange of a request for a WebSocket, which an application answers. `UpgradeExchange` describes it."""
+
+    _logger = logs.handshake
+    _closes = True
+
+    def __init__(self, connection: HttpConnection, request: Request, subprotocols: Sequence[str]) -> None:
+        super().__init__(connection, request)
+        self._subprotocols = subprotocols
+
+    @property
+    def subprotocols(self) -> Sequence[str]:
+        return self._subprotocols
+
+    @property
+    def is_lost(self) -> bool:
+        return self._connection.is_lost
+
+    async def start_response(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes = b"") -> None:
+        self._connection.server.handshakes[status] += 1
+        self._connection.log(logs.handshake, logging.INFO, STATE, f"answered by the application with {status}")
+        await super().start_response(status, headers, body)

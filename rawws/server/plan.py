@@ -8,7 +8,6 @@ import socket
 import ssl as ssl_module
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from urllib.parse import quote
 
 import trio
 
@@ -25,17 +24,15 @@ from rawws.server import plain_apps
 from rawws.server.admission import Admission
 from rawws.server.apps import HttpApp, apps_of
 from rawws.server.asgi import AsgiApp
-from rawws.server.asgi_endpoints import may_match_below
+from rawws.server.claims import divide_paths
 from rawws.server.config import ServerConfig
 from rawws.server.handshake_options import HandshakeOptions
 from rawws.server.room_app import RoomApp
 from rawws.server.routes import Handler, Relay, Route, Routes
-from rawws.server.server import Server, name_some
+from rawws.server.server import Server
 from rawws.tracing import Tracer
 from rawws.wire.allowed_hosts import Hosts
-from rawws.wire.trace import STATE, shorten
-
-_AS_IN_TARGETS = "/%!$&'()*+,;=:@{}<>"  # RFC 3986 §3.3, and the brackets in which frameworks have parameters
+from rawws.wire.trace import STATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +119,7 @@ class ServerPlan:
             if isinstance(self.http, HttpApp):
                 await stack.enter_async_context(self.http.lifespan())
             # Only now, since an application may add endpoints as it starts.
-            elsewhere = Route(self.handler) if hub is None else _refuse_outside_rooms(hub, self.http, routes)
+            elsewhere, areas = divide_paths(self.handler, self.http, routes)
             if hub is not None and not self.handshakes.may_refuse and self.access is None:
                 _warn_of_open_publishing(hub, self.http)
             listeners = await self.listening.open()
@@ -138,6 +135,7 @@ class ServerPlan:
                 tls=self.listening.ssl,
                 admission=admission,
                 routes=routes,
+                areas=areas,
             )
             await server.run(task_status=task_status)
 
@@ -195,30 +193,6 @@ def _check_handler(what: str, handler: object) -> None:
     if isinstance(handler, type) and issubclass(handler, Hub):
         raise UsageError(f"{what} is the class {handler.__name__} itself; give a hub, such as {handler.__name__}()")
     check_async(what, handler, "ws", hints={2: "; the path of the request is ws.path"})
-
-
-def _refuse_outside_rooms(hub: Hub, http: object, routes: Mapping[str, Route]) -> Route:
-    """Return the route of WebSockets that have none of their own: at the paths of rooms they are the hub's.
-
-    Raises `UsageError` when the application has WebSocket endpoints of its own there. Others are named in the log.
-    """
-    application = plain_apps.find_application(http)
-    paths = hub.paths(beside_application=application is not None)
-    if isinstance(application, AsgiApp):
-        seen = [path for path in application.websocket_paths() if path not in routes]
-        if claimed := next((path for path in seen if quote(path, safe=_AS_IN_TARGETS) in paths), None):
-            raise UsageError(
-                f"the application has a WebSocket endpoint at {shorten(claimed)}, where rawws has its rooms ({paths}); "
-                "put the rooms elsewhere, with --rooms, or Hub(rooms_at=...)"
-            )
-        if seen:
-            message = f"the application's WebSocket endpoints aren't served: {name_some(seen)}; an upgrade there gets "
-            message += f"404, since rooms are {paths}"
-            if shared := [path for path in seen if may_match_below(path, paths.root)]:
-                message += f"; where {name_some(shared)} matches a room's path, rawws serves the room without asking "
-                message += "the application"
-            logs.server_line(logging.WARNING, STATE, message)
-    return Route(hub, refuse=lambda request: paths.refuse(request.path or ""))
 
 
 def _warn_of_open_publishing(hub: Hub, http: object) -> None:

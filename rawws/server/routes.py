@@ -1,10 +1,10 @@
-"""The routes of a server's WebSockets, by path: to a handler of the program's, or to a relay."""
+"""The routes of a server's WebSockets, by path: to a handler of the program's, to a relay, or to an application."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from rawws.access.grant import ANYBODY, NOTHING, Action, Admitted
 from rawws.broadcast.message_ids import MessageId
@@ -14,6 +14,7 @@ from rawws.hub.doors import Door
 from rawws.net.accept import Address
 from rawws.net.transport import Transport
 from rawws.relay.peer import Peer, PeerGroup
+from rawws.server.apps import UpgradeApp
 from rawws.websocket import WebSocket
 from rawws.wire.handshake import Handshake
 from rawws.wire.messages import Request
@@ -67,15 +68,19 @@ class Relay(Protocol):
 class Route:
     """The route of the WebSockets of one path, if it differs from that of other paths."""
 
-    handler: Handler | Relay
+    handler: Handler | Relay | UpgradeApp
     origins: Origins | None = None  # the web pages that may connect; None for the same as elsewhere
     shows_frames: bool = True  # to the log, and to a tracer
     refuse: Callable[[Request], Refusal | None] | None = None  # returns why a request is refused, or None
     relay: Relay | None = field(init=False, repr=False, compare=False)  # the handler, if it is one
+    application: UpgradeApp | None = field(init=False, repr=False, compare=False)  # likewise
 
     def __post_init__(self) -> None:
-        # A handler is called, and a relay is not; an object with the methods of both, such as a mock, is a handler.
-        object.__setattr__(self, "relay", None if callable(self.handler) else self.handler)
+        # A handler is called, and the others are not; an object with the methods of all, such as a mock, is a handler.
+        other = None if callable(self.handler) else self.handler
+        is_application = isinstance(other, UpgradeApp)
+        object.__setattr__(self, "relay", None if is_application else other)
+        object.__setattr__(self, "application", other if is_application else None)
 
     def admit(self, request: Request) -> tuple[Action, Refusal | None]:
         """Return the action in a room that a WebSocket is for, and a refusal of the request or None."""
@@ -97,16 +102,34 @@ class Route:
 Routes = Mapping[str, Handler | Relay | Route]
 
 
-class RouteTable:
-    """The routes of a server: some for one path each, and one for all other paths."""
+class Paths(Protocol):
+    """Many paths, such as those of rooms."""
 
-    def __init__(self, elsewhere: Route, by_path: Mapping[str, Route]) -> None:
+    def __contains__(self, path: str, /) -> bool: ...
+
+
+class Area(NamedTuple):
+    """The route of many paths."""
+
+    paths: Paths
+    route: Route
+
+
+class RouteTable:
+    """The routes of a server: some for one path each, some for an area, and one for all other paths."""
+
+    def __init__(self, elsewhere: Route, by_path: Mapping[str, Route], areas: Sequence[Area] = ()) -> None:
         self._elsewhere = elsewhere
         self._by_path = by_path
+        self._areas = areas
 
     def at(self, path: str | None) -> Route:
         """Return the route of a path. A target without a path has that of all other paths."""
-        return self._elsewhere if path is None else self._by_path.get(path, self._elsewhere)
+        if path is None:
+            return self._elsewhere
+        if (route := self._by_path.get(path)) is not None:
+            return route
+        return next((area.route for area in self._areas if path in area.paths), self._elsewhere)
 
     @property
     def origins_at(self) -> dict[str, Origins]:
@@ -120,3 +143,7 @@ class RouteTable:
     async def prepare(self, request: Request) -> Refusal | None:
         """Have the route of a request's path get ready. See `Route.prepare`."""
         return await self.at(request.path).prepare(request)
+
+    def find_application(self, request: Request) -> UpgradeApp | None:
+        """Return the application that answers a request for a WebSocket itself, if its path has one."""
+        return self.at(request.path).application

@@ -74,8 +74,8 @@ async def serve(
     ``handler`` is an async function that is called with each `WebSocket`, in a task of its own. The connection is
     closed with 1000 when the handler returns, and with 1011 when it raises. Or ``handler`` is a `Hub`, which relays at
     the paths that are rooms: its ``rooms_at``, or else the paths below ``/room/`` if there is an application for HTTP,
-    or else every path. A WebSocket for another path is refused with 404. ``routes`` has other handlers for some paths:
-    ``{"/admin": admin}``.
+    or else every path. An ASGI application is asked about a WebSocket for another path; without one, it is refused with
+    404. ``routes`` has other handlers for some paths: ``{"/admin": admin}``.
 
     Where it listens:
 

@@ -28,7 +28,7 @@ from rawws.server.admission import Admission
 from rawws.server.config import ServerConfig, ServerState
 from rawws.server.connection import HttpConnection
 from rawws.server.http_phase import HandedOver, reject, serve_http
-from rawws.server.routes import Handler, Relay, Route, RouteTable
+from rawws.server.routes import Area, Handler, Relay, Route, RouteTable
 from rawws.server.upgrade import Upgraded
 from rawws.tracing import OpenConnection
 from rawws.websocket import WebSocket
@@ -60,11 +60,12 @@ class Server:
         tls: ssl_module.SSLContext | None = None,
         admission: Admission | None = None,
         routes: Mapping[str, Route] | None = None,
+        areas: Sequence[Area] = (),
     ) -> None:
         """For `serve`, which makes the ``config``."""
         self.listeners = tuple(listeners)
         self.limits = config.limits
-        self._routes = RouteTable(handler if isinstance(handler, Route) else Route(handler), routes or {})
+        self._routes = RouteTable(handler if isinstance(handler, Route) else Route(handler), routes or {}, areas)
         self._config = config
         self._tls = tls
         self._admission = admission or Admission(None, None)
@@ -82,6 +83,7 @@ class Server:
             find_sender=self._admission.find_sender if self._admission.uses_forwarded_for else None,
             renumber=self._admission.renumber if counts else None,
             admit=self._routes.admit,
+            find_application=self._routes.find_application,
             prepare=self._routes.prepare,
         )
 
@@ -227,10 +229,14 @@ class Server:
         except OSError as error:
             message = f"can't be watched: {error.strerror or error}"
             logs.line(logs.hub, logging.ERROR, upgraded.number, FAULT, message)
+            if upgraded.acceptance is not None:
+                upgraded.acceptance.abandon()
             return False
         if self.stopping:
             close_because(websocket, Cause.SHUTDOWN, 1001, SHUTTING_DOWN)
-        tasks.start_soon(self._handle, cast(Handler, route.handler), websocket)  # it isn't a relay
+        # The route has no relay, so it has a handler, or an application that has accepted.
+        handler = cast(Handler, route.handler) if upgraded.acceptance is None else upgraded.acceptance.serve
+        tasks.start_soon(self._handle, handler, websocket)
         return True
 
     def _relay(self, relay: Relay, upgraded: Upgraded, endpoint: PeerGroup) -> bool:

@@ -8,6 +8,7 @@ After the 101 the caller owns the socket, and every byte that came after the req
 
 from __future__ import annotations
 
+import enum
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -18,11 +19,13 @@ from rawws.access.grant import NOTHING, Action, Admitted, let_in
 from rawws.errors import Refusal
 from rawws.net.accept import Address
 from rawws.net.transport import Transport
+from rawws.server.apps import Acceptance
 from rawws.server.authorization import authorize
 from rawws.server.connection import HttpConnection
+from rawws.server.exchange import HttpUpgradeExchange
 from rawws.wire.client_handshake import examine_answer
 from rawws.wire.handshake import Handshake, examine
-from rawws.wire.messages import Request, Response
+from rawws.wire.messages import Headers, Request, Response
 from rawws.wire.role import Role
 from rawws.wire.trace import FAULT, STATE, TOKEN_SUBPROTOCOL, mask_subprotocols
 
@@ -39,6 +42,7 @@ class Upgraded:
     trailing_data: bytes
     remote_address: Address
     admitted: Admitted  # with the user that a source of grants or ``authenticate`` has named
+    acceptance: Acceptance | None = None  # of the application that has accepted it
 
 
 class HookResponse(NamedTuple):
@@ -48,10 +52,16 @@ class HookResponse(NamedTuple):
     response: object
 
 
+class Answered(enum.Enum):
+    """The application has sent a response of its own."""
+
+    BY_APPLICATION = "by the application"
+
+
 class Upgrade:
     """One request on its way to the 101, with the results of the steps so far."""
 
-    __slots__ = ("admitted", "connection", "handshake", "request", "response")
+    __slots__ = ("acceptance", "admitted", "application", "connection", "handshake", "request", "response")
 
     handshake: Handshake  # from `examine_request` on
 
@@ -60,6 +70,9 @@ class Upgrade:
         self.request = request
         self.response: Response | None = None
         self.admitted = let_in(NOTHING)  # what it may do, and before that what its door is for
+        find = connection.server.find_application
+        self.application = None if find is None else find(request)  # which decides about it
+        self.acceptance: Acceptance | None = None
 
 
 async def ask_process_request(upgrade: Upgrade) -> HookResponse | None:
@@ -157,7 +170,30 @@ async def ask_admission_again(upgrade: Upgrade) -> Refusal | None:
     return None if admit is None else admit(upgrade.request)[1]
 
 
-Step = Callable[[Upgrade], Awaitable[Refusal | HookResponse | None]]
+async def ask_application(upgrade: Upgrade) -> Refusal | Answered | None:
+    """Let the application decide, which alone knows who may connect, and what is spoken."""
+    connection, handshake = upgrade.connection, upgrade.handshake
+    assert upgrade.application is not None
+    exchange = HttpUpgradeExchange(connection, upgrade.request, handshake.offered_subprotocols)
+    answer = await upgrade.application.answer_upgrade(exchange)
+    if not isinstance(answer, Acceptance):
+        return Answered.BY_APPLICATION if answer is None or connection.http.response_begun else answer
+    upgrade.acceptance = answer
+    handshake = upgrade.handshake = replace(handshake, subprotocol=answer.subprotocol)
+    if answer.headers:
+        upgrade.response = Response(101, b"", Headers([*handshake.response.headers, *answer.headers]))
+    return None
+
+
+Step = Callable[[Upgrade], Awaitable[Refusal | HookResponse | Answered | None]]
+
+# A WebSocket of the application's own. Grants, subprotocols and hooks that ask about rooms and handlers aren't for it.
+APPLICATION_STEPS: tuple[Step, ...] = (
+    ask_process_request,
+    examine_request,
+    ask_admission,
+    ask_application,
+)
 
 STEPS: tuple[Step, ...] = (
     ask_process_request,
@@ -178,7 +214,7 @@ async def upgrade(connection: HttpConnection, request: Request) -> Upgraded | No
     not be read as HTTP. Raises OSError when the client is lost.
     """
     attempt = Upgrade(connection, request)
-    for step in STEPS:
+    for step in STEPS if attempt.application is None else APPLICATION_STEPS:
         match await step(attempt):
             case None:
                 continue
@@ -186,10 +222,17 @@ async def upgrade(connection: HttpConnection, request: Request) -> Upgraded | No
                 await connection.refuse(logs.handshake, refusal)
             case HookResponse(hook, response):
                 await connection.answer_instead(response, hook, logs.handshake, close=True)
+            case Answered():
+                pass
             case other:
                 assert_never(other)
         return None
-    return await _switch_protocols(attempt)
+    try:
+        return await _switch_protocols(attempt)
+    except BaseException:
+        if attempt.acceptance is not None:
+            attempt.acceptance.abandon()
+        raise
 
 
 async def _switch_protocols(attempt: Upgrade) -> Upgraded:
@@ -224,6 +267,7 @@ async def _switch_protocols(attempt: Upgrade) -> Upgraded:
         trailing_data,
         connection.address,
         attempt.admitted,
+        attempt.acceptance,
     )
 
 

@@ -1,4 +1,4 @@
-"""The paths of rooms: next to an application, an upgrade at any other path is refused, never shared."""
+"""The paths of rooms: next to an application, an upgrade elsewhere is the application's or refused, never shared."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ from starlette.routing import Host, Mount, Route, Router, WebSocketRoute
 from starlette.websockets import WebSocket
 
 import rawws
+from rawws.application.spec import Receive, Scope, Send
 from rawws.errors import UsageError
 from rawws.hub.paths import RoomPaths
 from rawws.server.asgi_endpoints import may_match_below, websocket_paths
+from rawws.wire.frames import Opcode
 from tests.asgi_serving import says_ok
 from tests.room_serving import post
 from tests.serving.client import Answer, Client
 from tests.serving.machine import LOOPBACK
 from tests.serving.programs import StartProgram
-from tests.serving.wire import get, seen_text, text, upgrade
+from tests.serving.wire import Seen, get, seen_close, seen_text, text, upgrade
 
 NONE_OF_ROOM = [
     "/",
@@ -148,17 +150,10 @@ async def start(nursery: trio.Nursery, bounded: None) -> AsyncIterator[StartSite
         site.end()
 
 
-def applications() -> list[Any]:
-    return [page, rawws.asgi(says_ok), rawws.rooms(rawws.Hub(), elsewhere=rawws.asgi(says_ok))]
-
-
-@pytest.mark.parametrize("number", range(3), ids=["a function", "asgi", "rooms in front"])
 @pytest.mark.parametrize("path", [*NONE_OF_ROOM, "http://localhost/ws", "http://localhost/room"])
-async def test_an_upgrade_outside_the_rooms_is_404_next_to_an_application(
-    start: StartSite, number: int, path: str
-) -> None:
+async def test_an_upgrade_outside_the_rooms_is_404_next_to_a_function(start: StartSite, path: str) -> None:
     hub = rawws.Hub(hello="hi")
-    site = await start(hub, applications()[number])
+    site = await start(hub, page)
     answer = await site.ask(upgrade(path))
     assert (answer.status, answer.headers["connection"]) == (404, "close")
     assert answer.body.decode() == (
@@ -167,10 +162,39 @@ async def test_an_upgrade_outside_the_rooms_is_404_next_to_an_application(
     assert not hub.rooms
 
 
+async def says_path(scope: Scope, receive: Receive, send: Send) -> None:
+    """Accept any WebSocket, and say which path it is for."""
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "bytes": scope["raw_path"]})
+        await receive()
+
+
+@pytest.mark.parametrize("has_rooms_in_front", [False, True], ids=["asgi", "rooms in front"])
+@pytest.mark.parametrize("path", [*NONE_OF_ROOM, "/healthz", "/_rawwsx", "http://localhost/ws"])
+async def test_an_upgrade_outside_the_rooms_is_that_of_an_asgi_application(
+    start: StartSite, has_rooms_in_front: bool, path: str
+) -> None:
+    hub = rawws.Hub(hello="hi")
+    app: Any = rawws.asgi(says_path)
+    site = await start(hub, rawws.rooms(hub, elsewhere=app) if has_rooms_in_front else app)
+    client = await (await site.connect()).open(path)
+    assert await client.frame() == Seen(Opcode.BINARY, path.removeprefix("http://localhost").encode())
+    assert not hub.rooms
+
+
+@pytest.mark.parametrize("path", ["/_rawws", "/_rawws/", "/_rawws/x"])
+async def test_an_application_is_not_asked_about_the_server_s_own_paths(start: StartSite, path: str) -> None:
+    site = await start(rawws.Hub(), rawws.asgi(says_path))
+    answer = await site.ask(upgrade(path))
+    assert (answer.status, answer.body) == (404, b"No WebSocket is served at this path, which is the server's own.\n")
+
+
 @pytest.mark.parametrize("path", [*ROOMS, "http://localhost/room/x"])
 async def test_a_room_is_served_next_to_an_application(start: StartSite, path: str) -> None:
     hub = rawws.Hub()
-    site = await start(hub, page)
+    site = await start(hub, rawws.asgi(says_path))
     client = await (await site.connect()).open(path)
     await client.send(text("hello"))
     assert await client.frame() == seen_text("hello")
@@ -242,27 +266,31 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
 
 
-async def test_a_warning_at_start_names_the_endpoints_that_are_not_served(
+async def test_a_warning_at_start_names_the_endpoints_that_a_handler_hides(
     start: StartSite, caplog: pytest.LogCaptureFixture
 ) -> None:
+    async def handler(ws: rawws.WebSocket) -> None:
+        await ws.send(f"handler {ws.path}")
+
     app = site_of(*(f"/ws{number}" for number in range(7)), "/" + "x" * 5000)
-    await start(rawws.Hub(), rawws.asgi(app))
+    site = await start(handler, rawws.asgi(app))
     (message,) = warnings(caplog)
     assert message == (
-        "#0 = the application's WebSocket endpoints aren't served: /ws0, /ws1, /ws2, /ws3, /ws4 and 3 more; an upgrade "
-        "there gets 404, since rooms are below /room/"
+        "#0 = the application's WebSocket endpoints aren't served: /ws0, /ws1, /ws2, /ws3, /ws4 and 3 more; the "
+        "handler takes every WebSocket; give a hub, or routes, in its place"
     )
+    client = await (await site.connect()).open("/ws0")
+    assert await client.frame() == seen_text("handler /ws0")
 
 
-async def test_the_warning_names_the_rooms_that_cover_an_endpoint(
+async def test_a_warning_names_the_endpoints_that_may_match_rooms(
     start: StartSite, caplog: pytest.LogCaptureFixture
 ) -> None:
     site = await start(rawws.Hub(hello="a room"), rawws.asgi(site_of("/ws", "/{kind}/private")))
     (message,) = warnings(caplog)
     assert message == (
-        "#0 = the application's WebSocket endpoints aren't served: /ws, /{kind}/private; an upgrade there gets 404, "
-        "since rooms are below /room/; where /{kind}/private matches a room's path, rawws serves the room without "
-        "asking the application"
+        "#0 = rooms are below /room/, where rawws doesn't ask the application; WebSocket endpoints of it may match "
+        "such paths too: /{kind}/private"
     )
     client = await (await site.connect()).open("/room/private")
     assert await client.frame() == seen_text("a room")
@@ -372,6 +400,8 @@ from starlette.routing import WebSocketRoute
 async def private(websocket):
     await websocket.accept()
     await websocket.send_text("private")
+    while await websocket.receive_text() != "end":
+        pass
 
 app = Starlette(routes=[WebSocketRoute("{}", private)])
 """
@@ -385,11 +415,14 @@ async def test_a_private_endpoint_of_an_app_is_no_public_room(
     (tmp_path / "its_app.py").write_text(APP.format("/ws"))
     flags = ["--app", "its_app:app", "--mode", mode, "--rooms", "/live/", "--hello", "", *more]
     program = start_program(*flags, directory=tmp_path)
-    (warning,) = [line for line in program.lines if "WARNING" in line]
-    assert "endpoints aren't served: /ws; an upgrade there gets 404, since rooms are below /live/" in warning
-    assert "(rooms are below /live/" in program.lines[-1]
-    answer = await (await program.connect()).ask(upgrade("/ws"))
-    assert (answer.status, b"connect to a room, below /live/ (--rooms" in answer.body) == (404, True)
+    assert [line for line in program.lines if "WARNING" in line] == []
+    assert "(rooms are below /live/, other WebSockets are the application's" in program.lines[-1]
+    private = [await (await program.connect()).open("/ws") for _ in range(2)]
+    assert [await each.frame() for each in private] == [seen_text("private")] * 2
+    await private[0].send(text("a secret") + text("end"))
+    assert await private[0].frame() == seen_close(1000)
+    await private[1].send(text("end"))
+    assert await private[1].frame() == seen_close(1000), "nothing of the other's"
     client = await (await program.connect()).open("/live/x")
     await client.send(text("hello"))
     assert await client.frame() == seen_text("hello")
@@ -401,6 +434,8 @@ async def test_the_pages_own_paths_stay_where_they_are(start_program: StartProgr
     await (await program.connect()).open("/_rawws/break-it")
     assert (await (await program.connect()).ask(get("/_rawws/", "Accept: text/html"))).status == 403  # without a token
     assert (await (await program.connect()).ask(upgrade("/_rawws/elsewhere"))).status == 404
+    own = await (await program.connect()).ask(upgrade("/elsewhere"))
+    assert (own.status, own.body) == (403, b"The application has no WebSocket at /elsewhere, or refuses this one.\n")
     unseen = start_program("--app", "its_app:app", "--no-page", directory=tmp_path)
     assert (await (await unseen.connect()).ask(upgrade("/_rawws/break-it"))).status == 404
 
