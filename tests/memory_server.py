@@ -22,6 +22,7 @@ from importlib import import_module
 import trio
 
 import rawws
+from rawws.application.spec import Receive, Scope, Send
 from rawws.broadcast.log import History
 from rawws.hub.hub import Mode
 from rawws.page import About
@@ -104,6 +105,15 @@ async def never_answers(_: rawws.Request) -> str:
     return ""
 
 
+async def application(scope: Scope, receive: Receive, send: Send) -> None:
+    """An application for ASGI that accepts WebSockets, but those at one path, and then does nothing."""
+    if scope["type"] == "websocket":
+        await receive()
+        if scope["path"] != "/undecided":
+            await send({"type": "websocket.accept"})
+        await trio.sleep_forever()
+
+
 async def main(certificate: str) -> None:
     with contextlib.suppress(ImportError):
         import_module("numpy")  # rawws would load it at the first large message
@@ -121,6 +131,7 @@ async def main(certificate: str) -> None:
             routes={"/handler": never_reads, "/echoes": echoes},
         ),
         "echo": partial(rawws.serve, rawws.Hub(mode=Mode.ECHO)),
+        "app": partial(rawws.serve, rawws.Hub(), http=rawws.asgi(application, lifespan="off")),
         "http": partial(rawws.serve, never_reads, http=never_answers, max_body=MIB),
         "tls": partial(rawws.serve, hub, ssl=tls),
         "watched": partial(rawws.serve, rawws.Hub(), routes={"/feed": feed}, tracer=tracer),

@@ -180,6 +180,10 @@ class UpgradeExchange(Exchange, Protocol):
     def is_lost(self) -> bool:
         """Whether the client has gone."""
 
+    @property
+    def call_bytes(self) -> int:
+        """The memory that the application's call takes, besides what its WebSocket takes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:

@@ -12,16 +12,12 @@ from rawws.application.loop import ApplicationLoop
 from rawws.application.spec import Application, ClientDisconnected, Message, Scope
 from rawws.errors import RETRY_SOON, Cause, ConnectionClosed, Refusal
 from rawws.hooks import is_application_error, log_failure
-from rawws.limits import KIB
 from rawws.server.apps import Acceptance, UpgradeExchange
 from rawws.server.asgi_conversation import Conversation, acquire
 from rawws.websocket import WebSocket
 from rawws.websocket.internals import close_because, count_besides
 from rawws.wire.asgi_websocket import ABNORMAL, Accept, AsgiWebSocket, Close, Deny, Reject, Send, TooLate, event_of
 from rawws.wire.trace import FAULT, TIMER, mask_target, shorten
-
-# The memory of an application's call besides the handler's: its task, and the objects of a framework (measured).
-CALL_BYTES = 8 * KIB
 
 _UNANSWERED = Refusal(
     500, "application_returned", "The application has returned without accepting or refusing this WebSocket."
@@ -183,7 +179,8 @@ class SocketConversation:
     @trio.lowlevel.enable_ki_protection
     async def serve(self, websocket: WebSocket) -> None:
         """Give the application its WebSocket, and wait until it has returned. This is the WebSocket's handler."""
-        count_besides(websocket, lambda: CALL_BYTES)
+        held_bytes = self._exchange.call_bytes
+        count_besides(websocket, lambda: held_bytes)
         self._websocket = websocket
         self._settled.set()
         try:

@@ -34,6 +34,11 @@ MAX_DISCARDED_BYTES = 64 * KIB
 # a third of the cost of a tiny one.
 PIECES_IN_A_ROW = 16
 
+# The memory of an application's call about an upgrade: its task, and for each field of the request the objects in the
+# scope, besides the bytes of the head (measured).
+CALL_BYTES = 10 * KIB
+SCOPE_FIELD_BYTES = 150
+
 NO_MEMORY = Refusal(
     503,
     "no_memory",
@@ -238,6 +243,7 @@ class HttpUpgradeExchange(HttpExchange, UpgradeExchange):
     def __init__(self, connection: HttpConnection, request: Request, subprotocols: Sequence[str]) -> None:
         super().__init__(connection, request)
         self._subprotocols = subprotocols
+        connection.also_held_bytes += self.call_bytes
 
     @property
     def subprotocols(self) -> Sequence[str]:
@@ -246,6 +252,11 @@ class HttpUpgradeExchange(HttpExchange, UpgradeExchange):
     @property
     def is_lost(self) -> bool:
         return self._connection.is_lost
+
+    @property
+    def call_bytes(self) -> int:
+        request = self.request
+        return CALL_BYTES + len(request.raw_head) + SCOPE_FIELD_BYTES * len(request.headers)
 
     async def start_response(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes = b"") -> None:
         self._connection.server.handshakes[status] += 1

@@ -91,6 +91,8 @@ class Measured:
         self.websocket(server="tls")
         self.request(get("/r?last=1"))
         self.request(get("/"), "http")
+        self.websocket(server="app")
+        self.request(upgrade("/undecided"), "app")
         self.request(get("/e", "Accept: text/event-stream"))
         self.hang_up()
 
@@ -227,6 +229,36 @@ def _(server: Measured) -> None:
 def _(server: Measured) -> None:
     for _ in range(30):
         server.websocket("/handler", *LINES)
+
+
+@way("WebSockets of an application")
+def _(server: Measured) -> None:
+    for _ in range(60):
+        server.websocket("/ws", server="app")
+
+
+@way("WebSockets of an application with long heads")
+def _(server: Measured) -> None:
+    for _ in range(30):
+        server.websocket("/ws", *LINES, server="app")
+
+
+@way("messages that wait for an application")
+def _(server: Measured) -> None:
+    for _ in range(10):
+        server.push(server.websocket("/ws", server="app"), masked(2, bytes(50_000)) * 10)
+
+
+@way("WebSockets that an application has not decided about")
+def _(server: Measured) -> None:
+    for _ in range(60):
+        server.request(upgrade("/undecided"), "app")
+
+
+@way("WebSockets with long heads that an application has not decided about")
+def _(server: Measured) -> None:
+    for _ in range(30):
+        server.request(upgrade("/undecided", *LINES), "app")
 
 
 @way("WebSockets through TLS")
