@@ -74,7 +74,8 @@ class SocketConversation:
         """Call the application, and log its exception, unless that only says that the client has gone."""
         try:
             with self._call:
-                await loop.call(app, scope, self.receive, self.send, self._state.next_event)
+                # Not even the first event in advance: whether the application asks for it says what it takes.
+                await loop.call(app, scope, self.receive, self.send)
         except BaseException as error:
             if not is_application_error(error):
                 raise

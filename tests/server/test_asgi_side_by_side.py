@@ -290,7 +290,7 @@ async def sends_much(channel: Channel) -> None:
 
 @dataclass(frozen=True)
 class Story:
-    """What the client and the application note under a server; None is what they note under rawws."""
+    """The notes of the client and of the application under a server; None is what they note under rawws."""
 
     client: list[str] | None = None
     application: list[str] | None = None
@@ -312,6 +312,7 @@ class Case:
     application: list[str]
     uvicorn: Story = SAME
     hypercorn: Story = SAME
+    asyncio: Story = SAME  # under rawws too; an error of a message is raised by the next event that is sent
 
     def notes(self, server: str) -> tuple[list[str], list[str]]:
         """Return the notes of the client and of the application under a server."""
@@ -399,7 +400,9 @@ CASES: dict[str, Case] = {
     "a response in pieces": Case(denies_in_pieces, reads_a_response, ["503", "b'one two'", "yes"], ["connect"]),
     "an exception before the acceptance": Case(fails_first, talks(), ["500"], ["connect", "failed"]),
     "a return before the acceptance": Case(returns_first, talks(), ["500"], ["connect"]),
-    "a message before the acceptance": Case(sends_first, talks(), ["500"], ["connect", "failed"]),
+    "a message before the acceptance": Case(
+        sends_first, talks(), ["500"], ["connect", "failed"], asyncio=Story(application=["connect"])
+    ),
     "an exception after the acceptance": Case(
         fails_later,
         talks(),
@@ -425,6 +428,7 @@ CASES: dict[str, Case] = {
         ["connect", "send raised an OSError"],
         uvicorn=Story(application=["connect", "send raised another exception"]),
         hypercorn=Story(application=["connect", "send raised another exception"]),
+        asyncio=Story(application=["connect", "send raised nothing"]),
     ),
     "a message after the client's close": Case(
         sends_after_the_clients_close,
@@ -432,6 +436,7 @@ CASES: dict[str, Case] = {
         ["101", "text 'ready'", "close 4001 bye"],
         ["connect", "disconnect 4001 bye", "send raised an OSError"],
         hypercorn=Story(application=["connect", "disconnect 1006", "send raised nothing"]),
+        asyncio=Story(application=["connect", "disconnect 4001 bye", "send raised nothing"]),
     ),
     "a client that reads slowly": Case(
         sends_much, reads_nothing_at_first, ["101", *[f"binary {MIB} bytes"] * 24, "close 1000"], ["connect"]
@@ -546,20 +551,21 @@ async def play(case: Case, running: Running) -> tuple[list[str], list[str]]:
 
 
 @contextlib.asynccontextmanager
-async def rawws_running() -> AsyncIterator[Running]:
+async def rawws_running(loop: Any) -> AsyncIterator[Running]:
     stage = Stage()
     async with trio.open_nursery() as nursery:
-        http = asgi(stage, lifespan="off")
+        http = asgi(stage, lifespan="off", loop=loop)
         start = partial(rawws.serve, rawws.Hub(), 0, host=LOOPBACK, http=http, max_size=MAX_SIZE)
         server = await nursery.start(start)
         yield Running("rawws", stage, server.port)
         server.stop()
 
 
+@pytest.mark.parametrize("loop", ["trio", "asyncio"])
 @pytest.mark.parametrize("name", CASES)
-async def test_a_case_under_rawws(name: str, bounded: None) -> None:
-    async with rawws_running() as running:
-        assert await play(CASES[name], running) == CASES[name].notes("rawws")
+async def test_a_case_under_rawws(name: str, loop: str, bounded: None) -> None:
+    async with rawws_running(loop) as running:
+        assert await play(CASES[name], running) == CASES[name].notes(loop)
 
 
 @pytest.mark.parametrize("name", CASES)
