@@ -982,6 +982,28 @@ async def test_the_limits_on_connections_hold_for_it() -> None:
         await opened(site)
 
 
+async def test_handshakes_without_a_decision_are_given_up_for_memory(autojump_clock: MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.05
+    calls = 0
+
+    async def app(receive: Receive, send: Send) -> None:
+        nonlocal calls
+        calls += 1
+        try:
+            await receive()
+            await trio.sleep_forever()
+        finally:
+            calls -= 1
+
+    async with beside_rooms(app, max_memory=2 * MIB, open_timeout=None) as site:
+        callers = [await site.connect() for _ in range(100)]
+        for caller in callers:
+            await caller.send(upgrade("/ws", *[f"x-{number}: {'y' * 100}" for number in range(80)]))
+        await trio.sleep(2)
+        assert 0 < calls < 40
+        assert current_loop().memory.used_bytes() < 2.1 * MIB
+
+
 # The stop of the server
 
 

@@ -78,6 +78,74 @@ async def test_a_receive_that_times_out_loses_no_message() -> None:
         assert await caller.frames(2) == [seen_text("one two"), seen_close(1000)]
 
 
+class Left(Exception):
+    """The exception that a framework raises when the client has left."""
+
+
+Left.__name__ = "WebSocketDisconnect"  # Starlette's
+
+
+async def test_a_client_that_leaves_ends_an_application_of_two_tasks(caplog: pytest.LogCaptureFixture) -> None:
+    over = threading.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async def read() -> None:
+            while (await receive())["type"] != "websocket.disconnect":
+                pass
+            raise Left
+
+        async def tick() -> None:
+            while True:
+                await send({"type": "websocket.send", "text": "tick"})
+                await asyncio.sleep(0.001)
+
+        await receive()
+        await send(ACCEPT)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(read())
+                group.create_task(tick())
+        finally:
+            over.set()
+
+    async with on_asyncio(app) as site:
+        caller = await opened(site)
+        assert await caller.frame() == seen_text("tick")
+        await caller.send(text("hello") + close(1000))
+        await caller.frames_to_close()
+        await happens(over)
+        other = await opened(site)
+        over.clear()
+        other.reset()
+        await happens(over)
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
+async def test_a_client_that_leaves_wakes_an_application_that_sends(caplog: pytest.LogCaptureFixture) -> None:
+    over = threading.Event()
+    raised: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send(ACCEPT)
+        try:
+            while True:
+                await send({"type": "websocket.send", "bytes": bytes(MIB)})
+        except OSError as error:
+            raised.append(type(error).__name__)
+            raise
+        finally:
+            over.set()
+
+    async with on_asyncio(app) as site:
+        caller = await opened(site)
+        await wait_all_tasks_blocked(0.05)
+        caller.reset()
+        await happens(over)
+    assert raised == ["ClientDisconnected"]
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
 async def test_one_that_never_decides_is_cancelled(caplog: pytest.LogCaptureFixture) -> None:
     cancelled = threading.Event()
 
