@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rawws.errors import CloseFrame, UsageError
 from rawws.wire.asgi_websocket import (
@@ -256,3 +258,51 @@ def test_the_end_is_reported_again_but_not_for_ever() -> None:
     assert [websocket.next_event() for _ in range(MAX_DISCONNECTS)] == [disconnect(1006)] * MAX_DISCONNECTS
     assert websocket.is_exhausted
     assert websocket.next_event() is None
+
+
+# Any order
+
+CONTENTS = st.sampled_from(
+    [
+        ACCEPT,
+        {**ACCEPT, "subprotocol": "v1"},
+        {**ACCEPT, "subprotocol": "v9"},
+        CLOSE,
+        {**CLOSE, "code": 1006},
+        SEND,
+        {"type": "websocket.send"},
+        DENY,
+        BODY,
+        {**BODY, "more_body": True},
+        {"type": "http.response.start"},
+        {},
+    ]
+)
+STEPS = st.lists(st.one_of(CONTENTS, st.just("receive"), st.just("end")), max_size=30)
+
+
+@given(STEPS)
+def test_in_any_order_there_is_one_decision_and_one_end(steps: list[Any]) -> None:
+    websocket = AsgiWebSocket(["v1"])
+    done: list[str] = []
+    for step in steps:
+        if step == "end":
+            websocket.end(ABNORMAL)
+        elif step == "receive":
+            event = websocket.next_event()
+            done += [] if event is None else [event["type"]]
+        else:
+            try:
+                done.append(type(websocket.take(step)).__name__)
+            except UsageError:
+                done.append("refused")
+    decisions = [each for each in done if each in ("Accept", "Reject")] + ["Deny"] * ("Deny" in done)
+    assert len(decisions) <= 1
+    assert all(each not in done for each in ("Send", "Close")) or decisions == ["Accept"]
+    assert done.count("Close") <= 1
+    assert done.count("websocket.connect") <= 1
+    if "TooLate" in done:
+        assert set(done[done.index("TooLate") :]) <= {"TooLate", "websocket.connect", "websocket.disconnect"}
+    if "websocket.disconnect" in done:
+        assert "Send" not in done[done.index("websocket.disconnect") :]
+        assert websocket.phase is Phase.OVER
