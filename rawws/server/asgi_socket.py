@@ -15,7 +15,7 @@ from rawws.hooks import is_application_error, log_failure
 from rawws.server.apps import Acceptance, UpgradeExchange
 from rawws.server.asgi_conversation import Conversation, acquire
 from rawws.websocket import WebSocket
-from rawws.websocket.internals import close_because, count_besides
+from rawws.websocket.internals import close_because, count_besides, has_waiting_messages
 from rawws.wire.asgi_websocket import ABNORMAL, Accept, AsgiWebSocket, Close, Deny, Reject, Send, TooLate, event_of
 from rawws.wire.trace import FAULT, TIMER, mask_target, shorten
 
@@ -68,6 +68,7 @@ class SocketConversation:
         self._settled = trio.Event()  # the WebSocket is there, or there will be none
         self._returned = trio.Event()
         self._receiving = trio.Lock()
+        self._wait: trio.CancelScope | None = None  # the scope of the task that waits for a message
 
     @trio.lowlevel.enable_ki_protection
     async def run(self, loop: ApplicationLoop, app: Application, scope: Scope) -> None:
@@ -208,13 +209,17 @@ class SocketConversation:
                     await self._wait_settled()
                     continue
                 try:
-                    return event_of(await self._websocket.recv())
+                    if has_waiting_messages(self._websocket):  # a scope costs as much as a small message
+                        return event_of(await self._websocket.recv())
+                    with trio.CancelScope() as self._wait:  # which the application's own close cancels
+                        return event_of(await self._websocket.recv())
                 except ConnectionClosed as closed:
                     self._end(closed)
             if event["type"] == "websocket.disconnect":
                 await trio.lowlevel.checkpoint()  # the application may ignore this, and go on
             return event
         finally:
+            self._wait = None
             self._receiving.release()
 
     async def _wait_settled(self) -> None:
@@ -237,6 +242,8 @@ class SocketConversation:
                 await self._accept(accept)
             case Close(code, reason):
                 (await self._open_websocket()).begin_close(code, reason)
+                if self._wait is not None:
+                    self._wait.cancel()
             case Reject() as reject:
                 self._decision = reject
                 self._decided.set()

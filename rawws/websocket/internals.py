@@ -65,6 +65,11 @@ def receive_without_limit(websocket: WebSocket) -> None:
         current_loop().resume(peer_of(websocket))
 
 
+def has_waiting_messages(websocket: WebSocket) -> bool:
+    """Return whether a message has been read and waits for the program. Nothing more is read, unlike `has_messages`."""
+    return bool(_inbox_of(websocket).items)
+
+
 def count_besides(websocket: WebSocket, held_bytes: Callable[[], int]) -> None:
     """Count the bytes that a program keeps for this connection as the connection's (``max_memory``)."""
     _inbox_of(websocket).also_held = held_bytes

@@ -590,6 +590,32 @@ async def test_the_application_closes_with_a_code_and_a_reason() -> None:
     assert events == [disconnect(4002, "enough")]
 
 
+async def test_a_task_that_receives_gets_to_know_of_the_close_of_another_one() -> None:
+    events: list[Message] = []
+    over = trio.Event()
+
+    async def app(receive: Receive, send: Send) -> None:
+        await receive()
+        await send(ACCEPT)
+        async with trio.open_nursery() as nursery:
+
+            async def read() -> None:
+                while not events or events[-1]["type"] == "websocket.receive":
+                    events.append(await receive())
+
+            nursery.start_soon(read)
+            await wait_all_tasks_blocked()
+            await send({"type": "websocket.close", "code": 4002, "reason": "enough"})
+        over.set()
+
+    async with beside_rooms(app, close_timeout=None) as site:
+        caller = await opened(site)
+        await caller.send(text("hello"))
+        assert await caller.frame() == seen_close(4002, "enough")
+        await over.wait()  # the peer's half of the closing handshake hasn't come
+    assert events == [received("hello"), disconnect(4002, "enough")]
+
+
 async def test_a_return_without_a_close_closes_with_1000() -> None:
     async def app(receive: Receive, send: Send) -> None:
         await send(ACCEPT)
