@@ -80,7 +80,7 @@ class AsyncioLoop:
         thread, nursery = self._thread, self._nursery
         if thread is None or nursery is None or thread.has_ended:
             raise UsageError("an application on asyncio can be called only while its loop runs")
-        ours = ServerSide(receive, send, thread.inbox.post, nursery)
+        ours = ServerSide(receive, send, thread.inbox.post, nursery, receive_now)
         first = None if receive_now is None else receive_now()
         theirs = ours.other = AsyncioSide(thread.to_server(ours.take), thread.end_call, first)
         context = contextvars.copy_context()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rawws.application.parcels import Asked, Ended, Mark, Noticed, Parcel
 from rawws.application.spec import Application, ClientDisconnected, Message, Scope
@@ -136,10 +136,10 @@ class AsyncioSide:
 
     # Called for the server's side
 
-    def arrive(self, event: Message | BaseException) -> None:
-        """Take the event that was asked for, or the error of asking."""
+    def arrive(self, events: Sequence[Message | BaseException]) -> None:
+        """Take the event that was asked for, or the error of asking, and those that have crossed with it."""
         self._has_asked = False
-        self._arrived.append(event)
+        self._arrived += events
         self._wake_all()
 
     def fail(self, error: BaseException) -> None:

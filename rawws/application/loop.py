@@ -48,8 +48,8 @@ class ApplicationLoop(Protocol):
         """Call the application once, and return when it has returned. Raises what it raises.
 
         ``receive`` and ``send`` are async functions of trio. ``receive_now`` returns an event that needs no waiting,
-        or None; a loop that has a way to save calls it before ``receive``. The scope is the application's from here on.
-        A cancellation is passed on, and the application has some time to clean up.
+        or None; a loop that has a way to save calls it at the beginning, and after ``receive``. The scope is the
+        application's from here on. A cancellation is passed on, and the application has some time to clean up.
         """
 
 

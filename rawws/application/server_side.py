@@ -4,31 +4,41 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import trio
 
-from rawws.application.asyncio_side import AsyncioSide, acknowledge
+from rawws.application.asyncio_side import WINDOW_BYTES, AsyncioSide, acknowledge
+from rawws.application.loop import ReceiveNow
 from rawws.application.parcels import Asked, Ended, Mark, Noticed, Parcel
-from rawws.application.spec import ClientDisconnected, Receive, Send
+from rawws.application.spec import ClientDisconnected, Message, Receive, Send
 
 # Hands a call to the application's thread.
 Post = Callable[[Callable[[], object]], None]
 
 
+# The most events that cross together. The application holds them then, where they aren't counted (a guess).
+MOST_TOGETHER = 16
+
+
 class ServerSide:
     """One call, as the server sees it. All methods belong to the thread of the server."""
 
-    def __init__(self, receive: Receive, send: Send, post: Post, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, receive: Receive, send: Send, post: Post, nursery: trio.Nursery, receive_now: ReceiveNow | None = None
+    ) -> None:
         self._receive = receive
+        self._receive_now = receive_now
         self._send = send
         self._post = post
-        self._nursery = nursery  # takes the tasks that wait for an event
+        self._nursery = nursery  # takes the task that fetches events
         self._parcels: deque[Parcel] = deque()
         self._sleeper: trio.lowlevel.Task | None = None
-        self._receiving: trio.CancelScope | None = None  # the scope of the task that waits for an event
+        self._receiving: trio.CancelScope | None = None  # the scope of the task that fetches events
+        self._puller: trio.lowlevel.Task | None = None  # that task, while it has nothing to fetch
+        self._asked = 0  # events that are still to be fetched
         self._is_closed = False
         self._error: BaseException | None = None  # of an event for which the application has not waited
         self.other: AsyncioSide | None = None
@@ -52,7 +62,7 @@ class ServerSide:
     async def _heed(self, parcel: Parcel) -> None:
         match parcel:
             case Asked():
-                self._nursery.start_soon(self._pull)
+                self._ask()
             case Mark():
                 error, self._error = self._error, None
                 self._post(partial(acknowledge, parcel, error))
@@ -95,18 +105,52 @@ class ServerSide:
         assert self.other is not None
         self._post(partial(self.other.fail, error))
 
+    def _ask(self) -> None:
+        """Have the next event fetched, by a task that is started for the first one."""
+        self._asked += 1
+        if self._puller is not None:
+            trio.lowlevel.reschedule(self._puller)
+            self._puller = None
+        elif self._receiving is None:
+            self._receiving = trio.CancelScope(shield=True)  # as the call may be: the call closes this when it ends
+            self._nursery.start_soon(self._pull)
+
     @trio.lowlevel.enable_ki_protection
     async def _pull(self) -> None:
+        """Fetch an event each time that the application asks for one, until the call ends."""
         assert self.other is not None
-        if self._is_closed:
+        assert self._receiving is not None
+        with self._receiving:
+            while not self._is_closed:
+                while not self._asked:
+                    self._puller = trio.lowlevel.current_task()
+                    await trio.lowlevel.wait_task_rescheduled(self._abort_puller)
+                self._asked -= 1
+                # Without a name for the events, which would keep them until the next ones come.
+                self._post(partial(self.other.arrive, await self._fetch()))
+
+    async def _fetch(self) -> list[Any]:
+        """Return the next event, or the error of receiving it, and the events that may cross together with it."""
+        try:
+            event: Any = await self._receive()
+        except Exception as error:
+            event = error
+        return [event, *self._further_events(event)]
+
+    def _abort_puller(self, _: object) -> trio.lowlevel.Abort:
+        self._puller = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def _further_events(self, event: Any) -> Iterator[Message]:
+        """Yield events that wait already, and may cross together with this one."""
+        if self._receive_now is None or isinstance(event, BaseException):
             return
-        # Shielded, as the call itself may be: it is the call that is cancelled, and it closes this.
-        with trio.CancelScope(shield=True) as self._receiving:
-            try:
-                event: Any = await self._receive()
-            except Exception as error:
-                event = error
-            self._post(partial(self.other.arrive, event))
+        size = size_of(event)
+        for _ in range(MOST_TOGETHER):
+            if size >= WINDOW_BYTES or (further := self._receive_now()) is None:
+                return
+            size += size_of(further)
+            yield further
 
     async def _next(self) -> Parcel:
         while not self._parcels:
@@ -117,3 +161,8 @@ class ServerSide:
     def _abort(self, _: object) -> trio.lowlevel.Abort:
         self._sleeper = None
         return trio.lowlevel.Abort.SUCCEEDED
+
+
+def size_of(event: Message) -> int:
+    """Return the bytes of a message in an event."""
+    return len(event.get("bytes") or event.get("text") or b"")

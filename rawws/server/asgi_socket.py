@@ -15,7 +15,7 @@ from rawws.hooks import is_application_error, log_failure
 from rawws.server.apps import Acceptance, UpgradeExchange
 from rawws.server.asgi_conversation import Conversation, acquire
 from rawws.websocket import WebSocket
-from rawws.websocket.internals import close_because, count_besides, has_waiting_messages
+from rawws.websocket.internals import close_because, count_besides, has_waiting_messages, take_waiting_message
 from rawws.wire.asgi_websocket import ABNORMAL, Accept, AsgiWebSocket, Close, Deny, Reject, Send, TooLate, event_of
 from rawws.wire.trace import FAULT, TIMER, mask_target, shorten
 
@@ -75,8 +75,7 @@ class SocketConversation:
         """Call the application, and log its exception, unless that only says that the client has gone."""
         try:
             with self._call:
-                # Not even the first event in advance: whether the application asks for it says what it takes.
-                await loop.call(app, scope, self.receive, self.send)
+                await loop.call(app, scope, self.receive, self.send, self.receive_now)
         except BaseException as error:
             if not is_application_error(error):
                 raise
@@ -221,6 +220,17 @@ class SocketConversation:
         finally:
             self._wait = None
             self._receiving.release()
+
+    def receive_now(self) -> Message | None:
+        """Return a message that has been read already, for a loop that hands over several at a time.
+
+        The first event isn't among them: whether the application asks for it says whether it takes WebSockets.
+        """
+        if self._websocket is None or not self._state.has_connected or self._state.ended is not None:
+            return None
+        if self._receiving.locked() or (message := take_waiting_message(self._websocket)) is None:
+            return None
+        return event_of(message)
 
     async def _wait_settled(self) -> None:
         """Wait until there is a WebSocket, or the state knows that there will be none."""

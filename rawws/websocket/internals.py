@@ -9,6 +9,8 @@ from rawws.limits import NO_LIMIT
 from rawws.relay.loop import current_loop
 from rawws.relay.peer import Inbox, Peer
 from rawws.websocket import WebSocket
+from rawws.wire.events import MessagePart
+from rawws.wire.frames import Opcode
 from rawws.wire.role import Role
 
 
@@ -68,6 +70,17 @@ def receive_without_limit(websocket: WebSocket) -> None:
 def has_waiting_messages(websocket: WebSocket) -> bool:
     """Return whether a message has been read and waits for the program. Nothing more is read, unlike `has_messages`."""
     return bool(_inbox_of(websocket).items)
+
+
+def take_waiting_message(websocket: WebSocket) -> str | bytes | None:
+    """Return the next message if it has been read, as `WebSocket.recv` does; None if there is none, or only a part."""
+    inbox = _inbox_of(websocket)
+    if not inbox.items or isinstance(inbox.items[0], MessagePart):
+        return None
+    item = inbox.items.popleft()
+    if inbox.paused and len(inbox.items) * 2 <= inbox.limit:
+        current_loop().resume(peer_of(websocket))
+    return item.payload.decode() if item.opcode is Opcode.TEXT else bytes(item.payload)
 
 
 def count_besides(websocket: WebSocket, held_bytes: Callable[[], int]) -> None:

@@ -60,6 +60,27 @@ async def test_it_echoes_with_asyncio_in_between() -> None:
         assert await caller.frames(50) == [seen_text(str(number)) for number in range(50)]
 
 
+async def test_thousands_of_messages_arrive_in_their_order_before_the_end() -> None:
+    result: list[tuple[list[int], int]] = []
+    over = threading.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send(ACCEPT)
+        numbers = []
+        while (event := await receive())["type"] == "websocket.receive":
+            numbers.append(int(event["text"]))
+        result.append((numbers, event["code"]))
+        over.set()
+
+    async with on_asyncio(app) as site:
+        caller = await opened(site)
+        await caller.send(b"".join(text(str(number)) for number in range(3000)) + close(4001))
+        assert await caller.frame() == seen_close(4001)
+        await happens(over)
+    assert result == [(list(range(3000)), 4001)]
+
+
 async def test_a_receive_that_times_out_loses_no_message() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
