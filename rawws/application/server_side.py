@@ -45,6 +45,9 @@ class ServerSide:
 
     def take(self, parcel: Parcel) -> None:
         """Take a parcel from the application."""
+        if isinstance(parcel, Asked):
+            self._ask()  # not after what was sent before: a client may only read when it has sent everything
+            return
         self._parcels.append(parcel)
         if self._sleeper is not None:
             trio.lowlevel.reschedule(self._sleeper)
@@ -61,8 +64,6 @@ class ServerSide:
 
     async def _heed(self, parcel: Parcel) -> None:
         match parcel:
-            case Asked():
-                self._ask()
             case Mark():
                 error, self._error = self._error, None
                 self._post(partial(acknowledge, parcel, error))
@@ -107,6 +108,8 @@ class ServerSide:
 
     def _ask(self) -> None:
         """Have the next event fetched, by a task that is started for the first one."""
+        if self._is_closed:
+            return
         self._asked += 1
         if self._puller is not None:
             trio.lowlevel.reschedule(self._puller)

@@ -167,6 +167,29 @@ async def test_a_client_that_leaves_wakes_an_application_that_sends(caplog: pyte
     assert [record for record in caplog.records if record.exc_info] == []
 
 
+async def test_a_client_that_does_not_read_can_still_send() -> None:
+    got = threading.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async def fill() -> None:
+            while True:
+                await send({"type": "websocket.send", "bytes": bytes(MIB)})
+
+        await receive()
+        await send(ACCEPT)
+        filling = asyncio.ensure_future(fill())
+        for _ in range(300):
+            await receive()
+        got.set()
+        filling.cancel()
+
+    async with on_asyncio(app) as site:
+        caller = await opened(site)
+        await wait_all_tasks_blocked(0.05)  # until the application can send no more
+        await caller.send(binary(bytes(MIB // 16)) * 300)
+        await happens(got)
+
+
 async def test_one_that_never_decides_is_cancelled(caplog: pytest.LogCaptureFixture) -> None:
     cancelled = threading.Event()
 
