@@ -84,6 +84,11 @@ class Conversation:
             message = f"the ASGI application failed at {target} after it had answered"
             log_failure(logs.http, self._exchange.number, message, self._failure)
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the whole response has been sent."""
+        return self._complete
+
     async def wait_answered(self) -> None:
         """Wait until the response is complete. Raises the exception that has prevented it."""
         try:

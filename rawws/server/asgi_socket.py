@@ -92,6 +92,8 @@ class SocketConversation:
         what = f"the ASGI application failed at {self._target}"
         if self._websocket is not None and self._state.ended is None:
             log_failure(logs.hub, number, f"{what}; its WebSocket is closed with 1011", error)
+        elif self._is_denying:
+            log_failure(logs.handshake, number, f"{what} within its response", error)
         elif self._decision is not None:
             log_failure(logs.hub, number, f"{what} after the end of its WebSocket", error)
         elif self._state.has_connected:
@@ -114,14 +116,14 @@ class SocketConversation:
         finally:
             if not isinstance(answer, Acceptance):
                 self.abandon()
-            if self._decision is None or self._denial_is_under_way:
-                await self._end_call()
+            if self._decision is None or self._is_denying:
+                await self._end_call()  # it must not use the exchange any more
         return answer
 
     @property
-    def _denial_is_under_way(self) -> bool:
+    def _is_denying(self) -> bool:
         """Whether the application's own response has begun, and is not complete."""
-        return isinstance(self._decision, Deny) and self._state.ended is None
+        return isinstance(self._decision, Deny) and not self._denial.is_complete
 
     async def _conclude(self) -> Acceptance | Refusal | None:
         match self._decision:
@@ -135,7 +137,7 @@ class SocketConversation:
                 await self._settled.wait()
                 if self._exchange.is_lost:
                     raise ConnectionResetError("the client left before it was answered")
-                return self._explain_cut() if self._denial_is_under_way else None
+                return self._explain_cut() if self._is_denying else None
             case None:
                 return await self._give_up()
 
@@ -298,5 +300,5 @@ class SocketConversation:
             self._was_too_late = True
             raise
         finally:
-            if self._state.ended is not None:
+            if self._denial.is_complete or self._was_too_late:
                 self._settled.set()

@@ -259,6 +259,6 @@ class HttpUpgradeExchange(HttpExchange, UpgradeExchange):
         return CALL_BYTES + len(request.raw_head) + SCOPE_FIELD_BYTES * len(request.headers)
 
     async def start_response(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes = b"") -> None:
+        await super().start_response(status, headers, body)
         self._connection.server.handshakes[status] += 1
         self._connection.log(logs.handshake, logging.INFO, STATE, f"answered by the application with {status}")
-        await super().start_response(status, headers, body)

@@ -492,12 +492,45 @@ async def test_a_response_of_its_own_that_is_not_completed_is_cut_off(
         whole = await caller.to_end()
     assert whole.startswith(b"HTTP/1.1 503 " if begun else b"HTTP/1.1 500 ")
     assert not whole.endswith(b"0\r\n\r\n")
-    if fails:
-        (record,) = errors(caplog, "rawws.hub")
-        assert "the ASGI application failed at /ws after the end of its WebSocket" in record.getMessage()
-    else:
-        (record,) = errors(caplog, "rawws.handshake")
-        assert "response to /ws was not complete when it returned" in record.getMessage()
+    (record,) = errors(caplog, "rawws.handshake")
+    words = "failed at /ws within its response" if fails else "response to /ws was not complete when it returned"
+    assert words in record.getMessage()
+
+
+async def test_a_response_of_its_own_with_a_wrong_length_is_an_error_of_the_application(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def app(receive: Receive, send: Send) -> None:
+        await receive()
+        await send(deny(403, (b"content-length", b"2")))
+        await send(part(b"too long"))
+
+    async with beside_rooms(app) as site:
+        caller = await site.connect()
+        await caller.send(upgrade("/ws"))
+        assert b"too long" not in await caller.to_end()
+    assert "can't be sent: Too much data" in str(the_handshake_error(caplog))
+
+
+async def test_a_response_of_its_own_that_goes_on_after_the_drain_is_cancelled(autojump_clock: MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.05
+    ended: list[float] = []
+
+    async def app(receive: Receive, send: Send) -> None:
+        await send(deny(503))
+        await send(part(b"one", more=True))
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.append(trio.current_time() - began)
+
+    async with beside_rooms(app, drain=2) as site:
+        caller = await site.connect()
+        await caller.send(upgrade("/ws"))
+        await caller.until(b"one")
+        began = trio.current_time()
+        site.server.stop()
+    assert ended == [pytest.approx(2, abs=0.5)]
 
 
 async def test_an_application_that_returns_without_a_decision_is_a_500_with_a_sentence(
