@@ -308,6 +308,19 @@ async def test_a_stop_tells_it_and_cancels_it_at_the_end_of_the_drain() -> None:
     assert events == [{"type": "websocket.disconnect", "code": 1001, "reason": ""}]
 
 
+async def test_it_publishes_into_a_room_with_the_handle_in_its_state() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send(ACCEPT)
+        while (event := await receive())["type"] == "websocket.receive":
+            scope["state"]["rawws"].room("/room/x").publish(event["text"])
+
+    async with on_asyncio(app) as site:
+        reader, writer = await opened(site, "/room/x"), await opened(site)
+        await writer.send(text("one") + text("two"))
+        assert await reader.frames(2) == [seen_text("one"), seen_text("two")]
+
+
 async def test_an_application_that_blocks_its_loop_delays_no_room() -> None:
     go_on = threading.Event()
 
