@@ -13,7 +13,6 @@ import sysconfig
 from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 
-from rawws.application.asyncio_loop import AsyncioLoop
 from rawws.application.loop import ApplicationLoop, TrioLoop
 from rawws.errors import UsageError
 from rawws.extras import install_command
@@ -69,6 +68,8 @@ def make_loop(name: str) -> ApplicationLoop:
     """Return a new loop of this name. Raises `UsageError` if it isn't installed."""
     if name == "trio":
         return TrioLoop()
+    from rawws.application.asyncio_loop import AsyncioLoop  # asyncio takes a while to import
+
     if name == "asyncio":
         return AsyncioLoop()
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -124,6 +125,11 @@ def test_uvloop_that_is_not_installed_is_one_sentence(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "uvloop", None)
     with pytest.raises(UsageError, match=r"^uvloop isn't installed; install it with: .*uvloop"):
         rawws.asgi(_app, loop="uvloop")
+
+
+def test_a_program_without_such_an_application_does_not_wait_for_asyncio_to_be_imported() -> None:
+    source = "import sys, rawws; sys.exit('asyncio' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", source], timeout=60).returncode == 0
 
 
 async def _app(*_: object) -> None:

@@ -1,0 +1,86 @@
+"""The two halves of a call, and loops, at their edges."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+import trio
+
+from rawws.application.asyncio_loop import AsyncioLoop
+from rawws.application.asyncio_side import AsyncioSide
+from rawws.application.parcels import Ended, Mark, Parcel
+from rawws.application.spec import Message
+from rawws.application.threads import Threads
+from rawws.errors import UsageError
+
+
+class Side:
+    """An application's half of a call, and the parcels that it hands over."""
+
+    def __init__(self) -> None:
+        self.parcels: list[Parcel] = []
+        self.half = AsyncioSide(self.parcels.append, lambda: None, None)
+
+
+def test_a_call_that_is_cancelled_before_it_begins_never_begins() -> None:
+    async def app(*_: object) -> None:
+        raise AssertionError("it began")
+
+    side = Side()
+    side.half.cancel()
+    asyncio.run(side.half.run(app, {"type": "http"}))
+    (ended,) = side.parcels
+    assert isinstance(ended, Ended)
+    assert isinstance(ended.error, asyncio.CancelledError)
+
+
+def test_an_error_of_receiving_is_raised_where_the_application_receives() -> None:
+    async def receive(side: Side) -> None:
+        side.half.arrive(UsageError("not now"))
+        with pytest.raises(UsageError, match="not now"):
+            await side.half.receive()
+
+    asyncio.run(receive(Side()))
+
+
+@pytest.mark.parametrize("event", [{"type": "http.response.body", "body": 3}, {"type": "lifespan.startup.failed"}])
+def test_an_application_waits_for_an_event_that_may_be_refused(event: Message) -> None:
+    async def send(side: Side) -> None:
+        sending = asyncio.create_task(side.half.send(event))
+        await asyncio.sleep(0)
+        sent, mark = side.parcels
+        assert sent == event
+        assert isinstance(mark, Mark)
+        assert not sending.done()
+        mark.sent.set_result(UsageError("refused"))
+        with pytest.raises(UsageError, match="refused"):
+            await sending
+
+    asyncio.run(send(Side()))
+
+
+async def test_an_application_is_called_only_while_its_loop_runs() -> None:
+    async def nothing(*_: Any) -> Any: ...
+
+    loop = AsyncioLoop()
+    with pytest.raises(UsageError, match="can be called only while its loop runs"):
+        await loop.call(nothing, {"type": "http"}, nothing, nothing)
+    async with trio.open_nursery() as nursery, loop.running(nursery):
+        await loop.call(nothing, {"type": "http"}, nothing, nothing)
+        with pytest.raises(UsageError, match="this loop runs already"):
+            await loop.running(nursery).__aenter__()
+
+
+async def test_wsgi_has_no_websockets() -> None:
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    async def send(event: Message) -> None:
+        sent.append(event)
+
+    await Threads().call(None, {"type": "websocket"}, receive, send)
+    assert [event["type"] for event in sent] == ["websocket.close"]
