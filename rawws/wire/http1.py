@@ -163,6 +163,8 @@ class HttpPhase:
         if self._clean is not None and not self._clean.end_was_told:
             self._clean.end_was_told = True
             return Signal.END_OF_BODY
+        if self._clean is not None and self._clean.response_begun:
+            return Signal.NEED_DATA  # the bytes that are here belong to the next request
         while True:
             if not self._is_framed:
                 return _bad_request("body_malformed", _NOT_CHUNKED)
@@ -367,9 +369,10 @@ class HttpPhase:
 
     def begin_response(self, status: int, fields: Sequence[tuple[bytes, bytes]], *, close: bool = False) -> bytes:
         """Return the head of an answer whose body follows in pieces; chunked, unless the fields give a length."""
-        if self._clean is not None and not close and (head := self._clean.begin_response(status, fields)) is not None:
+        clean = self._clean
+        if clean is not None and (plain := clean.begin_response(status, fields, close=close)) is not None:
             self.response_status = status
-            return head
+            return plain
         connection = [value for name, value in fields if name.lower() == b"connection"]
         # Ignoring another protocol's Upgrade (h2c) leaves the connection as it was (RFC 9110 §7.8).
         if close or self._h11.their_state in (h11.IDLE, h11.SEND_BODY, h11.ERROR):
@@ -378,8 +381,9 @@ class HttpPhase:
         sent = [(name, value) for name, value in fields if name.lower() != b"connection"]
         if connection:
             sent.append((b"Connection", b", ".join(connection)))
+        head = self._send(h11.Response(status_code=status, reason=reason_phrase(status), headers=sent))
         self.response_status = status
-        return self._send(h11.Response(status_code=status, reason=reason_phrase(status), headers=sent))
+        return head
 
     def begin_endless_response(self, fields: Sequence[tuple[bytes, bytes]]) -> bytes:
         """Return the head of a 200 whose body continues until the connection ends (RFC 9112 §6.3 item 8).
@@ -403,6 +407,8 @@ class HttpPhase:
 
     def send_100_continue(self) -> bytes:
         """Return the 100 that a client waits for before it sends its body (RFC 9110 §10.1.1)."""
+        if self._clean is not None:
+            self._clean.check_turn("InformationalResponse")
         return self._send(h11.InformationalResponse(status_code=100, reason=b"Continue", headers=[]))
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import h11
@@ -97,7 +98,6 @@ def test_a_response_whose_length_is_known_is_written_here() -> None:
     assert not exchange.can_continue
     assert exchange.end_response() == b""
     assert exchange.can_continue
-    assert exchange.begin_response(200, [(b"Content-Length", b"3")]) is None
 
 
 def test_a_response_without_a_phrase_has_none() -> None:
@@ -140,6 +140,60 @@ def test_a_body_has_its_announced_length(body: bytes, reason: str) -> None:
     with pytest.raises(h11.LocalProtocolError, match=reason):
         exchange.send_body(body) + exchange.end_response()
     assert not exchange.can_continue
+
+
+PLAIN = [(b"Content-Length", b"2")]
+PARTS: dict[str, Callable[[HttpPhase], bytes]] = {
+    "head": lambda http: http.begin_response(200, PLAIN),
+    "closing head": lambda http: http.begin_response(200, PLAIN, close=True),
+    "body": lambda http: http.send_body(b"ok"),
+    "end": lambda http: http.end_response(),
+    "100": lambda http: http.send_100_continue(),
+    "101": lambda http: http.switch_protocols([(b"Upgrade", b"websocket")]),
+}
+
+
+LATE = ["head", "closing head", "100", "101"]
+
+
+@pytest.mark.parametrize(
+    ("before", "out_of_turn"),
+    [
+        ("", ["body", "end"]),
+        ("head", LATE),
+        ("head, body", LATE),
+        ("head, body, end", [*LATE, "body", "end"]),
+        ("101", [*LATE, "body", "end"]),
+    ],
+)
+def test_nothing_is_sent_out_of_turn(before: str, out_of_turn: list[str]) -> None:
+    for first in out_of_turn:
+        http = HttpPhase(LIMITS)
+        http.receive_data(UPGRADE)
+        assert isinstance(http.next_event(), Request)
+        assert http.next_event() is Signal.END_OF_BODY
+        for part in filter(None, before.split(", ")):
+            PARTS[part](http)
+        for part in (first, *PARTS):
+            with pytest.raises(h11.LocalProtocolError):
+                PARTS[part](http)
+        assert http.response_begun
+        assert not http.can_continue
+
+
+def test_the_next_request_waits_for_the_end_of_the_response() -> None:
+    http = HttpPhase(LIMITS)
+    http.receive_data(head() + UPGRADE)
+    assert isinstance(http.next_event(), Request)
+    assert http.next_event() is Signal.END_OF_BODY
+    for part in ("head", "body", "end"):
+        PARTS[part](http)
+        assert http.next_event() is Signal.NEED_DATA
+        assert http.response_begun
+    http.start_next_request()
+    request = http.next_event()
+    assert isinstance(request, Request)
+    assert request.raw_head == UPGRADE
 
 
 def test_the_101_of_an_upgrade() -> None:
@@ -186,6 +240,7 @@ class Server:
             self._answer(*next(self.script, ("whole", 200, [(b"Content-Length", b"2")], [b"ok"])))
         except h11.LocalProtocolError as error:
             self.seen.append(str(error))
+            self._answer_after_all()
         self.seen.append(self._state())
         if not self.http.can_continue:
             self.seen.append("over")
@@ -198,12 +253,24 @@ class Server:
         if how == "switch":
             sent(self.http.switch_protocols([(b"Upgrade", b"websocket"), *fields]))
             return
+        if how == "early":
+            sent(self.http.send_body(b"ok"))
         if how == "look":  # as a server does that waits for the client's leaving meanwhile
             sent(self.http.next_event())
         sent(self.http.begin_response(status, fields, close=how == "close"))
         for piece in pieces:
             sent(self.http.send_body(piece))
+        if how == "twice":
+            sent(self.http.begin_response(status, fields))
         sent(self.http.end_response())
+
+    def _answer_after_all(self) -> None:
+        """Try to answer in place of a response that has failed, as an application may."""
+        try:
+            self.seen.append(self.http.begin_response(500, PLAIN))
+            self.seen.append(self.http.send_body(b"no") + self.http.end_response())
+        except h11.LocalProtocolError as error:
+            self.seen.append(str(error))
 
     def _state(self) -> object:
         http = self.http
@@ -247,14 +314,14 @@ FIELDS = st.lists(
     max_size=3,
 )
 ANSWERS = st.tuples(
-    st.sampled_from(["whole", "whole", "look", "close", "switch"]),
+    st.sampled_from(["whole", "whole", "look", "close", "switch", "early", "twice"]),
     st.sampled_from([200, 200, 299, 404, 204, 304]),
     FIELDS,
     st.lists(st.sampled_from([b"ok", b"", b"abc"]), max_size=2),
 )
 PLAIN_ANSWERS = st.builds(
     lambda how, more, body: (how, 200, [(b"Content-Length", b"2"), *more], body),
-    st.sampled_from(["whole", "whole", "look", "switch"]),
+    st.sampled_from(["whole", "whole", "look", "switch", "early", "twice"]),
     st.lists(st.sampled_from([(b"X", b"a"), (b"Y", b"")]), max_size=1),
     st.sampled_from([[b"ok"], [b"ok"], [b"o", b"k"], [b"o"], [b"ok", b"ok"]]),
 )
