@@ -2,7 +2,8 @@
 
 A source whose answers may change gives grants that know how to ask it again (`rawws.access.grant.Grant.present`). After
 a change, `regrant_all` asks for every connection, a few at a time, so that others are served meanwhile. A connection
-that was let in before the change, and joins its room after it, is asked about when it joins.
+that was let in before the change, and joins its room after it, is asked about just before, so that it gets nothing from
+a room that it may not read.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ async def regrant_all() -> Regranted:
     """Give each connection of this ``trio.run()`` the grant that holds at present. Cancelling leaves out the rest."""
     counts = dict.fromkeys(Outcome, 0)
     for number, peer in enumerate(list(current_loop().peers.values()), 1):
-        outcome = regrant(peer)
+        outcome = Outcome.KEPT if peer.owner is not None or not peer.rooms else regrant(peer, peer.rooms[0])
         counts[outcome] += 1
         if outcome is Outcome.CLOSED and counts[outcome] % ENDS_AT_ONCE == 0:
             await trio.sleep(PAUSE_S)
@@ -51,12 +52,14 @@ async def regrant_all() -> Regranted:
     return Regranted(counts[Outcome.CLOSED], counts[Outcome.CHANGED])
 
 
-def regrant(peer: Peer) -> Outcome:
-    """Give a relayed peer the grant that holds at present, and begin to close it if that doesn't let it read."""
+def regrant(peer: Peer, room: RoomState) -> Outcome:
+    """Give a relayed peer the grant that holds at present, and begin to close it if that doesn't let it read its room.
+
+    The peer is in the room, or about to join it. One that is closed must not join any more.
+    """
     grant = peer.about.user
-    if not isinstance(grant, Grant) or (present := grant.present) is grant or peer.owner is not None or not peer.rooms:
+    if not isinstance(grant, Grant) or (present := grant.present) is grant:
         return Outcome.KEPT
-    room = peer.rooms[0]
     allowed = None if present is None else present.allowed(room.path)
     if allowed is None or Action.READ not in allowed:
         current_loop().close(peer, *(WITHDRAWN if allowed is None else NO_READER_NOW))
