@@ -369,10 +369,12 @@ class HttpPhase:
 
     def begin_response(self, status: int, fields: Sequence[tuple[bytes, bytes]], *, close: bool = False) -> bytes:
         """Return the head of an answer whose body follows in pieces; chunked, unless the fields give a length."""
-        clean = self._clean
-        if clean is not None and (plain := clean.begin_response(status, fields, close=close)) is not None:
-            self.response_status = status
-            return plain
+        if self._clean is not None:
+            closes = close or not self._clean.end_was_told
+            plain = self._clean.begin_response(status, fields, close=closes)
+            if plain is not None:
+                self.response_status = status
+                return plain
         connection = [value for name, value in fields if name.lower() == b"connection"]
         # Ignoring another protocol's Upgrade (h2c) leaves the connection as it was (RFC 9110 §7.8).
         if close or self._h11.their_state in (h11.IDLE, h11.SEND_BODY, h11.ERROR):

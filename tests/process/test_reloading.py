@@ -162,7 +162,9 @@ while pathlib.Path("hold").exists():
 
 
 @pytest.mark.usefixtures("bounded")
-async def test_a_worker_that_was_starting_meanwhile_reads_them_anew(start_program: StartProgram, tmp_path: Path) -> None:
+async def test_a_worker_that_was_starting_meanwhile_reads_them_anew(
+    start_program: StartProgram, tmp_path: Path
+) -> None:
     (tmp_path / "rules").write_text("anonymous /x read")
     (tmp_path / "app.py").write_text(SLOW_START)
     async with redis_server(tmp_path) as redis:

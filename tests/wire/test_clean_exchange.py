@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import h11
@@ -143,57 +142,18 @@ def test_a_body_has_its_announced_length(body: bytes, reason: str) -> None:
 
 
 PLAIN = [(b"Content-Length", b"2")]
-PARTS: dict[str, Callable[[HttpPhase], bytes]] = {
-    "head": lambda http: http.begin_response(200, PLAIN),
-    "closing head": lambda http: http.begin_response(200, PLAIN, close=True),
-    "body": lambda http: http.send_body(b"ok"),
-    "end": lambda http: http.end_response(),
-    "100": lambda http: http.send_100_continue(),
-    "101": lambda http: http.switch_protocols([(b"Upgrade", b"websocket")]),
-}
 
 
-LATE = ["head", "closing head", "100", "101"]
-
-
-@pytest.mark.parametrize(
-    ("before", "out_of_turn"),
-    [
-        ("", ["body", "end"]),
-        ("head", LATE),
-        ("head, body", LATE),
-        ("head, body, end", [*LATE, "body", "end"]),
-        ("101", [*LATE, "body", "end"]),
-    ],
-)
-def test_nothing_is_sent_out_of_turn(before: str, out_of_turn: list[str]) -> None:
-    for first in out_of_turn:
-        http = HttpPhase(LIMITS)
-        http.receive_data(UPGRADE)
-        assert isinstance(http.next_event(), Request)
-        assert http.next_event() is Signal.END_OF_BODY
-        for part in filter(None, before.split(", ")):
-            PARTS[part](http)
-        for part in (first, *PARTS):
-            with pytest.raises(h11.LocalProtocolError):
-                PARTS[part](http)
-        assert http.response_begun
-        assert not http.can_continue
-
-
-def test_the_next_request_waits_for_the_end_of_the_response() -> None:
-    http = HttpPhase(LIMITS)
-    http.receive_data(head() + UPGRADE)
-    assert isinstance(http.next_event(), Request)
-    assert http.next_event() is Signal.END_OF_BODY
-    for part in ("head", "body", "end"):
-        PARTS[part](http)
-        assert http.next_event() is Signal.NEED_DATA
-        assert http.response_begun
-    http.start_next_request()
-    request = http.next_event()
-    assert isinstance(request, Request)
-    assert request.raw_head == UPGRADE
+def test_a_part_that_is_out_of_turn_is_the_last() -> None:
+    exchange = begun()
+    with pytest.raises(h11.LocalProtocolError, match=r"event type EndOfMessage when .* state=SEND_RESPONSE"):
+        exchange.end_response()
+    with pytest.raises(h11.LocalProtocolError, match="our state is ERROR"):
+        exchange.begin_response(200, PLAIN)
+    with pytest.raises(h11.LocalProtocolError, match="our state is ERROR"):
+        exchange.send_body(b"a")
+    assert exchange.response_begun
+    assert not exchange.can_continue
 
 
 def test_the_101_of_an_upgrade() -> None:
