@@ -76,8 +76,8 @@ class CleanExchange:
         """Whether the connection may be kept for another request."""
         return self._sent is _Sent.ALL
 
-    # Output. h11 has to write whatever a method returns None for. Each raises `h11.LocalProtocolError` for what is out of
-    # turn: h11 doesn't know what was sent here, and would write a second head into the first response's body.
+    # Output. h11 has to write whatever a method returns None for. A part that is out of turn raises
+    # `h11.LocalProtocolError`: h11 doesn't know what was sent here, and would write a second head into the body.
 
     def begin_response(
         self, status: int, fields: Sequence[tuple[bytes, bytes]], *, close: bool = False

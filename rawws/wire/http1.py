@@ -160,6 +160,8 @@ class HttpPhase:
         """Return the next event in the bytes received so far. Never raises for what a peer sends."""
         if self._in_head and self._fast_lane and self._made_h11 is None and (request := self._read_clean()):
             return request
+        if self._made_h11 is None and not self.request_begun and not self._empty_lines_bytes:
+            return Signal.NEED_DATA  # without h11, which would have the whole of the next request then
         if self._clean is not None and not self._clean.end_was_told:
             self._clean.end_was_told = True
             return Signal.END_OF_BODY

@@ -708,3 +708,16 @@ def test_9110_15_2_2_a_switch_ends_what_is_sent_as_http(fast_lane: bool) -> None
     assert http.switch_protocols(fields) == head
     assert http.trailing_data == (b"\x81", False)
     assert http.next_event() is Signal.NEED_DATA
+
+
+def test_h11_is_not_needed_to_wait_for_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server asks before the first bytes come. The request is as clean afterwards."""
+    monkeypatch.setattr(h11, "Connection", None)
+    http = HttpPhase(LIMITS)
+    for _ in range(2):
+        assert http.next_event() is Signal.NEED_DATA
+        http.receive_data(GET)
+        assert isinstance(http.next_event(), Request)
+        assert http.next_event() is Signal.END_OF_BODY
+        assert http.respond(Response(200, b"ok")).endswith(b"\r\n\r\nok")
+        http.start_next_request()
