@@ -28,7 +28,7 @@ from rawws.hub.doors import Door, action_through
 from rawws.hub.hub_commands import DISCONNECT, HubCommands, disconnect_body
 from rawws.hub.paths import BESIDE_AN_APPLICATION, RoomPaths
 from rawws.hub.registry import RoomRegistry, RoomsInUse
-from rawws.hub.regranting import Outcome, let_write, regrant
+from rawws.hub.regranting import Effect, let_write, regrant
 from rawws.hub.room import Room
 from rawws.hub.shards import Shards
 from rawws.hub.waiting_polls import WaitingPolls
@@ -384,7 +384,7 @@ class Hub:
         room = self.registry.get(path)
         if self._publishes(peer):
             let_write(peer, room, may_write=admitted is ANYBODY or Action.WRITE in admitted.action)
-        if regrant(peer, room) is Outcome.CLOSED:  # its grant was asked for before a change
+        if regrant(peer, room) is Effect.CLOSED:  # its grant was asked for before a change
             return peer if peer.transport.fileno() >= 0 else None
         place = room.resolve(reading)
         if logs.hub.isEnabledFor(logging.INFO):

@@ -383,7 +383,7 @@ async def test_a_key_belongs_to_the_operator_that_was_admitted(nursery: trio.Nur
         assert again == json.loads(first.body), "a retry with the new token is safe"
 
 
-async def test_a_body_that_ends_after_the_grant_was_withdrawn_is_not_published(nursery: trio.Nursery) -> None:
+async def test_a_grant_that_is_withdrawn_meanwhile_neither_publishes_nor_polls(nursery: trio.Nursery) -> None:
     present: list[Grant | None] = []
     alice = Grant("alice", EVERY_ROOM, EVERY_ROOM, renew=lambda: present[0])
     present.append(alice)
@@ -396,7 +396,10 @@ async def test_a_body_that_ends_after_the_grant_was_withdrawn_is_not_published(n
         for status, changed in ((202, alice), (403, Grant("alice", EVERY_ROOM)), (401, None)):
             change = partial(present.__setitem__, 0, changed)
             assert (await publish_slowly(running, change, f"X: {status}")).status == status
+        present[0] = alice
         assert len((await running.poll("/?last=9"))["messages"]) == 1
+        present[0] = None  # as between the decision and the loading of the room
+        assert (await running.ask(get("/?last=9"))).status == 401
 
 
 async def test_a_room_is_kept_for_its_keys_until_they_are_old(autojump_clock: MockClock) -> None:  # noqa: ARG001
