@@ -616,7 +616,7 @@ def test_a_head_is_there_twice_until_it_is_whole() -> None:
     assert http.held_bytes == len(b"GET")
 
 
-# What is sent in its turn
+# The parts of an answer, each in its turn
 
 PLAIN = [(b"Content-Length", b"2")]
 UPGRADE = request(b"Connection: Upgrade", b"Upgrade: websocket")
