@@ -109,7 +109,7 @@ async def rooms(
     """A server with rooms, shared through the backplane if one is given: by one or several URLs, or as an object."""
     serve_settings: dict[str, Any] = {
         name: settings.pop(name)
-        for name in ("authenticate", "ping_interval", "ping_timeout", "max_connections")
+        for name in ("access", "authenticate", "ping_interval", "ping_timeout", "max_connections")
         if name in settings
     }
     hub = Hub(**settings)

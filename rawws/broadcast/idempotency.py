@@ -27,7 +27,7 @@ class IdempotencyKey(NamedTuple):
     @property
     def owner_digest(self) -> str:
         """A digest of the owner for a store that others may read; empty without an owner."""
-        return hashlib.sha256(self.owner.encode()).hexdigest()[:32] if self.owner else ""
+        return hashlib.sha256(self.owner.encode("utf-8", "surrogatepass")).hexdigest()[:32] if self.owner else ""
 
     @property
     def held_bytes(self) -> int:

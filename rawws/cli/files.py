@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import stat
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 import trio
@@ -49,7 +51,7 @@ class RereadFile(Generic[Content]):
         """Read the file anew, as `Reloadable` says. Cancelling loses nothing."""
         try:
             # Another thread waits for the disk. A disk that doesn't answer must not hold up the end of the program.
-            data = await trio.to_thread.run_sync(self._load_again, abandon_on_cancel=True)
+            data = await trio.to_thread.run_sync(partial(self._load, again=True), abandon_on_cancel=True)
             content = await self._parse_again(data)
         except UsageError as error:
             logs.server_line(logging.ERROR, FAULT, f"{error}; the file's earlier content stays in force")
@@ -66,8 +68,10 @@ class RereadFile(Generic[Content]):
         """Log that the file was read anew."""
         logs.server_line(logging.INFO, STATE, f"{self.name} is read anew, for requests from now on")
 
-    def _load(self) -> bytes:
+    def _load(self, *, again: bool = False) -> bytes:
         try:
+            if again and stat.S_ISFIFO(os.stat(self._path).st_mode):  # opening it would wait for another writer
+                raise UsageError(f"{self.name} is a pipe, which can be read only once; give a file")
             with open(self._path, "rb") as file:
                 data = file.read(self._max_bytes + 1)
         except OSError as error:
@@ -75,11 +79,6 @@ class RereadFile(Generic[Content]):
         if len(data) > self._max_bytes:
             raise UsageError(f"{self.name} has over {self._max_bytes} bytes")
         return data
-
-    def _load_again(self) -> bytes:
-        if Path(self._path).is_fifo():  # opening it would wait for another writer
-            raise UsageError(f"{self.name} is a pipe, which can be read only once; give a file")
-        return self._load()
 
     def _parse(self, data: bytes) -> Content:
         try:

@@ -28,7 +28,7 @@ from rawws.hub.doors import Door, action_through
 from rawws.hub.hub_commands import DISCONNECT, HubCommands, disconnect_body
 from rawws.hub.paths import BESIDE_AN_APPLICATION, RoomPaths
 from rawws.hub.registry import RoomRegistry, RoomsInUse
-from rawws.hub.regranting import let_write, regrant
+from rawws.hub.regranting import Effect, let_write, regrant
 from rawws.hub.room import Room
 from rawws.hub.shards import Shards
 from rawws.hub.waiting_polls import WaitingPolls
@@ -382,6 +382,10 @@ class Hub:
         if admitted.ends_at != math.inf:
             loop.leases.add(peer, admitted.ends_at, EXPIRED)
         room = self.registry.get(path)
+        if self._publishes(peer):
+            let_write(peer, room, may_write=admitted is ANYBODY or Action.WRITE in admitted.action)
+        if regrant(peer, room) is Effect.CLOSED:  # its grant was asked for before a change
+            return peer if peer.transport.fileno() >= 0 else None
         place = room.resolve(reading)
         if logs.hub.isEnabledFor(logging.INFO):
             sentence = f"joined room {room.path} (peers in it: {len(room) + 1})"
@@ -390,15 +394,16 @@ class Hub:
             if place.gap is not None:
                 sentence += f"; messages after {place.gap['since']} are gone"
             logs.line(logs.hub, logging.INFO, peer.number, STATE, sentence)
-        if self.mode is Mode.BROADCAST and not peer.encoding.is_one_way:
-            let_write(peer, room, may_write=admitted is ANYBODY or Action.WRITE in admitted.action)
-            if (rate := peer.endpoint.limits.messages_per_s) != math.inf:
-                peer.flow = FlowControl(TokenBucket(rate, trio.current_time()))
+        if self._publishes(peer) and (rate := peer.endpoint.limits.messages_per_s) != math.inf:
+            peer.flow = FlowControl(TokenBucket(rate, trio.current_time()))
         if greeting := peer.encoding.greeting(self.hello, room.log.label(place.after), place.gap):
             loop.sending.send(peer, greeting)
         loop.join(peer, room, place.after, watches=reading.wants_presence and peer.encoding.has_controls)
-        regrant(peer)  # its grant may have changed since it was asked for
         return peer if peer.transport.fileno() >= 0 else None
+
+    def _publishes(self, peer: Peer) -> bool:
+        """Whether what the peer sends is a message for its room."""
+        return self.mode is Mode.BROADCAST and not peer.encoding.is_one_way
 
 
 _Choice = TypeVar("_Choice", bound=enum.Enum)

@@ -2,7 +2,8 @@
 
 A source whose answers may change gives grants that know how to ask it again (`rawws.access.grant.Grant.present`). After
 a change, `regrant_all` asks for every connection, a few at a time, so that others are served meanwhile. A connection
-that was let in before the change, and joins its room after it, is asked about when it joins.
+that was let in before the change, and joins its room after it, is asked about just before, so that it gets nothing from
+a room that it may not read.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from rawws.relay.room_state import RoomState
 ASKED_AT_ONCE = 50
 
 
-class Outcome(enum.Enum):
+class Effect(enum.Enum):
     """The effect of a new decision on a connection."""
 
     KEPT = enum.auto()
@@ -40,31 +41,33 @@ class Regranted(NamedTuple):
 
 async def regrant_all() -> Regranted:
     """Give each connection of this ``trio.run()`` the grant that holds at present. Cancelling leaves out the rest."""
-    counts = dict.fromkeys(Outcome, 0)
+    counts = dict.fromkeys(Effect, 0)
     for number, peer in enumerate(list(current_loop().peers.values()), 1):
-        outcome = regrant(peer)
-        counts[outcome] += 1
-        if outcome is Outcome.CLOSED and counts[outcome] % ENDS_AT_ONCE == 0:
+        effect = Effect.KEPT if peer.owner is not None or not peer.rooms else regrant(peer, peer.rooms[0])
+        counts[effect] += 1
+        if effect is Effect.CLOSED and counts[effect] % ENDS_AT_ONCE == 0:
             await trio.sleep(PAUSE_S)
         elif number % ASKED_AT_ONCE == 0:
             await trio.lowlevel.checkpoint()
-    return Regranted(counts[Outcome.CLOSED], counts[Outcome.CHANGED])
+    return Regranted(counts[Effect.CLOSED], counts[Effect.CHANGED])
 
 
-def regrant(peer: Peer) -> Outcome:
-    """Give a relayed peer the grant that holds at present, and begin to close it if that doesn't let it read."""
+def regrant(peer: Peer, room: RoomState) -> Effect:
+    """Give a relayed peer the grant that holds at present, and begin to close it if that doesn't let it read its room.
+
+    The peer is in the room, or about to join it. One that is closed must not join any more.
+    """
     grant = peer.about.user
-    if not isinstance(grant, Grant) or (present := grant.present) is grant or peer.owner is not None or not peer.rooms:
-        return Outcome.KEPT
-    room = peer.rooms[0]
+    if not isinstance(grant, Grant) or (present := grant.present) is grant:
+        return Effect.KEPT
     allowed = None if present is None else present.allowed(room.path)
     if allowed is None or Action.READ not in allowed:
         current_loop().close(peer, *(WITHDRAWN if allowed is None else NO_READER_NOW))
-        return Outcome.CLOSED
+        return Effect.CLOSED
     peer.about = peer.about._replace(user=present)
     if peer.publishes_to is not None:
         let_write(peer, room, may_write=Action.WRITE in allowed)
-    return Outcome.KEPT if allowed == grant.allowed(room.path) else Outcome.CHANGED
+    return Effect.KEPT if allowed == grant.allowed(room.path) else Effect.CHANGED
 
 
 def let_write(peer: Peer, room: RoomState, *, may_write: bool) -> None:

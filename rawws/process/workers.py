@@ -130,6 +130,7 @@ class _Worker:
     listeners: list[socket.socket]
     process: trio.Process | None = None
     is_ready: bool = False
+    has_missed_reload: bool = False  # a request to read files anew came while it was starting
 
 
 class _Supervisor:
@@ -177,8 +178,10 @@ class _Supervisor:
     async def reload(self) -> None:
         """Have all workers read their files anew."""
         for worker in self._workers:
-            if worker.process is not None and worker.is_ready:  # another one reads them when it starts
+            if worker.is_ready and worker.process is not None:
                 worker.process.send_signal(signal.SIGHUP)
+            else:  # it may have read them already, and SIGHUP might still end it
+                worker.has_missed_reload = True
 
     def hang_up(self) -> None:
         """Have all workers drain, since the terminal is gone."""
@@ -227,6 +230,7 @@ class _Supervisor:
 
     async def _run(self, worker: _Worker) -> int:
         """Run a worker to its end, and return its status."""
+        worker.has_missed_reload = False  # it reads the files that there are from now on
         ours, theirs = socket.socketpair()
         fds = [listener.fileno() for listener in worker.listeners]
         environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_WORKERS}
@@ -264,6 +268,8 @@ class _Supervisor:
             worker.is_ready = bool(link.recv(16))
         if worker.is_ready:
             self._first_has_begun.set()
+            if worker.has_missed_reload and worker.process is not None:
+                worker.process.send_signal(signal.SIGHUP)
         if not self._have_begun and all(each.is_ready for each in self._workers):
             self._have_begun = True
             _log(logging.INFO, STATE, f"{len(self._workers)} workers listen on {self._addresses}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import trio
 
 from rawws import logs
-from rawws.access.grant import Admitted, Grant
+from rawws.access.grant import Action, Admitted, Grant, refuse_by_now
 from rawws.access.shared_token import SharedToken
 from rawws.broadcast.idempotency import IdempotencyKey
 from rawws.broadcast.outbox import Outgoing
@@ -172,17 +173,21 @@ class HttpPublisher:
 
     async def publish(self, exchange: Exchange, path: str) -> Response | Refusal:
         """Publish the body of a request in the room of its path, and return the answer."""
-        admitted = await self._admit(exchange, path)
+        is_operator = self._policy.is_operator(exchange.request)  # the token may be replaced while the body comes
+        admitted = await self._admit(exchange, path, is_operator=is_operator)
         if not isinstance(admitted, Admitted):
             await exchange.discard_body()
             return admitted
         most = self.max_message_bytes(exchange.limits)
         sentence = f"A message is over the server's limit of {most} bytes (--max-size)."
         body = await exchange.read_body(most, Refusal(413, "message_too_large", sentence))
+        # Its sender's grant may have been withdrawn while the body came.
+        if refused := refuse_by_now(admitted.user, path, Action.WRITE, time.time()):
+            return refused
         opcode = _opcode_of(exchange.request, body)
         if isinstance(opcode, Refusal):
             return opcode
-        post = _Post(exchange, path, admitted, opcode, body, self._policy.is_operator(exchange.request))
+        post = _Post(exchange, path, admitted, opcode, body, is_operator)
         if self._hub.backplane is not None:
             return await self._publish_through(self._hub.backplane.of(path), post)
         if refusal := self._hub.refuse_room(path):
@@ -197,12 +202,11 @@ class HttpPublisher:
             return Refusal(503, "held_back", message, RETRY_SOON)
         return self._publish_in(room, post)
 
-    async def _admit(self, exchange: Exchange, path: str) -> Admitted | Response | Refusal:
+    async def _admit(self, exchange: Exchange, path: str, *, is_operator: bool) -> Admitted | Response | Refusal:
         """Return the admission of a request's sender, or the answer that refuses it."""
         request = exchange.request
         if refusal := self._policy.refuse_writing(request, has_grants=exchange.has_grants) or _refuse_key(request):
             return refusal
-        is_operator = self._policy.is_operator(request)
         admitted = await exchange.authorize(self._hub.action(Door.POST, path), is_operator=is_operator)
         if isinstance(admitted, Admitted) and (refusal := self._refuse_rate(exchange)):
             return refusal

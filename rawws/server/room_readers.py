@@ -121,7 +121,9 @@ class Poll:
         refused: Refusal | None = None
         if path not in hub.registry.in_use:
             refused = hub.admit(exchange.request)
-        if refused := refused or await hub.prepare(path, reading.since):
+        refused = refused or await hub.prepare(path, reading.since)
+        # The grant may have been withdrawn while the room was loaded.
+        if refused := refused or refuse_by_now(admitted.user, path, Action.READ, time.time()):
             await answer_page(exchange, policy, refused)
             return
         room = hub.registry.get(path)

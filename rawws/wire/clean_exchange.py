@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from enum import Enum, auto
+from enum import Enum
 from functools import lru_cache
 from http import HTTPStatus
 
@@ -38,13 +38,13 @@ _JUDGED_BY_H11 = frozenset({b"connection", b"host", b"transfer-encoding", b"upgr
 
 
 class _Sent(Enum):
-    """How much of the response was sent."""
+    """How much of the response was sent. The values are the names of h11's states."""
 
-    NOTHING = auto()
-    HEAD = auto()
-    ALL = auto()
-    SWITCHED = auto()  # the 101
-    FAILED = auto()  # a body that isn't as long as it was announced
+    NOTHING = "SEND_RESPONSE"
+    HEAD = "SEND_BODY"
+    ALL = "DONE"
+    SWITCHED = "SWITCHED_PROTOCOL"  # the 101
+    FAILED = "ERROR"  # after a part that was out of turn, or a body that isn't as long as it was announced
 
 
 class CleanExchange:
@@ -76,11 +76,15 @@ class CleanExchange:
         """Whether the connection may be kept for another request."""
         return self._sent is _Sent.ALL
 
-    # Output. h11 has to write whatever a method returns None for.
+    # Output. h11 has to write whatever a method returns None for. A part that is out of turn raises
+    # `h11.LocalProtocolError`: h11 doesn't know what was sent here, and would write a second head into the body.
 
-    def begin_response(self, status: int, fields: Sequence[tuple[bytes, bytes]]) -> bytes | None:
+    def begin_response(
+        self, status: int, fields: Sequence[tuple[bytes, bytes]], *, close: bool = False
+    ) -> bytes | None:
         """Return the head of a response whose length is known, or None."""
-        if self._sent is not _Sent.NOTHING or status < 200 or status in (204, 304):
+        self.check_turn("Response")
+        if close or status < 200 or status in (204, 304):
             return None
         lines = [_status_line(status)]
         length: bytes | None = None
@@ -102,6 +106,7 @@ class CleanExchange:
 
     def send_body(self, data: bytes) -> bytes:
         """Return a piece of the body as it goes on the wire. Raises `h11.LocalProtocolError` if it is too much."""
+        self.check_turn("Data", _Sent.HEAD)
         self._left -= len(data)
         if self._left < 0:
             self._fail("Too much data for declared Content-Length")
@@ -109,18 +114,16 @@ class CleanExchange:
 
     def end_response(self) -> bytes:
         """End the response. Raises `h11.LocalProtocolError` for less body than was announced."""
+        self.check_turn("EndOfMessage", _Sent.HEAD)
         if self._left:
             self._fail("Too little data for declared Content-Length")
         self._sent = _Sent.ALL
         return b""
 
-    def _fail(self, reason: str) -> None:
-        self._sent = _Sent.FAILED
-        raise h11.LocalProtocolError(reason)
-
     def switch_protocols(self, fields: Sequence[tuple[bytes, bytes]]) -> bytes | None:
         """Return the 101 that ends the HTTP phase (RFC 9110 §15.2.2), or None."""
-        if self._sent is not _Sent.NOTHING or not self._wants_upgrade:
+        self.check_turn("InformationalResponse")
+        if not self._wants_upgrade:
             return None
         lines = [_status_line(101)]
         for name, value in fields:
@@ -133,6 +136,17 @@ class CleanExchange:
         self._sent = _Sent.SWITCHED
         lines.append(b"\r\n")
         return b"".join(lines)
+
+    def check_turn(self, event: str, expected: _Sent = _Sent.NOTHING) -> None:
+        """Raise what h11 raises when an event is out of turn. Nothing more can be sent then."""
+        if self._sent is _Sent.FAILED:
+            self._fail("Can't send data when our state is ERROR")
+        if self._sent is not expected:
+            self._fail(f"can't handle event type {event} when role=SERVER and state={self._sent.value}")
+
+    def _fail(self, reason: str) -> None:
+        self._sent = _Sent.FAILED
+        raise h11.LocalProtocolError(reason)
 
 
 def read_clean(received: bytearray, limits: Limits, room: int) -> CleanExchange | None:

@@ -160,9 +160,13 @@ class HttpPhase:
         """Return the next event in the bytes received so far. Never raises for what a peer sends."""
         if self._in_head and self._fast_lane and self._made_h11 is None and (request := self._read_clean()):
             return request
+        if self._made_h11 is None and not self.request_begun and not self._empty_lines_bytes:
+            return Signal.NEED_DATA  # without h11, which would have the whole of the next request then
         if self._clean is not None and not self._clean.end_was_told:
             self._clean.end_was_told = True
             return Signal.END_OF_BODY
+        if self._clean is not None and self._clean.response_begun:
+            return Signal.NEED_DATA  # the bytes that are here belong to the next request
         while True:
             if not self._is_framed:
                 return _bad_request("body_malformed", _NOT_CHUNKED)
@@ -367,9 +371,12 @@ class HttpPhase:
 
     def begin_response(self, status: int, fields: Sequence[tuple[bytes, bytes]], *, close: bool = False) -> bytes:
         """Return the head of an answer whose body follows in pieces; chunked, unless the fields give a length."""
-        if self._clean is not None and not close and (head := self._clean.begin_response(status, fields)) is not None:
-            self.response_status = status
-            return head
+        if self._clean is not None:
+            closes = close or not self._clean.end_was_told
+            plain = self._clean.begin_response(status, fields, close=closes)
+            if plain is not None:
+                self.response_status = status
+                return plain
         connection = [value for name, value in fields if name.lower() == b"connection"]
         # Ignoring another protocol's Upgrade (h2c) leaves the connection as it was (RFC 9110 §7.8).
         if close or self._h11.their_state in (h11.IDLE, h11.SEND_BODY, h11.ERROR):
@@ -378,8 +385,9 @@ class HttpPhase:
         sent = [(name, value) for name, value in fields if name.lower() != b"connection"]
         if connection:
             sent.append((b"Connection", b", ".join(connection)))
+        head = self._send(h11.Response(status_code=status, reason=reason_phrase(status), headers=sent))
         self.response_status = status
-        return self._send(h11.Response(status_code=status, reason=reason_phrase(status), headers=sent))
+        return head
 
     def begin_endless_response(self, fields: Sequence[tuple[bytes, bytes]]) -> bytes:
         """Return the head of a 200 whose body continues until the connection ends (RFC 9112 §6.3 item 8).
@@ -403,6 +411,8 @@ class HttpPhase:
 
     def send_100_continue(self) -> bytes:
         """Return the 100 that a client waits for before it sends its body (RFC 9110 §10.1.1)."""
+        if self._clean is not None:
+            self._clean.check_turn("InformationalResponse")
         return self._send(h11.InformationalResponse(status_code=100, reason=b"Continue", headers=[]))
 
     @property

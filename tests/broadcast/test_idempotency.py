@@ -46,3 +46,9 @@ def test_a_digest_says_nothing_about_the_owner() -> None:
     assert len(set(digests)) == 3
     assert IdempotencyKey("other", "user a").owner_digest == digests[1]
     assert IdempotencyKey("key", "user a").held_bytes == IdempotencyKey("k").held_bytes + 8
+
+
+def test_an_owner_may_have_any_name() -> None:
+    """An application that takes a name from a URL or a file may leave surrogates in it."""
+    digests = {IdempotencyKey("k", f"user {name}").owner_digest for name in ("ä", "\udcc3\udca4", "\udcc3", "")}
+    assert len(digests) == 4

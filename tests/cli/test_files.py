@@ -89,6 +89,20 @@ async def test_a_pipe_is_read_once(tmp_path: Path, caplog: pytest.LogCaptureFixt
     os.close(waits)
 
 
+async def test_a_path_that_leads_nowhere_is_one_sentence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "token"
+    path.write_text("secret-1")
+    file = TokenFile(FLAG, str(path))
+    for target in ("n" * 300, path.name):  # pathlib raises for the first, as for a directory that can't be searched
+        path.unlink()
+        path.symlink_to(target)
+        caplog.clear()
+        await file.reload()
+        (record,) = caplog.records
+        assert f"{FLAG} {path} can't be read: " in record.getMessage()
+        assert is_asked_for(file, "secret-1")
+
+
 async def test_each_file_is_reread_whatever_is_wrong_with_another(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

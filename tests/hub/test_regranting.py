@@ -14,7 +14,7 @@ from rawws.hub.regranting import ASKED_AT_ONCE, Regranted, regrant_all
 from rawws.relay.leases import ENDS_AT_ONCE
 from tests.serving.client import Client
 from tests.serving.machine import LOOPBACK
-from tests.serving.wire import seen_close, seen_text, text, upgrade
+from tests.serving.wire import close, seen_close, seen_text, text, upgrade
 
 pytestmark = pytest.mark.usefixtures("bounded")
 
@@ -37,8 +37,8 @@ class Changing:
         return self._now
 
 
-async def serve(nursery: trio.Nursery, source: Changing) -> rawws.Server:
-    start = partial(rawws.serve, rawws.Hub(), 0, host=LOOPBACK, access=source, max_connections=1000)
+async def serve(nursery: trio.Nursery, source: Changing, hub: rawws.Hub | None = None) -> rawws.Server:
+    start = partial(rawws.serve, hub or rawws.Hub(), 0, host=LOOPBACK, access=source, max_connections=1000)
     server = await nursery.start(start)
     assert isinstance(server, rawws.Server)
     return server
@@ -50,12 +50,39 @@ async def connect(server: rawws.Server) -> Client:
     return client
 
 
-async def test_a_connection_that_joins_after_the_change_is_closed_too(nursery: trio.Nursery) -> None:
+async def test_a_connection_that_would_join_after_the_change_is_closed_and_gets_nothing(nursery: trio.Nursery) -> None:
     source = Changing(WRITER, None)
     source.is_changed = True  # between the decision and the join
+    hub = rawws.Hub(history=5, hello="hello")
+    server = await serve(nursery, source, hub)
+    hub.room("/x").publish("for members")
+    client = await Client.unconnected().connect(server.port)
+    assert (await client.ask(upgrade("/x?last=5") + text("in the same breath"))).status == 101
+    assert await client.frame() == seen_close(4401, "the token has been withdrawn")
+    await client.send(text("after the close"))
+    await client.send(close(1000))
+    await client.wait_lost()
+    client.hang_up()
+    reader = await Client.unconnected().connect(server.port)
+    source.is_changed = False
+    assert (await reader.ask(upgrade("/x?last=5"))).status == 101
+    assert [await reader.frame() for _ in range(2)] == [seen_text("hello"), seen_text("for members")]
+    assert len(hub.room("/x")) == 1
+    hub.room("/x").publish("the next one")
+    assert await reader.frame() == seen_text("the next one")
+    reader.hang_up()
+    server.stop()
+
+
+async def test_one_that_would_join_after_the_change_joins_with_the_rights_of_the_new_grant(
+    nursery: trio.Nursery,
+) -> None:
+    source = Changing(WRITER, READER)
+    source.is_changed = True
     server = await serve(nursery, source)
     client = await connect(server)
-    assert await client.frame() == seen_close(4401, "the token has been withdrawn")
+    await client.send(text("hi"))
+    assert await client.frame() == seen_close(1008, "this client may not write in this room")
     client.hang_up()
     server.stop()
 

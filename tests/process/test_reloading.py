@@ -14,9 +14,11 @@ from pathlib import Path
 
 import jwt
 import pytest
+import trio
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.process.test_workers import workers_of
 from tests.redis_server import redis_server
 from tests.room_serving import post
 from tests.serving.machine import PATIENCE_S
@@ -148,3 +150,36 @@ async def test_workers_read_their_rules_anew(start_program: StartProgram, tmp_pa
             assert "rules: 1" in program.wait_for_line("is read anew")
         program.signal(signal.SIGTERM)
         assert program.wait() == 0
+
+
+SLOW_START = """
+import pathlib, time
+async def app(scope, receive, send): ...
+while pathlib.Path("hold").exists():
+    pathlib.Path("held").touch()
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.usefixtures("bounded")
+async def test_a_worker_that_was_starting_meanwhile_reads_them_anew(
+    start_program: StartProgram, tmp_path: Path
+) -> None:
+    (tmp_path / "rules").write_text("anonymous /x read")
+    (tmp_path / "app.py").write_text(SLOW_START)
+    async with redis_server(tmp_path) as redis:
+        flags = ("--workers", "1", "--backplane", redis.url, "--access", "rules", "--app", "app:app", "--no-page")
+        program = start_program(*flags, directory=tmp_path)
+        program.wait_for_line("1 workers listen")
+        (tmp_path / "hold").touch()
+        os.kill(workers_of(program)[0], signal.SIGKILL)
+        while not (tmp_path / "held").exists():  # it has read the rules by now, and its application is imported
+            await trio.sleep(0.01)
+        (tmp_path / "rules").write_text("anonymous /x deny\nanonymous /y read")
+        program.signal(signal.SIGHUP)
+        await trio.sleep(0.05)  # less would only have the signal pass on to a worker that is ready, as usual
+        (tmp_path / "hold").unlink()
+        line = await trio.to_thread.run_sync(program.wait_for_line, "is read anew")
+        assert "rules: 2" in line
+        program.signal(signal.SIGTERM)
+        assert await trio.to_thread.run_sync(program.wait) == 0

@@ -763,6 +763,28 @@ async def test_a_body_of_another_length_than_was_announced_is_cut(
     assert "declared Content-Length" in str(the_error(caplog))
 
 
+@pytest.mark.parametrize("fast_lane", [True, False])
+async def test_a_second_response_never_follows_a_body_that_was_too_long(
+    fast_lane: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    @only_http
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start(200, length(4)))
+        try:
+            await send(body(b"much too long"))
+        except UsageError:  # as a middleware does that answers in place of an application that has failed
+            await send(start(500, length(6)))
+            await send(body(b"failed"))
+
+    async with serving(app, fast_lane=fast_lane) as site:
+        client = await site.connect()
+        await client.send(get() + get())
+        head, _, arrived = (await client.to_end()).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert arrived == b""
+    assert "the ASGI application's response can't be sent" in str(the_error(caplog))
+
+
 async def test_a_message_after_the_end_is_ignored_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     @only_http
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -19,6 +19,8 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import rawws
+from rawws.access.grant import Action, Grant
+from rawws.access.patterns import EVERY_ROOM
 from rawws.access.shared_token import SharedToken
 from rawws.broadcast.idempotency import IdempotencyKey
 from rawws.errors import Refusal, UsageError
@@ -29,8 +31,8 @@ from rawws.wire.frames import Opcode
 from rawws.wire.messages import Headers, Request
 from rawws.wire.origins import Origins
 from tests.browser import need_node_module
-from tests.room_serving import post, rooms
-from tests.serving.client import Client
+from tests.room_serving import Rooms, post, rooms
+from tests.serving.client import Answer, Client
 from tests.serving.machine import LOOPBACK, PATIENCE_S, need
 from tests.serving.programs import StartProgram
 from tests.serving.server import StartHub
@@ -359,6 +361,45 @@ async def test_a_key_belongs_to_its_user(nursery: trio.Nursery) -> None:
         assert len(set(ids.values())) == 4
         refused = await running.ask(post("/", b"pay more", "Idempotency-Key: k", "Cookie: alice"))
         assert refused.status == 422
+
+
+async def publish_slowly(running: Rooms, meanwhile: Callable[[], None], *lines: str) -> Answer:
+    """Send a POST, and do something when the server has admitted it and waits for the rest of its body."""
+    client = await running.connect()
+    whole = post("/", b"pay", "Idempotency-Key: k", *lines)
+    await client.send(whole[:-1])
+    await wait_all_tasks_blocked(0.05)
+    meanwhile()
+    await client.send(whole[-1:])
+    return await client.answer()
+
+
+async def test_a_key_belongs_to_the_operator_that_was_admitted(nursery: trio.Nursery) -> None:
+    token = SharedToken("old")
+    async with rooms(nursery, policy=PublishPolicy(token)) as running:
+        first = await publish_slowly(running, lambda: token.replace("new"), "Authorization: Bearer old")
+        assert first.status == 202
+        again = await running.publish("/", "pay", "Idempotency-Key: k", "Authorization: Bearer new")
+        assert again == json.loads(first.body), "a retry with the new token is safe"
+
+
+async def test_a_grant_that_is_withdrawn_meanwhile_neither_publishes_nor_polls(nursery: trio.Nursery) -> None:
+    present: list[Grant | None] = []
+    alice = Grant("alice", EVERY_ROOM, EVERY_ROOM, renew=lambda: present[0])
+    present.append(alice)
+
+    class OneUser:
+        async def grant(self, request: Request, room: str, action: Action) -> Grant:
+            return alice
+
+    async with rooms(nursery, access=OneUser(), history=1) as running:
+        for status, changed in ((202, alice), (403, Grant("alice", EVERY_ROOM)), (401, None)):
+            change = partial(present.__setitem__, 0, changed)
+            assert (await publish_slowly(running, change, f"X: {status}")).status == status
+        present[0] = alice
+        assert len((await running.poll("/?last=9"))["messages"]) == 1
+        present[0] = None  # as between the decision and the loading of the room
+        assert (await running.ask(get("/?last=9"))).status == 401
 
 
 async def test_a_room_is_kept_for_its_keys_until_they_are_old(autojump_clock: MockClock) -> None:  # noqa: ARG001

@@ -97,7 +97,6 @@ def test_a_response_whose_length_is_known_is_written_here() -> None:
     assert not exchange.can_continue
     assert exchange.end_response() == b""
     assert exchange.can_continue
-    assert exchange.begin_response(200, [(b"Content-Length", b"3")]) is None
 
 
 def test_a_response_without_a_phrase_has_none() -> None:
@@ -139,6 +138,21 @@ def test_a_body_has_its_announced_length(body: bytes, reason: str) -> None:
     assert exchange.begin_response(200, [(b"Content-Length", b"2")]) is not None
     with pytest.raises(h11.LocalProtocolError, match=reason):
         exchange.send_body(body) + exchange.end_response()
+    assert not exchange.can_continue
+
+
+PLAIN = [(b"Content-Length", b"2")]
+
+
+def test_a_part_that_is_out_of_turn_is_the_last() -> None:
+    exchange = begun()
+    with pytest.raises(h11.LocalProtocolError, match=r"event type EndOfMessage when .* state=SEND_RESPONSE"):
+        exchange.end_response()
+    with pytest.raises(h11.LocalProtocolError, match="our state is ERROR"):
+        exchange.begin_response(200, PLAIN)
+    with pytest.raises(h11.LocalProtocolError, match="our state is ERROR"):
+        exchange.send_body(b"a")
+    assert exchange.response_begun
     assert not exchange.can_continue
 
 
@@ -186,6 +200,7 @@ class Server:
             self._answer(*next(self.script, ("whole", 200, [(b"Content-Length", b"2")], [b"ok"])))
         except h11.LocalProtocolError as error:
             self.seen.append(str(error))
+            self._answer_after_all()
         self.seen.append(self._state())
         if not self.http.can_continue:
             self.seen.append("over")
@@ -198,12 +213,24 @@ class Server:
         if how == "switch":
             sent(self.http.switch_protocols([(b"Upgrade", b"websocket"), *fields]))
             return
+        if how == "early":
+            sent(self.http.send_body(b"ok"))
         if how == "look":  # as a server does that waits for the client's leaving meanwhile
             sent(self.http.next_event())
         sent(self.http.begin_response(status, fields, close=how == "close"))
         for piece in pieces:
             sent(self.http.send_body(piece))
+        if how == "twice":
+            sent(self.http.begin_response(status, fields))
         sent(self.http.end_response())
+
+    def _answer_after_all(self) -> None:
+        """Try to answer in place of a response that has failed, as an application may."""
+        try:
+            self.seen.append(self.http.begin_response(500, PLAIN))
+            self.seen.append(self.http.send_body(b"no") + self.http.end_response())
+        except h11.LocalProtocolError as error:
+            self.seen.append(str(error))
 
     def _state(self) -> object:
         http = self.http
@@ -247,14 +274,14 @@ FIELDS = st.lists(
     max_size=3,
 )
 ANSWERS = st.tuples(
-    st.sampled_from(["whole", "whole", "look", "close", "switch"]),
+    st.sampled_from(["whole", "whole", "look", "close", "switch", "early", "twice"]),
     st.sampled_from([200, 200, 299, 404, 204, 304]),
     FIELDS,
     st.lists(st.sampled_from([b"ok", b"", b"abc"]), max_size=2),
 )
 PLAIN_ANSWERS = st.builds(
     lambda how, more, body: (how, 200, [(b"Content-Length", b"2"), *more], body),
-    st.sampled_from(["whole", "whole", "look", "switch"]),
+    st.sampled_from(["whole", "whole", "look", "switch", "early", "twice"]),
     st.lists(st.sampled_from([(b"X", b"a"), (b"Y", b"")]), max_size=1),
     st.sampled_from([[b"ok"], [b"ok"], [b"o", b"k"], [b"o"], [b"ok", b"ok"]]),
 )

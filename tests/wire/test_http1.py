@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import h11
 import pytest
 from hypothesis import given
@@ -612,3 +614,110 @@ def test_a_head_is_there_twice_until_it_is_whole() -> None:
     assert isinstance(http.next_event(), Request)
     http.next_event()
     assert http.held_bytes == len(b"GET")
+
+
+# The parts of an answer, each in its turn
+
+PLAIN = [(b"Content-Length", b"2")]
+UPGRADE = request(b"Connection: Upgrade", b"Upgrade: websocket")
+PARTS: dict[str, Callable[[HttpPhase], bytes]] = {
+    "head": lambda http: http.begin_response(200, PLAIN),
+    "closing head": lambda http: http.begin_response(200, PLAIN, close=True),
+    "body": lambda http: http.send_body(b"ok"),
+    "end": lambda http: http.end_response(),
+    "100": lambda http: http.send_100_continue(),
+    "101": lambda http: http.switch_protocols([(b"Upgrade", b"websocket")]),
+}
+
+
+def waiting_for_answer(raw: bytes, *, fast_lane: bool = True) -> HttpPhase:
+    """Return the connection of a client that waits for the answer to a request without a body."""
+    http = HttpPhase(LIMITS, fast_lane=fast_lane)
+    http.receive_data(raw)
+    assert isinstance(http.next_event(), Request)
+    assert http.next_event() is Signal.END_OF_BODY
+    return http
+
+
+LATE = ["head", "closing head", "100", "101"]
+
+
+@pytest.mark.parametrize(
+    ("before", "out_of_turn"),
+    [
+        ("", ["body", "end"]),
+        ("head", LATE),
+        ("head, body", LATE),
+        ("head, body, end", [*LATE, "body", "end"]),
+        ("101", [*LATE, "body", "end"]),
+    ],
+)
+def test_nothing_is_sent_out_of_turn(before: str, out_of_turn: list[str]) -> None:
+    for first in out_of_turn:
+        http = waiting_for_answer(UPGRADE)
+        for part in filter(None, before.split(", ")):
+            PARTS[part](http)
+        for part in (first, *PARTS):
+            with pytest.raises(h11.LocalProtocolError):
+                PARTS[part](http)
+        assert http.response_begun
+        assert not http.can_continue
+
+
+def test_the_next_request_waits_for_the_end_of_the_response() -> None:
+    http = waiting_for_answer(GET + UPGRADE)
+    for part in ("head", "body", "end"):
+        PARTS[part](http)
+        assert http.next_event() is Signal.NEED_DATA
+        assert http.response_begun
+    http.start_next_request()
+    following = http.next_event()
+    assert isinstance(following, Request)
+    assert following.raw_head == UPGRADE
+
+
+@pytest.mark.parametrize("fast_lane", [True, False])
+def test_an_answer_before_the_end_of_the_request_closes(fast_lane: bool) -> None:
+    for end in ([], [b""]):
+        http = HttpPhase(LIMITS, fast_lane=fast_lane)
+        for chunk in (GET + b"GET", *end):
+            http.receive_data(chunk)
+        assert isinstance(http.next_event(), Request)
+        assert http.begin_response(200, PLAIN) == b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n"
+        assert http.closes_early
+        assert http.send_body(b"ok") + http.end_response() == b"ok"
+        assert not http.can_continue
+        assert http.trailing_data == (b"GET", bool(end))
+
+
+@pytest.mark.parametrize("fast_lane", [True, False])
+def test_a_client_that_ends_its_side_is_answered_at_length_too(fast_lane: bool) -> None:
+    http = waiting_for_answer(GET, fast_lane=fast_lane)
+    http.receive_data(b"")
+    assert http.begin_response(200, []).endswith(b"Transfer-Encoding: chunked\r\n\r\n")
+    assert http.send_body(b"ok") + http.end_response() == b"2\r\nok\r\n0\r\n\r\n"
+    http.start_next_request()
+    assert http.next_event() is Signal.END_OF_STREAM
+
+
+@pytest.mark.parametrize("fast_lane", [True, False])
+def test_9110_15_2_2_a_switch_ends_what_is_sent_as_http(fast_lane: bool) -> None:
+    http = waiting_for_answer(UPGRADE + b"\x81", fast_lane=fast_lane)
+    fields = [(b"Upgrade", b"websocket"), (b"Connection", b"Upgrade")]
+    head = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+    assert http.switch_protocols(fields) == head
+    assert http.trailing_data == (b"\x81", False)
+    assert http.next_event() is Signal.NEED_DATA
+
+
+def test_h11_is_not_needed_to_wait_for_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server asks before the first bytes come. The request is as clean afterwards."""
+    monkeypatch.setattr(h11, "Connection", None)
+    http = HttpPhase(LIMITS)
+    for _ in range(2):
+        assert http.next_event() is Signal.NEED_DATA
+        http.receive_data(GET)
+        assert isinstance(http.next_event(), Request)
+        assert http.next_event() is Signal.END_OF_BODY
+        assert http.respond(Response(200, b"ok")).endswith(b"\r\n\r\nok")
+        http.start_next_request()
