@@ -38,7 +38,7 @@ def test_a_call_that_is_cancelled_before_it_begins_never_begins() -> None:
 
 def test_an_error_of_receiving_is_raised_where_the_application_receives() -> None:
     async def receive(side: Side) -> None:
-        side.half.arrive(UsageError("not now"))
+        side.half.arrive([UsageError("not now")])
         with pytest.raises(UsageError, match="not now"):
             await side.half.receive()
 
