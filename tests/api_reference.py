@@ -35,13 +35,14 @@ INTERNAL = {
         "Hub.stream_events",
         "Hub.serving",
         "Hub.subprotocols",
+        "Sender.of",
     ),
     *("Headers.checked", "Headers.raw", "Request.held_bytes", "Response.from_refusal", "RoomSettings.policy"),
     *("HttpPhase.held_bytes", "Origins.of", "Session.answers_pings", "Session.held_bytes", "Session.memory_bytes"),
     *("Server.run", "Server.uses_tls", "Session.outgoing", "Session.recent_frames", "Session.shown_bytes"),
 }
 # Classes whose objects a program is given, and doesn't make.
-GIVEN = {"Room", "Member", "Server", "WebSocket", "Delivery", "Gap", "Closed", "CloseFrame", "Request"}
+GIVEN = {"Room", "Member", "Server", "WebSocket", "Delivery", "Gap", "Closed", "CloseFrame", "Request", "Sender"}
 OWN_DEFAULTS = {id(rawws.SAME_HOST): "SAME_HOST", id(trio.TASK_STATUS_IGNORED): "trio.TASK_STATUS_IGNORED"}
 # Names of annotations that are no public names.
 TYPES = {
@@ -67,6 +68,8 @@ TYPES = {
     "Membership": "A context manager: `async with room.join(ws):` leaves the room at its end.",
     "Mode": "`\"broadcast\"`, or `\"echo\"` to send each message back to its sender alone.",
     "Problem": "The `Refusal` of a request, or a sentence about an answer.",
+    "OnMember": "`Callable[[Member], object]`",
+    "OnMessage": "`Callable[[Sender, str | bytes], str | bytes | bytearray | memoryview | Close | None]`",
     "ProcessRequest": "`Callable[[Request], Awaitable[Response | None] | Response | None]`",
     "ProcessResponse": "`Callable[[Request, Response], Awaitable[Response | None] | Response | None]`",
     "Refusal": "Why a request is refused: `status`, `code`, `sentence`, `headers` and `hint`; see "
@@ -116,7 +119,13 @@ PAGES = (
             Group("Attach to another server", ["attach"]),
             Group("A connection", ["WebSocket", "State", "Closed", "Cause", "CloseFrame", "Gap"]),
             Group("Publish from another process", ["publish", "publish_async", "Published"]),
-            Group("Rooms", ["Hub", "Room", "Delivery", "Member", "RoomSettings", "History", "Slow", "share", "User"]),
+            Group(
+                "Rooms",
+                [
+                    *("Hub", "Room", "Delivery", "Member", "Sender", "Close", "RoomSettings", "History", "Slow"),
+                    *("share", "User"),
+                ],
+            ),
             Group("HTTP, ASGI and WSGI", ["asgi", "wsgi", "rooms", "Request", "Response", "Headers"]),
             Group(
                 "Errors",

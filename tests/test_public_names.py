@@ -28,7 +28,10 @@ from tests.serving.machine import LOOPBACK, PATIENCE_S
 from tests.serving.wire import upgrade
 
 # Objects that a program is given, and tuples: their values are checked at their use.
-GIVEN = {"History", "Member", "Room", "Server", "WebSocket", "Request", "Gap", "CloseFrame", "Delivery", "Closed"}
+GIVEN = {
+    *("History", "Member", "Room", "Server", "WebSocket", "Request", "Gap", "CloseFrame", "Delivery", "Closed"),
+    *("Sender", "Close"),
+}
 # The attributes of the objects that a program is given in a server. Attributes for the loop lie elsewhere.
 ATTRIBUTES = {
     rawws.Room: {"is_held", "join", "last_id", "leave", "path", "publish", "publish_many", "ready", "settings"},

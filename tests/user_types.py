@@ -71,12 +71,23 @@ async def from_elsewhere() -> rawws.Published:
         raise
 
 
+def moderate(sender: rawws.Sender, message: str | bytes) -> str | bytes | rawws.Close | None:
+    assert_type(sender.request, rawws.Request | None)
+    if sender.member is None or not message:
+        return None
+    return f"{sender.user}: {message!r}" if sender.member.is_behind else rawws.Close(4000, "enough")
+
+
+def leave(member: rawws.Member) -> None:
+    assert_type(member.id, int)
+
+
 async def application(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.start", "status": 200 if await receive() else scope["status"]})
 
 
 async def main() -> None:
-    hub = rawws.Hub(history=100, settings=settings)
+    hub = rawws.Hub(history=100, settings=settings, on_message=moderate, on_leave=leave)
     room = hub.room("/news")
     assert_type(room, rawws.Room)
     assert_type(room.publish("text"), rawws.Delivery)
