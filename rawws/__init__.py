@@ -47,6 +47,7 @@ from rawws.server.serve import serve
 from rawws.server.server import Server
 from rawws.version import __version__
 from rawws.websocket import WebSocket
+from rawws.websocket.callbacks import Callbacks, CallbackWebSocket
 from rawws.wire.events import CloseFrame
 from rawws.wire.handshake_errors import HandshakeRefused, InvalidStatus, ProxyError
 from rawws.wire.messages import Headers, Request, Response
@@ -56,6 +57,8 @@ from rawws.wire.session import State
 __all__ = [
     "SAME_HOST",
     "BackplaneAway",
+    "CallbackWebSocket",
+    "Callbacks",
     "Cause",
     "CertificateError",
     "Close",

@@ -8,6 +8,7 @@ import dataclasses
 import enum
 import inspect
 import io
+import itertools
 import re
 import textwrap
 import tokenize
@@ -22,6 +23,7 @@ import trio
 import rawws
 import rawws.testing
 import rawws.wire
+from rawws.websocket.base import WebSocketBase
 
 FOLDER = Path(__file__).resolve().parent.parent / "rawws" / "docs" / "reference"
 COLUMNS = 120
@@ -42,7 +44,8 @@ INTERNAL = {
     *("Server.run", "Server.uses_tls", "Session.outgoing", "Session.recent_frames", "Session.shown_bytes"),
 }
 # Classes whose objects a program is given, and doesn't make.
-GIVEN = {"Room", "Member", "Server", "WebSocket", "Delivery", "Gap", "Closed", "CloseFrame", "Request", "Sender"}
+GIVEN = {"Room", "Member", "Server", "WebSocket", "Delivery", "Gap", "Closed", "CloseFrame", "Request"}
+GIVEN |= {"Sender", "Callbacks", "CallbackWebSocket"}
 OWN_DEFAULTS = {id(rawws.SAME_HOST): "SAME_HOST", id(trio.TASK_STATUS_IGNORED): "trio.TASK_STATUS_IGNORED"}
 # Names of annotations that are no public names.
 TYPES = {
@@ -75,7 +78,7 @@ TYPES = {
     "Refusal": "Why a request is refused: `status`, `code`, `sentence`, `headers` and `hint`; see "
     "[Refusals](refusals.md).",
     "RequestCheck": "A `Check` whose problem is a `Refusal`.",
-    "Routes": "`Mapping[str, Handler | Hub]`: handlers by path.",
+    "Routes": "`Mapping[str, Handler | Hub | Callbacks]`: handlers by path.",
     "SeenMessage": "A message for a viewer: its size, and its beginning.",
     "Source": "An object that gives grants for requests, as `--access` has one: `rawws.access.source.Source`.",
     "SelectSubprotocol": "`Callable[[Request, Sequence[str]], str | None]`",
@@ -117,7 +120,10 @@ PAGES = (
             Group("Serve", ["serve", "Server", "SAME_HOST"]),
             Group("Connect", ["connect"]),
             Group("Attach to another server", ["attach"]),
-            Group("A connection", ["WebSocket", "State", "Closed", "Cause", "CloseFrame", "Gap"]),
+            Group(
+                "A connection",
+                ["WebSocket", "Callbacks", "CallbackWebSocket", "State", "Closed", "Cause", "CloseFrame", "Gap"],
+            ),
             Group("Publish from another process", ["publish", "publish_async", "Published"]),
             Group(
                 "Rooms",
@@ -325,8 +331,9 @@ def fields_of(cls: type) -> Iterator[Field]:
 
 
 def members_of(cls: type) -> Iterator[tuple[str, Any]]:
-    """Yield the public methods and properties that a class defines, with their names."""
-    for name, member in vars(cls).items():
+    """Yield the public methods and properties that a class or its internal base defines, with their names."""
+    parts = [WebSocketBase, cls] if issubclass(cls, WebSocketBase) else [cls]
+    for name, member in itertools.chain.from_iterable(vars(each).items() for each in parts):
         function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
         if name.startswith("_") or f"{cls.__name__}.{name}" in INTERNAL or not inspect.isfunction(function):
             continue

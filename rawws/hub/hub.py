@@ -417,9 +417,9 @@ class Hub:
         if greeting := peer.encoding.greeting(self.hello, room.log.label(place.after), place.gap):
             loop.sending.send(peer, greeting)
         watches = reading.wants_presence and peer.encoding.has_controls
-        is_member = loop.join(peer, room, place.after, watches=watches)
+        loop.join(peer, room, place.after, watches=watches)
         regrant(peer)  # its grant may have changed since it was asked for
-        if is_member and self._attendance is not None:
+        if self._attendance is not None and room in peer.rooms:
             self._attendance.join(peer)
         return peer if peer.transport.fileno() >= 0 else None
 

@@ -197,6 +197,10 @@ class Connections:
         if peer.lost and not peer.interest & READABLE:
             self.drop(peer, cause, peer.lost.why)
             return
+        if peer.inbox is not None:
+            peer.inbox.flush()
+            if peer.session.state is not OPEN or peer.transport.fileno() < 0:
+                return
         peer.session.close(code, reason)
         peer.cause = cause
         if peer.inbox is not None and peer.inbox.paused:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import trio
 
 from rawws.net.transport import MORE_RECEIVE_BYTES, RECEIVE_BYTES
-from rawws.relay.peer import Inbox, Peer
+from rawws.relay.peer import Peer
 from rawws.relay.stats import Stats
-from rawws.wire.events import Event, Message, MessagePart, PongReceived
+from rawws.wire.events import Event
 
 # The size of a receive from a peer whose bytes take long to read.
 LEAST_RECEIVE_BYTES = 4 * 1024
@@ -70,10 +70,10 @@ class Reader:
         """Return the frames or events in bytes from a peer, up to the wanted number. Its session keeps the rest."""
         inbox = peer.inbox
         if inbox is not None:
-            # After our close, messages that don't fit are dropped: the peer's close may come after them.
-            drops = peer.session.close_sent is not None or peer.lost is not None
-            space = MOST_MESSAGES if drops else inbox.limit + 1 - len(inbox.items)
-            return peer.session.receive_data(data, max(1, min(space, MOST_MESSAGES)))
+            space = inbox.space(peer)
+            return peer.session.receive_data(
+                data, MOST_MESSAGES if space > MOST_MESSAGES else space if space > 1 else 1
+            )
         if peer.flow is None or peer.flow.bucket is None:
             return peer.session.relay_data(data, MOST_MESSAGES)
         return peer.session.relay_data(data, max(1, int(peer.flow.bucket.credit(trio.current_time()))))
@@ -85,24 +85,3 @@ class Reader:
             peer.receive_bytes = LEAST_RECEIVE_BYTES
         else:
             peer.receive_bytes = MORE_RECEIVE_BYTES if size >= RECEIVE_BYTES else RECEIVE_BYTES
-
-    def deliver(self, peer: Peer, inbox: Inbox, events: Sequence[Event]) -> bool:
-        """Put a peer's messages into its inbox. Return whether reading has to stop until some have been taken out."""
-        self._stats.messages_in += len(events)
-        # After our close, or when the peer is lost, messages are taken while they fit. Reading must go on, or the
-        # peer's close would not be seen.
-        closing = peer.session.close_sent is not None or peer.lost is not None
-        for event in events:
-            if type(event) is Message or type(event) is MessagePart:
-                if not closing or not inbox.is_full:
-                    inbox.items.append(event)
-                else:
-                    inbox.take_no_more()
-            elif type(event) is PongReceived:
-                inbox.answer_ping(event.payload, trio.current_time())
-            # Pings, closes and faults need nothing here: the session itself has acted on them.
-        inbox.wake()
-        stops = inbox.is_full and not inbox.paused and not closing
-        if stops:
-            inbox.paused = True
-        return stops

@@ -15,6 +15,7 @@ from rawws.net.accept import Address
 from rawws.net.transport import Transport
 from rawws.relay.peer import Peer, PeerGroup
 from rawws.websocket import WebSocket
+from rawws.websocket.callbacks import Callbacks, has_callbacks
 from rawws.wire.handshake import Handshake
 from rawws.wire.messages import Request
 from rawws.wire.origins import Origins
@@ -67,15 +68,18 @@ class Relay(Protocol):
 class Route:
     """The route of the WebSockets of one path, if it differs from that of other paths."""
 
-    handler: Handler | Relay
+    handler: Handler | Relay | Callbacks
     origins: Origins | None = None  # the web pages that may connect; None for the same as elsewhere
     shows_frames: bool = True  # to the log, and to a tracer
     refuse: Callable[[Request], Refusal | None] | None = None  # returns why a request is refused, or None
     relay: Relay | None = field(init=False, repr=False, compare=False)  # the handler, if it is one
+    callbacks: Callbacks | None = field(init=False, repr=False, compare=False)  # likewise
 
     def __post_init__(self) -> None:
         # A handler is called, and a relay is not; an object with the methods of both, such as a mock, is a handler.
-        object.__setattr__(self, "relay", None if callable(self.handler) else self.handler)
+        callbacks = self.handler if has_callbacks(self.handler) else None
+        object.__setattr__(self, "callbacks", callbacks)
+        object.__setattr__(self, "relay", None if callbacks or callable(self.handler) else self.handler)
 
     def admit(self, request: Request) -> tuple[Action, Refusal | None]:
         """Return the action in a room that a WebSocket is for, and a refusal of the request or None."""
@@ -94,7 +98,7 @@ class Route:
         return await self.relay.prepare(request.path or "", reading.since) if isinstance(reading, RoomQuery) else None
 
 
-Routes = Mapping[str, Handler | Relay | Route]
+Routes = Mapping[str, Handler | Relay | Callbacks | Route]
 
 
 class RouteTable:

@@ -20,12 +20,13 @@ from rawws.server.plan import ListeningOptions, ServerPlan
 from rawws.server.routes import Handler, Routes
 from rawws.server.server import Server
 from rawws.tracing import Tracer
+from rawws.websocket.callbacks import Callbacks
 from rawws.wire.origins import Origins
 
 
 @trio.lowlevel.enable_ki_protection
 async def serve(
-    handler: Handler | Hub,
+    handler: Handler | Hub | Callbacks,
     port: int | None = None,
     *,
     host: str | None = None,
@@ -74,8 +75,9 @@ async def serve(
     ``handler`` is an async function that is called with each `WebSocket`, in a task of its own. The connection is
     closed with 1000 when the handler returns, and with 1011 when it raises. Or ``handler`` is a `Hub`, which relays at
     the paths that are rooms: its ``rooms_at``, or else the paths below ``/room/`` if there is an application for HTTP,
-    or else every path. A WebSocket for another path is refused with 404. ``routes`` has other handlers for some paths:
-    ``{"/admin": admin}``.
+    or else every path. A WebSocket for another path is refused with 404. Or ``handler`` is an object with `Callbacks`,
+    which are called for each message in the loop's turn, without a task for the connection. ``routes`` has other
+    handlers for some paths: ``{"/admin": admin}``.
 
     Where it listens:
 
