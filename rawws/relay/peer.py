@@ -34,6 +34,9 @@ OK_CODES = frozenset({1000, 1001, 1005})
 # The limit of an inbox that takes no more.
 _NOTHING = -1
 
+# At most this many messages of one peer are read at a time. The rest of the received bytes waits for its next turn.
+MOST_MESSAGES = 500
+
 # A message that waits for a program, besides its payload: the tuple, the head of the bytes, its place in the queue.
 WAITING_BYTES = 120
 
@@ -321,12 +324,13 @@ class Inbox:
         self.drained = trio.lowlevel.ParkingLot()
         self.drains = 0  # how many times the operating system has taken all that was queued
 
-    def space(self, peer: Peer) -> float:
-        """Return how many messages the next read may give it."""
+    def most_events(self, peer: Peer) -> float:
+        """Return how many events the next read may have; it is at least 1."""
         # After our close, messages that don't fit are dropped: the peer's close may come after them.
         if peer.session.close_sent is not None or peer.lost is not None:
-            return math.inf
-        return self.limit + 1 - len(self.items)
+            return MOST_MESSAGES
+        space = self.limit + 1 - len(self.items)
+        return MOST_MESSAGES if space > MOST_MESSAGES else space if space > 1 else 1
 
     @property
     def is_full(self) -> bool:

@@ -8,15 +8,12 @@ from collections.abc import Sequence
 import trio
 
 from rawws.net.transport import MORE_RECEIVE_BYTES, RECEIVE_BYTES
-from rawws.relay.peer import Peer
+from rawws.relay.peer import MOST_MESSAGES, Peer
 from rawws.relay.stats import Stats
 from rawws.wire.events import Event
 
 # The size of a receive from a peer whose bytes take long to read.
 LEAST_RECEIVE_BYTES = 4 * 1024
-# At most this many messages of one peer are read at a time. The rest of the received bytes waits for its next turn.
-MOST_MESSAGES = 500
-
 # The longest time for a turn, and for acting on a full receive. Tiny frames that wsproto reads take a hundred times as
 # long as large ones.
 TURN_S = 0.01
@@ -70,10 +67,7 @@ class Reader:
         """Return the frames or events in bytes from a peer, up to the wanted number. Its session keeps the rest."""
         inbox = peer.inbox
         if inbox is not None:
-            space = inbox.space(peer)
-            return peer.session.receive_data(
-                data, MOST_MESSAGES if space > MOST_MESSAGES else space if space > 1 else 1
-            )
+            return peer.session.receive_data(data, inbox.most_events(peer))
         if peer.flow is None or peer.flow.bucket is None:
             return peer.session.relay_data(data, MOST_MESSAGES)
         return peer.session.relay_data(data, max(1, int(peer.flow.bucket.credit(trio.current_time()))))

@@ -19,20 +19,22 @@ from rawws.callables import check_plain
 from rawws.errors import Cause, Closed, UsageError
 from rawws.hooks import log_failure
 from rawws.limits import KIB, MAX_LAG_BYTES, Limits
-from rawws.relay.peer import About, Inbox, Peer
-from rawws.relay.reading import MOST_MESSAGES, TURN_S
+from rawws.net.poller import READABLE
+from rawws.relay.peer import MOST_MESSAGES, About, Inbox, Peer
+from rawws.relay.reading import TURN_S
 from rawws.relay.sending import MAX_OUTBOX_BYTES
 from rawws.runtime import check_in_trio, not_awaited
 from rawws.websocket.base import WebSocketBase
 from rawws.wire.events import Data, Event, Message, PongReceived, as_message, check_close
-from rawws.wire.frames import Opcode
+from rawws.wire.frames import LENGTH_IN_2_BYTES, SHORT_TEXT, Opcode
 from rawws.wire.session import State
 from rawws.wire.trace import FAULT
 
 # The memory of a connection with callbacks besides its peer (measured).
-CALLBACK_BYTES = 4 * KIB
+CALLBACK_BYTES = 3 * KIB
 
-_TEXT, _OPEN = Opcode.TEXT, State.OPEN  # a global is found faster than an Enum's member
+# A global is found faster than an Enum's or a class's member.
+_TEXT, _OPEN, _COUNT_ANSWERS = Opcode.TEXT, State.OPEN, Peer.count_answers
 
 
 class Callbacks(Protocol):
@@ -100,6 +102,7 @@ class CallbackWebSocket(WebSocketBase):
         self._callbacks = callbacks
         self._gathered: list[bytes] | None = None  # the answers of a read, while its messages are given out
         self._gathered_bytes = 0
+        self._is_plain = settings.get("fast_lane", True)  # a short message is sent as it is
         super().__init__(*arguments, **settings)
 
     def _make_inbox(self, limits: Limits) -> Inbox:
@@ -135,10 +138,13 @@ class CallbackWebSocket(WebSocketBase):
         # A message that came together with the peer's close, or with a fault, can still be answered (§5.5.1).
         if peer.cause is not None:
             return False
-        frames = self._session.message(opcode, payload, compress=compress)
-        gathered.append(frames)
-        self._gathered_bytes += len(frames)
-        return self._gathered_bytes <= MAX_OUTBOX_BYTES or self._flush_gathered()
+        size = len(payload)
+        if size < LENGTH_IN_2_BYTES and opcode is _TEXT and not compress and self._is_plain:  # Session.message()
+            gathered.append(SHORT_TEXT[size] + payload)
+        else:
+            gathered.append(self._session.message(opcode, payload, compress=compress))
+        self._gathered_bytes += size
+        return self._gathered_bytes <= MAX_OUTBOX_BYTES or self._send_many()
 
     def _send_soon(self, opcode: Opcode, payload: bytes, compress: bool | None) -> bool:
         """Send a message with all others that are for this peer when the turn is over."""
@@ -155,24 +161,32 @@ class CallbackWebSocket(WebSocketBase):
         self._receiver.pause_if_full()
         return True
 
-    def _flush_gathered(self) -> bool:
-        """Send the gathered answers; return False if the connection is closed."""
-        gathered, size = self._gathered, self._gathered_bytes
-        if not gathered:
-            return True
-        self._gathered, self._gathered_bytes = [], 0
-        peer = self._peer
-        if peer.lost is not None or peer.closed is not None or (size > MAX_OUTBOX_BYTES and self._close_if_too_slow()):
+    def _send_many(self) -> bool:
+        """Send the gathered answers before more are gathered; return False if the connection is closed instead."""
+        if self._close_if_too_slow():
             return False
+        self._flush_gathered()
+        return True
+
+    def _flush_gathered(self) -> None:
+        """Send the answers that are gathered so far."""
+        if gathered := self._gathered:
+            self._gathered = []
+            self._send_gathered(gathered)
+
+    def _send_gathered(self, gathered: list[bytes]) -> None:
+        self._gathered_bytes = 0
+        peer = self._peer
+        if peer.lost is not None:  # it takes nothing, so that they would only be kept
+            return
         frames = gathered[0]
         if len(gathered) > 1:
             frames = b"".join(gathered)
             self._loop.stats.messages_out += len(gathered) - 1
         # They count as automatic answers do: while many wait, nothing is read that would lead to more of them.
-        self._loop.sending.send(peer, frames, count=Peer.count_answers)
-        if peer.has_queued:
+        self._loop.sending.send(peer, frames, count=_COUNT_ANSWERS)
+        if peer.interest != READABLE:
             self._receiver.pause_if_full()
-        return True
 
     def _close_if_too_slow(self) -> bool:
         """Close the connection if too much waits for the peer already; return whether it does."""
@@ -221,7 +235,7 @@ class _Receiver(Inbox):
         self.flush()
         self._websocket._gathered = None
 
-    def space(self, peer: Peer) -> float:
+    def most_events(self, peer: Peer) -> float:
         return self.limit
 
     def deliver(self, peer: Peer, events: Sequence[Event]) -> bool:
@@ -241,9 +255,10 @@ class _Receiver(Inbox):
                     self.answer_ping(event.payload, trio.current_time())
         except BaseException as error:
             self._fail("message", error)
-        if websocket._gathered:
-            websocket._flush_gathered()
+        gathered = websocket._gathered
         websocket._gathered = None
+        if gathered:
+            websocket._send_gathered(gathered)
         if started_at:
             self._adapt(len(events), time.perf_counter() - started_at)
         return False
