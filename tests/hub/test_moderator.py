@@ -116,8 +116,10 @@ async def test_a_client_with_ids_gets_the_changed_message_with_its_id(start_hub:
 async def test_a_dropped_message_goes_to_nobody_and_the_others_do(start_hub: StartHub) -> None:
     running = start_hub(on_message=lambda _, message: None if message == "bad" else message)
     one, other = running.join(), running.join()
+    received = current_loop().stats.messages_in
     await one.send(text("bad") + text("good") + text("bad"))
     assert await other.frame() == seen_text("good")
+    assert current_loop().stats.messages_in == received + 3
     assert running.hub.room("/").last_id.endswith("-1")
 
 
