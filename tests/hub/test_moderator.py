@@ -13,14 +13,17 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import rawws
+from rawws.access.grant import Action, Admitted, Grant
+from rawws.access.patterns import Patterns
 from rawws.errors import Cause, UsageError
 from rawws.limits import Limits
 from rawws.net.transport import Transport
 from rawws.relay.loop import current_loop
 from rawws.wire.frames import Opcode
+from rawws.wire.handshake import Accept, Handshake
 from tests.serving.client import Client
 from tests.serving.server import RunningHub, StartHub
-from tests.serving.wire import Seen, binary, close, masked, ping, seen_close, seen_text, text
+from tests.serving.wire import KEY, Seen, binary, close, masked, ping, seen_close, seen_text, text
 
 WITH_IDS = "rawws.id.v1"
 
@@ -343,6 +346,21 @@ async def test_a_peer_that_has_gone_before_it_could_join_has_neither(start_hub: 
     ours, client = running.pair()
     client.hang_up()
     running.adopt(Transport(ours))
+    await running.stop(1)
+    await wait_all_tasks_blocked()
+    assert journal.joins == journal.leaves == []
+
+
+async def test_a_peer_whose_grant_was_withdrawn_before_it_could_join_has_neither(start_hub: StartHub) -> None:
+    journal = Journal()
+    running = journal.start(start_hub)
+    ours, client = running.pair()
+    withdrawn = Grant("ann", Patterns(["/*"]), renew=lambda: None)
+    handshake = Handshake((), "/a", Accept.of(KEY.decode()), None, None)
+    admitted = Admitted(Action.READ, withdrawn)
+    running.hub.adopt(1, Transport(ours), handshake, running.endpoint, admitted=admitted)
+    assert (await client.frame()).opcode == Opcode.CLOSE
+    client.hang_up()
     await running.stop(1)
     await wait_all_tasks_blocked()
     assert journal.joins == journal.leaves == []

@@ -12,6 +12,7 @@ import pytest
 import trio
 
 import rawws
+from rawws.access.shared_token import SharedToken
 from rawws.server.room_posts import PublishPolicy
 from tests.redis_server import RedisServer, redis_server
 from tests.room_serving import Rooms, post, rooms
@@ -113,7 +114,7 @@ async def test_a_post_that_is_repeated_is_asked_about_once_and_known_by_what_was
 
 async def test_a_post_without_the_token_is_not_asked_about(nursery: trio.Nursery) -> None:
     asked = judge()
-    async with rooms(nursery, on_message=asked, policy=PublishPolicy("secret")) as running:
+    async with rooms(nursery, on_message=asked, policy=PublishPolicy(SharedToken("secret"))) as running:
         assert (await running.ask(post("/r", b"x"))).status == 401
         assert (await running.ask(post("/r", b"\xff"))).status == 401
         assert asked.given == []
