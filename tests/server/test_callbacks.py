@@ -128,19 +128,19 @@ async def test_a_stopping_server_closes_with_1001_and_tells_the_program_before_i
 
 async def test_a_server_that_is_cancelled_tells_the_program_before_it_returns() -> None:
     journal = Journal()
-    told: list[int] = []
+    closes_at_return: list[int] = []
 
     async def serve(task_status: trio.TaskStatus[rawws.Server]) -> None:
         try:
             await rawws.serve(journal, 0, host=LOOPBACK, task_status=task_status)
         finally:
-            told.append(len(journal.closes))
+            closes_at_return.append(len(journal.closes))
 
     async with trio.open_nursery() as nursery:
         server: rawws.Server = await nursery.start(serve)
         client = await rawws.connect(url(server)).open()
         nursery.cancel_scope.cancel()
-    assert told == [1]
+    assert closes_at_return == [1]
     await client.aclose()
 
 
