@@ -140,7 +140,6 @@ async def live_often(rng: random.Random, port: int, path: str) -> None:
         await live(rng, port, path)
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("seed", range(4))
 async def test_every_connection_is_told_of_once_and_nothing_breaks(
     bounded: None,  # noqa: ARG001
