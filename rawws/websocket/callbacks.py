@@ -266,9 +266,12 @@ class _Receiver(Inbox):
     def _adapt(self, events: int, took_s: float) -> None:
         """Choose the number of messages for the next read, so that a program's time doesn't delay other peers."""
         if took_s > TURN_S:
-            self.limit = max(1, int(events * TURN_S / took_s))
+            self.limit = max(2, int(events * TURN_S / took_s))  # one alone isn't measured
         elif self.limit < MOST_MESSAGES:
             self.limit = min(MOST_MESSAGES, 2 * self.limit)
+
+    def forget(self) -> None:
+        """Do nothing: no message waits here, and reading goes on until the peer's close."""
 
     def flush(self) -> None:
         self._websocket._flush_gathered()

@@ -19,6 +19,7 @@ from rawws.hub.hub import Hub
 from rawws.hub.room import state_of
 from rawws.limits import KIB, MIB, Limits
 from rawws.net.transport import Transport
+from rawws.relay.actions import ForgetMessages
 from rawws.relay.loop import current_loop
 from rawws.relay.peer import PeerGroup
 from rawws.relay.sending import MAX_OUTBOX_BYTES
@@ -735,6 +736,23 @@ async def test_the_memory_of_a_connection_is_counted(opener: Opener) -> None:
     assert 2 * KIB < idle < 20 * KIB
     fill(ws)
     assert current_loop().memory.used_bytes() - before - idle > MAX_OUTBOX_BYTES
+
+
+async def test_a_peer_that_is_closed_for_its_memory_is_read_until_its_close(opener: Opener) -> None:
+    journal = Journal()
+    client, ws = opener(journal)
+    loop = current_loop()
+    loop.close(peer_of(ws), 1013, "", Cause.LIMIT)
+    inbox = peer_of(ws).inbox
+    assert inbox is not None
+    loop._carry_out(ForgetMessages(inbox))
+    await client.send(text("a") * 100 + close(1013))
+    await client.frame()
+    await client.assert_end()
+    client.hang_up()
+    await opener.wait_empty()
+    assert journal.calls[-1] == ("closed", 1, Cause.LIMIT)
+    assert ws.close_code == 1013
 
 
 async def test_a_pong_gives_the_latency(opener: Opener, autojump_clock: MockClock) -> None:
