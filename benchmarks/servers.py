@@ -38,6 +38,7 @@ class Wish:
     tls: bool = False
     distinct: bool = False  # messages differ, and their content matters
     handler: bool = False  # rawws as a library: a task and a handler for each connection, as the others have it
+    callbacks: bool = False  # rawws as a library: callbacks in the loop's turn
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ class Server:
         tls = ["--tls-cert", certificate.cert, "--tls-key", certificate.key] if wish.tls and certificate else []
         if self.name == "rawws" and wish.handler:
             return [sys.executable, "-m", "benchmarks.peers.rawws_handler", "--port", str(port), "--mode", mode]
+        if self.name == "rawws" and wish.callbacks:
+            return [sys.executable, "-m", "benchmarks.peers.rawws_callbacks", "--port", str(port), "--mode", mode]
         if self.name == "rawws":
             return rawws_command(port, mode, wish, tls)
         if wish.compression and not self.compression:

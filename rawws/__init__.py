@@ -8,6 +8,7 @@ from rawws.access.user import User
 from rawws.backplane.sharing import share
 from rawws.broadcast.log import History
 from rawws.broadcast.message_ids import Gap
+from rawws.broadcast.moderation import Close
 from rawws.client.connect import connect
 from rawws.client.publish import publish, publish_async
 from rawws.errors import (
@@ -35,6 +36,7 @@ from rawws.errors import (
 from rawws.hub.hub import Hub
 from rawws.hub.member import Member
 from rawws.hub.room import Delivery, Room
+from rawws.hub.sender import Sender
 from rawws.net.tls import CertificateError, TlsError
 from rawws.relay.settings import RoomSettings, Slow
 from rawws.server.asgi import asgi, wsgi
@@ -45,6 +47,7 @@ from rawws.server.serve import serve
 from rawws.server.server import Server
 from rawws.version import __version__
 from rawws.websocket import WebSocket
+from rawws.websocket.callbacks import Callbacks, CallbackWebSocket
 from rawws.wire.events import CloseFrame
 from rawws.wire.handshake_errors import HandshakeRefused, InvalidStatus, ProxyError
 from rawws.wire.messages import Headers, Request, Response
@@ -54,8 +57,11 @@ from rawws.wire.session import State
 __all__ = [
     "SAME_HOST",
     "BackplaneAway",
+    "CallbackWebSocket",
+    "Callbacks",
     "Cause",
     "CertificateError",
+    "Close",
     "CloseFrame",
     "Closed",
     "ConnectionClosed",
@@ -88,6 +94,7 @@ __all__ = [
     "Response",
     "Room",
     "RoomSettings",
+    "Sender",
     "Server",
     "Slow",
     "State",

@@ -8,6 +8,7 @@ import dataclasses
 import enum
 import inspect
 import io
+import itertools
 import re
 import textwrap
 import tokenize
@@ -22,6 +23,7 @@ import trio
 import rawws
 import rawws.testing
 import rawws.wire
+from rawws.websocket.base import WebSocketBase
 
 FOLDER = Path(__file__).resolve().parent.parent / "rawws" / "docs" / "reference"
 COLUMNS = 120
@@ -35,6 +37,7 @@ INTERNAL = {
         "Hub.stream_events",
         "Hub.serving",
         "Hub.subprotocols",
+        "Sender.of",
     ),
     *("Headers.checked", "Headers.raw", "Request.held_bytes", "Response.from_refusal", "RoomSettings.policy"),
     *("HttpPhase.held_bytes", "Origins.of", "Session.answers_pings", "Session.held_bytes", "Session.memory_bytes"),
@@ -42,6 +45,7 @@ INTERNAL = {
 }
 # Classes whose objects a program is given, and doesn't make.
 GIVEN = {"Room", "Member", "Server", "WebSocket", "Delivery", "Gap", "Closed", "CloseFrame", "Request"}
+GIVEN |= {"Sender", "Callbacks", "CallbackWebSocket"}
 OWN_DEFAULTS = {id(rawws.SAME_HOST): "SAME_HOST", id(trio.TASK_STATUS_IGNORED): "trio.TASK_STATUS_IGNORED"}
 # Names of annotations that are no public names.
 TYPES = {
@@ -67,12 +71,14 @@ TYPES = {
     "Membership": "A context manager: `async with room.join(ws):` leaves the room at its end.",
     "Mode": "`\"broadcast\"`, or `\"echo\"` to send each message back to its sender alone.",
     "Problem": "The `Refusal` of a request, or a sentence about an answer.",
+    "OnMember": "`Callable[[Member], object]`",
+    "OnMessage": "`Callable[[Sender, str | bytes], str | bytes | bytearray | memoryview | Close | None]`",
     "ProcessRequest": "`Callable[[Request], Awaitable[Response | None] | Response | None]`",
     "ProcessResponse": "`Callable[[Request, Response], Awaitable[Response | None] | Response | None]`",
     "Refusal": "Why a request is refused: `status`, `code`, `sentence`, `headers` and `hint`; see "
     "[Refusals](refusals.md).",
     "RequestCheck": "A `Check` whose problem is a `Refusal`.",
-    "Routes": "`Mapping[str, Handler | Hub]`: handlers by path.",
+    "Routes": "`Mapping[str, Handler | Hub | Callbacks]`: handlers by path.",
     "SeenMessage": "A message for a viewer: its size, and its beginning.",
     "Source": "An object that gives grants for requests, as `--access` has one: `rawws.access.source.Source`.",
     "SelectSubprotocol": "`Callable[[Request, Sequence[str]], str | None]`",
@@ -114,9 +120,18 @@ PAGES = (
             Group("Serve", ["serve", "Server", "SAME_HOST"]),
             Group("Connect", ["connect"]),
             Group("Attach to another server", ["attach"]),
-            Group("A connection", ["WebSocket", "State", "Closed", "Cause", "CloseFrame", "Gap"]),
+            Group(
+                "A connection",
+                ["WebSocket", "Callbacks", "CallbackWebSocket", "State", "Closed", "Cause", "CloseFrame", "Gap"],
+            ),
             Group("Publish from another process", ["publish", "publish_async", "Published"]),
-            Group("Rooms", ["Hub", "Room", "Delivery", "Member", "RoomSettings", "History", "Slow", "share", "User"]),
+            Group(
+                "Rooms",
+                [
+                    *("Hub", "Room", "Delivery", "Member", "Sender", "Close", "RoomSettings", "History", "Slow"),
+                    *("share", "User"),
+                ],
+            ),
             Group("HTTP, ASGI and WSGI", ["asgi", "wsgi", "rooms", "Request", "Response", "Headers"]),
             Group(
                 "Errors",
@@ -316,8 +331,9 @@ def fields_of(cls: type) -> Iterator[Field]:
 
 
 def members_of(cls: type) -> Iterator[tuple[str, Any]]:
-    """Yield the public methods and properties that a class defines, with their names."""
-    for name, member in vars(cls).items():
+    """Yield the public methods and properties that a class or its internal base defines, with their names."""
+    parts = [WebSocketBase, cls] if issubclass(cls, WebSocketBase) else [cls]
+    for name, member in itertools.chain.from_iterable(vars(each).items() for each in parts):
         function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
         if name.startswith("_") or f"{cls.__name__}.{name}" in INTERNAL or not inspect.isfunction(function):
             continue

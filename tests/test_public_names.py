@@ -28,13 +28,20 @@ from tests.serving.machine import LOOPBACK, PATIENCE_S
 from tests.serving.wire import upgrade
 
 # Objects that a program is given, and tuples: their values are checked at their use.
-GIVEN = {"History", "Member", "Room", "Server", "WebSocket", "Request", "Gap", "CloseFrame", "Delivery", "Closed"}
+GIVEN = {
+    *("History", "Member", "Room", "Server", "WebSocket", "Request", "Gap", "CloseFrame", "Delivery", "Closed"),
+    *("Sender", "Close", "Callbacks", "CallbackWebSocket"),
+}
 # The attributes of the objects that a program is given in a server. Attributes for the loop lie elsewhere.
 ATTRIBUTES = {
     rawws.Room: {"is_held", "join", "last_id", "leave", "path", "publish", "publish_many", "ready", "settings"},
     rawws.Member: {
         *("close", "id", "is_behind", "path", "remote_address", "request", "send", "state", "subprotocol", "user"),
         "websocket",
+    },
+    rawws.CallbackWebSocket: {
+        *("buffered_bytes", "close", "close_code", "close_reason", "closed", "extensions", "id", "latency"),
+        *("max_buffered_bytes", "path", "remote_address", "request", "response", "send_nowait", "state", "subprotocol"),
     },
     rawws.WebSocket: {
         *("aclose", "begin_close", "buffered_bytes", "close_code", "close_reason", "closed", "extensions", "gap"),
@@ -159,6 +166,21 @@ async def _publish(publish: Callable[..., Any], **given: Any) -> None:
         server.stop()
 
 
+async def _of_callbacks(method: str, **given: Any) -> None:
+    called: list[Any] = []
+
+    class Once(rawws.Callbacks):
+        def opened(self, ws: rawws.CallbackWebSocket, /) -> None:
+            called.append(ws)
+
+    async with trio.open_nursery() as nursery:
+        server: rawws.Server = await nursery.start(partial(rawws.serve, Once(), 0, host=LOOPBACK))
+        async with rawws.connect(f"ws://{LOOPBACK}:{server.port}/") as ws:
+            await ws.ping()  # it is open at the server, too
+            getattr(called[0], method)(*(("x",) if method == "send_nowait" else ()), **given)
+        server.stop()
+
+
 async def _disconnect(**given: Any) -> None:
     rawws.Hub().disconnect(user="alice", **given)
 
@@ -174,6 +196,8 @@ CALLS: dict[str, Callable[..., Any]] = {
     "User": partial(rawws.User, "alice"),
     "Member.send": partial(_of_a_member, "send"),
     "Member.close": partial(_of_a_member, "close"),
+    "CallbackWebSocket.close": partial(_of_callbacks, "close"),
+    "CallbackWebSocket.send_nowait": partial(_of_callbacks, "send_nowait"),
     "asgi": lambda **given: rawws.asgi(says_ok, **given),
     "wsgi": lambda **given: rawws.wsgi((lambda *_: []), **given),
     "attach": _attach,

@@ -71,12 +71,31 @@ async def from_elsewhere() -> rawws.Published:
         raise
 
 
+def moderate(sender: rawws.Sender, message: str | bytes) -> str | bytes | rawws.Close | None:
+    assert_type(sender.request, rawws.Request | None)
+    if sender.member is None or not message:
+        return None
+    return f"{sender.user}: {message!r}" if sender.member.is_behind else rawws.Close(4000, "enough")
+
+
+def leave(member: rawws.Member) -> None:
+    assert_type(member.id, int)
+
+
+class Game(rawws.Callbacks):
+    def message(self, ws: rawws.CallbackWebSocket, data: str | bytes) -> None:
+        assert_type(ws.send_nowait(data), bool)
+        assert_type(ws.closed, rawws.Closed | None)
+        rawws.Hub().room("/").join(ws)
+        ws.close(4000, "enough")
+
+
 async def application(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.start", "status": 200 if await receive() else scope["status"]})
 
 
 async def main() -> None:
-    hub = rawws.Hub(history=100, settings=settings)
+    hub = rawws.Hub(history=100, settings=settings, on_message=moderate, on_leave=leave)
     room = hub.room("/news")
     assert_type(room, rawws.Room)
     assert_type(room.publish("text"), rawws.Delivery)
@@ -87,6 +106,7 @@ async def main() -> None:
             partial(rawws.serve, handle, 8080, http=answer, authenticate=authenticate, routes={"/rooms": hub})
         )
         await nursery.start(partial(rawws.serve, hub, 0, http=app, hosts=None, subprotocols=None))
+        await nursery.start(partial(rawws.serve, Game(), 0, routes={"/game": Game(), "/rooms": hub}))
         await nursery.start(partial(rawws.serve, chat, 0, http=rawws.asgi(application)))
         assert_type(server.port, int)
         server.stop()

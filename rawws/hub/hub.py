@@ -26,6 +26,7 @@ from rawws.errors import RETRY_SOON, Refusal, UsageError
 from rawws.hooks import is_application_error, log_failure
 from rawws.hub.doors import Door, action_through
 from rawws.hub.hub_commands import DISCONNECT, HubCommands, disconnect_body
+from rawws.hub.moderator import Attendance, AttendedWatchers, Moderator, OnMember, OnMessage
 from rawws.hub.paths import BESIDE_AN_APPLICATION, RoomPaths
 from rawws.hub.registry import RoomRegistry, RoomsInUse
 from rawws.hub.regranting import Effect, let_write, regrant
@@ -43,6 +44,7 @@ from rawws.relay.peer import NOTHING, About, FlowControl, Peer, PeerGroup
 from rawws.relay.room_state import RoomState
 from rawws.relay.settings import RoomSettings, Slow
 from rawws.relay.thread_queue import Outcome
+from rawws.relay.watchers import Watchers
 from rawws.wire.events import check_close
 from rawws.wire.handshake import Handshake
 from rawws.wire.messages import Request
@@ -85,6 +87,16 @@ class Hub:
 
     ``settings(path)`` may return other `RoomSettings` for some rooms. If it fails, the request is answered with 500.
 
+    ``on_message(sender, message)`` decides about each message that a client publishes, by WebSocket or by POST, and is
+    not asked about those of the program itself. It is a plain function, and all connections wait while it runs. Its
+    result is published: the same message, or another one. With None the message is dropped, and with `Close` its sender
+    is closed too. A POST is answered with 403 in both cases. An exception is logged, and costs a WebSocket its
+    connection (1011) and a POST its answer (500). ``message`` is a ``str`` for text and ``bytes`` for binary, and the
+    `Sender` has the user, the address and the room. With a backplane, the node that the message comes to asks.
+
+    ``on_join(member)`` and ``on_leave(member)`` are plain functions, too. They are called with each WebSocket and each
+    reader of events that the hub puts into a room, with exactly one leave for each join.
+
     Raises `UsageError` for values that can't be used, and for settings that exclude each other.
     """
 
@@ -105,6 +117,9 @@ class Hub:
         max_peers: int | None = None,
         rooms_at: str | None = None,
         settings: Callable[[str], RoomSettings | None] | None = None,
+        on_message: OnMessage | None = None,
+        on_join: OnMember | None = None,
+        on_leave: OnMember | None = None,
     ) -> None:
         """Raises `UsageError` for an unknown mode or policy, and for an invalid limit."""
         if max_rooms is not None:
@@ -128,7 +143,9 @@ class Hub:
         self._settings_for = settings
         self._max_rooms = max_rooms
         self.hello = hello or ""
-        self.registry = RoomRegistry(self._choose_settings, self._choose_backplane)
+        self.moderator = _moderator(on_message, self.mode)
+        self._attendance = _attendance(on_join, on_leave)
+        self.registry = RoomRegistry(self._choose_settings, self._choose_backplane, self.moderator, self._make_watchers)
         self.polls = WaitingPolls()
         self.commands = HubCommands(self.registry, self.polls)
         self._asked_for: RoomState | None = None  # the empty room that the last request was for
@@ -154,6 +171,9 @@ class Hub:
         Any thread may call this, and look at `rooms`.
         """
         return self.registry.facade_of(self.registry.get(path))
+
+    def _make_watchers(self) -> Watchers[Peer]:
+        return Watchers() if self._attendance is None else AttendedWatchers(self._attendance)
 
     def _choose_backplane(self, path: str) -> Backplane[RoomState] | None:
         return None if self.backplane is None else self.backplane.of(path)
@@ -399,6 +419,8 @@ class Hub:
         if greeting := peer.encoding.greeting(self.hello, room.log.label(place.after), place.gap):
             loop.sending.send(peer, greeting)
         loop.join(peer, room, place.after, watches=reading.wants_presence and peer.encoding.has_controls)
+        if self._attendance is not None and room in peer.rooms:
+            self._attendance.join(peer)
         return peer if peer.transport.fileno() >= 0 else None
 
     def _publishes(self, peer: Peer) -> bool:
@@ -415,6 +437,22 @@ def _choose(choices: type[_Choice], given: _Choice | str, what: str) -> _Choice:
     except ValueError:
         names = ", ".join(repr(choice.value) for choice in choices)
         raise UsageError(f"there is no {what} {given!r}; give one of {names}") from None
+
+
+def _moderator(on_message: OnMessage | None, mode: Mode) -> Moderator | None:
+    if on_message is None:
+        return None
+    check_plain("on_message", on_message, "sender", "message")
+    if mode is Mode.ECHO:
+        raise UsageError("on_message is asked about the messages of rooms, and with mode='echo' there are none")
+    return Moderator(on_message)
+
+
+def _attendance(on_join: OnMember | None, on_leave: OnMember | None) -> Attendance | None:
+    for name, given in (("on_join", on_join), ("on_leave", on_leave)):
+        if given is not None:
+            check_plain(name, given, "member")
+    return None if on_join is None and on_leave is None else Attendance(on_join, on_leave)
 
 
 def _name_of(user: object) -> str | None:

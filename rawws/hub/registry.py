@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, ValuesView
 from rawws.hub.home import Home
 from rawws.hub.room import Room
 from rawws.relay.backplane import Backplane
+from rawws.relay.gates import Gate
 from rawws.relay.loop import current_loop
+from rawws.relay.peer import Peer
 from rawws.relay.room_base import RoomBase
 from rawws.relay.room_state import RoomState
 from rawws.relay.settings import RoomSettings
+from rawws.relay.watchers import Watchers
 
 
 class RoomRegistry:
@@ -28,10 +31,17 @@ class RoomRegistry:
         self,
         choose_settings: Callable[[str], RoomSettings],
         choose_backplane: Callable[[str], Backplane[RoomState] | None],
+        gate: Gate | None = None,
+        make_watchers: Callable[[], Watchers[Peer]] = Watchers,
     ) -> None:
-        """Both functions are called with the path of a room that is made. The first may raise `UsageError`."""
+        """The first two are called with the path of a room that is made. ``choose_settings`` may raise `UsageError`.
+
+        ``gate`` is that of every room, and ``make_watchers`` makes the watchers of each.
+        """
         self._choose_settings = choose_settings
         self._choose_backplane = choose_backplane
+        self._gate = gate
+        self._make_watchers = make_watchers
         self._known: weakref.WeakValueDictionary[str, RoomState] = weakref.WeakValueDictionary()
         self.in_use: dict[str, RoomState] = {}
         self.home = Home()
@@ -58,7 +68,9 @@ class RoomRegistry:
             with self._lock:
                 room = self.find(path)  # another thread may have made it meanwhile
                 if room is None:
-                    room = self._known[path] = RoomBase(path, settings, self, self._choose_backplane(path))
+                    backplane = self._choose_backplane(path)
+                    room = RoomBase(path, settings, self, backplane, self._gate, self._make_watchers())
+                    self._known[path] = room
         return room
 
     def facade_of(self, room: RoomState) -> Room:

@@ -24,6 +24,7 @@ from rawws.relay.settings import RoomSettings
 from rawws.relay.thread_queue import Outcome
 from rawws.runtime import check_in_trio, not_awaited
 from rawws.websocket import WebSocket
+from rawws.websocket.callbacks import CallbackWebSocket
 from rawws.websocket.internals import peer_of, prepare_to_join
 from rawws.wire.events import Data, as_message
 from rawws.wire.frames import encode_message
@@ -80,7 +81,7 @@ class Room:
         return iter([Member(peer) for peer in sorted(self._state.peers, key=lambda peer: peer.number)])
 
     def __contains__(self, who: object) -> bool:
-        """Whether a `Member` or a `WebSocket` is in the room now."""
+        """Whether a `Member`, a `WebSocket` or a `CallbackWebSocket` is in the room now."""
         peer = getattr(who, "_peer", None)
         return isinstance(peer, Peer) and self._state in peer.rooms
 
@@ -193,7 +194,9 @@ class Room:
 
     # Membership
 
-    def join(self, websocket: WebSocket, *, since: str | None = None, last: int | None = None) -> Membership:
+    def join(
+        self, websocket: WebSocket | CallbackWebSocket, *, since: str | None = None, last: int | None = None
+    ) -> Membership:
         """Put a connection into the room: it gets the messages here until it leaves or closes.
 
         With ``since``, an id, it is first sent the history after that message; with ``last``, a number, this many of
@@ -203,18 +206,25 @@ class Room:
         check_in_trio("room.join, ws")
         self._home.loop_here()
         reading = RoomQuery(None if since is None else parse_id(since), last)
+        self._seal_turn()
         position = self._state.resolve(reading)
         current_loop().join(prepare_to_join(websocket), self._state, position.after)
         return Membership(self, websocket)
 
-    def leave(self, websocket: WebSocket) -> None:
+    def leave(self, websocket: WebSocket | CallbackWebSocket) -> None:
         """Take a connection out of the room. Earlier messages are still sent to it.
 
         Harmless when it is not in the room.
         """
         check_in_trio("room.leave, ws")
+        self._seal_turn()
         current_loop().leave_room(peer_of(websocket), self._state)
         return not_awaited("room.leave(ws) has nothing to wait for")
+
+    def _seal_turn(self) -> None:
+        """Send what relayed peers have published so far in this turn, if it is called within one."""
+        if self._state.log.open_bytes:
+            current_loop().sending.broadcast(self._state)
 
 
 class Membership:
@@ -225,7 +235,7 @@ class Membership:
         def __await__(self):
             raise UsageError("room.join(ws) doesn't wait; use async with room.join(ws), or leave out the await")
 
-    def __init__(self, room: Room, websocket: WebSocket) -> None:
+    def __init__(self, room: Room, websocket: WebSocket | CallbackWebSocket) -> None:
         self.room = room
         self._websocket = websocket
 

@@ -16,6 +16,7 @@ from rawws.errors import SHUTTING_DOWN, Cause
 from rawws.net.connection_errors import EXHAUSTED, describe_loss
 from rawws.net.poller import READABLE, WRITABLE
 from rawws.net.transport import Transport
+from rawws.relay.calls import Calls
 from rawws.relay.encoding_jobs import EncodingJobs
 from rawws.relay.ends import log_end
 from rawws.relay.from_threads import FromThreads
@@ -58,6 +59,7 @@ class Connections:
         self.slow = SlowPeers(self, self.stats)
         self.sending = Sending(self, self.encoding_jobs, self.slow, self.stats)
         self.presence = Presence()
+        self.calls = Calls(self.schedule_deferred_work)
         self.timers = Timers(self.peers, self.stats)
         self.memory = Memory(self.peers, self.timers.aging)
         self.leases = Leases(self.peers, self.close)
@@ -195,6 +197,10 @@ class Connections:
         if peer.lost and not peer.interest & READABLE:
             self.drop(peer, cause, peer.lost.why)
             return
+        if peer.inbox is not None:
+            peer.inbox.flush()
+            if peer.session.state is not OPEN or peer.transport.fileno() < 0:
+                return
         peer.session.close(code, reason)
         peer.cause = cause
         if peer.inbox is not None and peer.inbox.paused:

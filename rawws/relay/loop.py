@@ -47,7 +47,7 @@ from rawws.relay.actions import (
 )
 from rawws.relay.connections import Connections
 from rawws.relay.encoding_jobs import SENT_AT_ONCE_BYTES, TURN_WORK
-from rawws.relay.no_room import MAY_NOT_WRITE, NO_ROOM
+from rawws.relay.gates import Gate
 from rawws.relay.peer import Peer
 from rawws.relay.reading import LEAST_RECEIVE_BYTES, TURN_S, Reader
 from rawws.relay.ready_sockets import Ready
@@ -71,7 +71,8 @@ TURN_MESSAGES = 16 * 1024
 # one after each turn.
 TURNS_S = 0.001
 
-OPEN, CLOSED = State.OPEN, State.CLOSED  # a global is found three times as fast as an Enum's member
+# A global is found three times as fast as an Enum's member.
+OPEN, CLOSING, CLOSED = State.OPEN, State.CLOSING, State.CLOSED
 
 _running: trio.lowlevel.RunVar[Loop] = trio.lowlevel.RunVar("rawws loop")
 
@@ -127,6 +128,7 @@ class Loop(Connections):
             self.from_threads.end()
             for peer in list(self.peers.values()):
                 self.drop(peer, Cause.SHUTDOWN, "cut off, since the program ends")
+            self.calls.make_all()
             self.sockets.close()
 
     def feed(self, peer: Peer, data: bytes) -> None:
@@ -260,17 +262,21 @@ class Loop(Connections):
             return
         answers = session.data_to_send() if session.outgoing else b""
         if peer.inbox is not None:
-            if got and self._reader.deliver(peer, peer.inbox, got):  # type: ignore[arg-type]
-                self.watch(peer, done=not peer.is_blocked)
+            if got:
+                self.stats.messages_in += len(got)
+                if peer.inbox.deliver(peer, got):  # type: ignore[arg-type]
+                    self.watch(peer, done=not peer.is_blocked)
+                if answers and session.state is CLOSING:  # the program has closed it, and nothing may follow (§5.5.1)
+                    answers = b""
         # §5.5.1: after our close has gone out, further data need not be processed.
         elif got and peer.cause is None:
             frames: list[bytes | bytearray] = got  # type: ignore[assignment]
             if room is not None:
-                if room.settings.read_only:
-                    reason = MAY_NOT_WRITE if room is NO_ROOM else "this room is for reading only"
-                    self.close(peer, 1008, reason, with_the_rest=False)
-                    return
-                if room.shared is not None:
+                if room.gate is not None:
+                    frames, answers = self._pass_gate(peer, room.gate, frames, answers)
+                if not frames:
+                    messages = 0
+                elif room.shared is not None:
                     messages = room.send_to_backplane(frames, peer.number)
                 else:
                     open_bytes = room.log.open_bytes
@@ -294,6 +300,25 @@ class Loop(Connections):
                 self._closing.append((peer, answers))
         elif answers:
             self.sending.send(peer, answers, count=Peer.count_answers)
+
+    def _pass_gate(
+        self, peer: Peer, gate: Gate, frames: list[bytes | bytearray], answers: bytes
+    ) -> tuple[list[bytes | bytearray], bytes]:
+        """Return what is published of a peer's messages, and what is left of the answers of its session."""
+        passage = gate.pass_on(peer, frames)
+        self.stats.messages_in += passage.stopped
+        session = peer.session
+        if passage.close is not None and session.state is OPEN:
+            session.close(*passage.close)
+            peer.cause = passage.cause
+            # At the end of the turn, so that its messages before this one reach itself, too.
+            self._closing.append((peer, answers + session.data_to_send()))
+            answers = b""
+        elif session.state is CLOSING:  # the program has closed it meanwhile, and nothing may follow (§5.5.1)
+            answers = b""
+        if passage.stopped and peer.flow is not None:
+            self.slow.apply_rate_limit(peer, passage.stopped)
+        return passage.frames, answers
 
     def _end_turn(self) -> None:
         """Seal and send the appended messages; then close the peers whose sessions have ended."""
@@ -388,18 +413,21 @@ class Loop(Connections):
     async def _run_deferred_work(self) -> None:
         """Do the work that no poller reports.
 
-        This carries out the calls of other threads, notifies watchers, flushes what `send_soon` has queued, does a
-        step of encoding, and reads data that is here already.
+        This carries out the calls of other threads, notifies watchers and the program, flushes what `send_soon` has
+        queued, does a step of encoding, and reads data that is here already.
         """
         from_threads = self.from_threads
         while True:
             has_work = self.sending.has_queued or self.presence.has_news or self.encoding_jobs.has_work
-            if not (has_work or self.sockets.has_waiting or from_threads.has_work):
+            if not (has_work or self.calls or self.sockets.has_waiting or from_threads.has_work):
                 await self._idle.park()
             if from_threads.has_work:
                 from_threads.do_some()
                 await trio.lowlevel.checkpoint()
             self._notify_watchers()
+            self.calls.make_some()
+            if self.calls:
+                await trio.lowlevel.checkpoint()
             self.sending.flush_those_queued()
             if self.encoding_jobs.has_work:
                 self.sending.do_work()

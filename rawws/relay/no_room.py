@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from rawws.relay.gates import ReadOnly
 from rawws.relay.room_base import RoomBase
 from rawws.relay.room_state import RoomState
 from rawws.relay.settings import RoomSettings
-
-MAY_NOT_WRITE = "this client may not write in this room"
 
 
 class _NoRegistry:
@@ -23,4 +22,6 @@ class _NoRegistry:
     keep = discard = add
 
 
-NO_ROOM: RoomState = RoomBase("", RoomSettings(read_only=True), _NoRegistry())
+NO_ROOM: RoomState = RoomBase(
+    "", RoomSettings(), _NoRegistry(), gate=ReadOnly("this client may not write in this room")
+)

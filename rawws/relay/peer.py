@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import trio
@@ -24,7 +24,7 @@ from rawws.net.transport import RECEIVE_BYTES, Transport
 from rawws.relay.room_base import RoomBase
 from rawws.relay.writer import PeerWriter
 from rawws.tracing import Tracer
-from rawws.wire.events import Message, MessagePart
+from rawws.wire.events import Event, Message, MessagePart, PongReceived
 from rawws.wire.frames import MAX_CONTROL_PAYLOAD_BYTES
 from rawws.wire.session import Session
 
@@ -33,6 +33,9 @@ OK_CODES = frozenset({1000, 1001, 1005})
 
 # The limit of an inbox that takes no more.
 _NOTHING = -1
+
+# At most this many messages of one peer are read at a time. The rest of the received bytes waits for its next turn.
+MOST_MESSAGES = 500
 
 # A message that waits for a program, besides its payload: the tuple, the head of the bytes, its place in the queue.
 WAITING_BYTES = 120
@@ -217,8 +220,7 @@ class Peer(PeerWriter):
     def wake_senders(self) -> None:
         """Wake the tasks in `wait_drained`."""
         if self.inbox is not None:
-            self.inbox.drains += 1
-            self.inbox.drained.unpark_all()
+            self.inbox.wake_senders()
         if self.drained is not None:
             self.drained.unpark_all()
 
@@ -322,6 +324,14 @@ class Inbox:
         self.drained = trio.lowlevel.ParkingLot()
         self.drains = 0  # how many times the operating system has taken all that was queued
 
+    def most_events(self, peer: Peer) -> float:
+        """Return how many events the next read may have; it is at least 1."""
+        # After our close, messages that don't fit are dropped: the peer's close may come after them.
+        if peer.session.close_sent is not None or peer.lost is not None:
+            return MOST_MESSAGES
+        space = self.limit + 1 - len(self.items)
+        return MOST_MESSAGES if space > MOST_MESSAGES else space if space > 1 else 1
+
     @property
     def is_full(self) -> bool:
         return len(self.items) > self.limit
@@ -333,6 +343,36 @@ class Inbox:
             return 0
         also = 0 if self.also_held is None else self.also_held()
         return also + sum(len(item.payload) + WAITING_BYTES for item in self.items)
+
+    def deliver(self, peer: Peer, events: Sequence[Event]) -> bool:
+        """Take the events of a read. Return whether reading has to stop until the program has taken some messages.
+
+        After our close, or when the peer is lost, messages are taken while they fit. Reading must go on, or the peer's
+        close would not be seen.
+        """
+        closing = peer.session.close_sent is not None or peer.lost is not None
+        for event in events:
+            if type(event) is Message or type(event) is MessagePart:
+                if not closing or not self.is_full:
+                    self.items.append(event)
+                else:
+                    self.take_no_more()
+            elif type(event) is PongReceived:
+                self.answer_ping(event.payload, trio.current_time())
+            # Pings, closes and faults need nothing here: the session itself has acted on them.
+        self.wake()
+        stops = self.is_full and not self.paused and not closing
+        if stops:
+            self.paused = True
+        return stops
+
+    def flush(self) -> None:
+        """Send what the program has gathered for the peer, if it gathers anything."""
+
+    def wake_senders(self) -> None:
+        """Wake the tasks with something to send: the operating system has taken all that was queued."""
+        self.drains += 1
+        self.drained.unpark_all()
 
     def forget(self) -> None:
         """Drop waiting and later messages: no message may follow one that is missing."""

@@ -8,15 +8,12 @@ from collections.abc import Sequence
 import trio
 
 from rawws.net.transport import MORE_RECEIVE_BYTES, RECEIVE_BYTES
-from rawws.relay.peer import Inbox, Peer
+from rawws.relay.peer import MOST_MESSAGES, Peer
 from rawws.relay.stats import Stats
-from rawws.wire.events import Event, Message, MessagePart, PongReceived
+from rawws.wire.events import Event
 
 # The size of a receive from a peer whose bytes take long to read.
 LEAST_RECEIVE_BYTES = 4 * 1024
-# At most this many messages of one peer are read at a time. The rest of the received bytes waits for its next turn.
-MOST_MESSAGES = 500
-
 # The longest time for a turn, and for acting on a full receive. Tiny frames that wsproto reads take a hundred times as
 # long as large ones.
 TURN_S = 0.01
@@ -70,10 +67,7 @@ class Reader:
         """Return the frames or events in bytes from a peer, up to the wanted number. Its session keeps the rest."""
         inbox = peer.inbox
         if inbox is not None:
-            # After our close, messages that don't fit are dropped: the peer's close may come after them.
-            drops = peer.session.close_sent is not None or peer.lost is not None
-            space = MOST_MESSAGES if drops else inbox.limit + 1 - len(inbox.items)
-            return peer.session.receive_data(data, max(1, min(space, MOST_MESSAGES)))
+            return peer.session.receive_data(data, inbox.most_events(peer))
         if peer.flow is None or peer.flow.bucket is None:
             return peer.session.relay_data(data, MOST_MESSAGES)
         return peer.session.relay_data(data, max(1, int(peer.flow.bucket.credit(trio.current_time()))))
@@ -85,24 +79,3 @@ class Reader:
             peer.receive_bytes = LEAST_RECEIVE_BYTES
         else:
             peer.receive_bytes = MORE_RECEIVE_BYTES if size >= RECEIVE_BYTES else RECEIVE_BYTES
-
-    def deliver(self, peer: Peer, inbox: Inbox, events: Sequence[Event]) -> bool:
-        """Put a peer's messages into its inbox. Return whether reading has to stop until some have been taken out."""
-        self._stats.messages_in += len(events)
-        # After our close, or when the peer is lost, messages are taken while they fit. Reading must go on, or the
-        # peer's close would not be seen.
-        closing = peer.session.close_sent is not None or peer.lost is not None
-        for event in events:
-            if type(event) is Message or type(event) is MessagePart:
-                if not closing or not inbox.is_full:
-                    inbox.items.append(event)
-                else:
-                    inbox.take_no_more()
-            elif type(event) is PongReceived:
-                inbox.answer_ping(event.payload, trio.current_time())
-            # Pings, closes and faults need nothing here: the session itself has acted on them.
-        inbox.wake()
-        stops = inbox.is_full and not inbox.paused and not closing
-        if stops:
-            inbox.paused = True
-        return stops

@@ -24,6 +24,7 @@ from rawws.broadcast.query import RoomQuery
 from rawws.broadcast.sender_runs import SenderRuns
 from rawws.broadcast.stream_entries import StreamId
 from rawws.relay.backplane import Backplane
+from rawws.relay.gates import READ_ONLY, Gate
 from rawws.relay.polling import BETWEEN_POLLS_S, Poller, Polls, make_response
 from rawws.relay.settings import RoomSettings
 from rawws.relay.watchers import Watchers
@@ -93,6 +94,7 @@ class RoomBase(Generic[Member]):
         "_senders",
         "current",
         "facade",
+        "gate",
         "holds",
         "kept_until",
         "lagging",
@@ -106,7 +108,13 @@ class RoomBase(Generic[Member]):
     )
 
     def __init__(
-        self, path: str, settings: RoomSettings, registry: Registry, shared: Backplane[RoomBase[Member]] | None = None
+        self,
+        path: str,
+        settings: RoomSettings,
+        registry: Registry,
+        shared: Backplane[RoomBase[Member]] | None = None,
+        gate: Gate | None = None,
+        watchers: Watchers[Member] | None = None,
     ) -> None:
         self.path = path
         self.settings = settings
@@ -124,7 +132,10 @@ class RoomBase(Generic[Member]):
         self.facade: object = None
         self._polls: Polls | None = None  # while a poll is in progress
         self._repeats: Repeats | None = None  # the messages with an Idempotency-Key, if there are any
-        self.watchers: Watchers[Member] = Watchers()  # the members that are notified of each join and leave
+        # The members that are notified of each join and leave.
+        self.watchers: Watchers[Member] = Watchers() if watchers is None else watchers
+        # Decides about the messages of peers; None for a room that takes them all. Programs and POSTs don't pass it.
+        self.gate: Gate | None = READ_ONLY if settings.read_only else gate
         self.kept_until = -math.inf  # for clients that poll, which are not here between two polls
         # The reasons why publishers have to wait at present. A peer counts as a publisher once it publishes while there
         # is a reason: its message is deferred, and no more is read from it. All other peers are read, since their

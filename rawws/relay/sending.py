@@ -193,7 +193,7 @@ class Sending:
         if queued_bytes == len(frames):  # nothing was queued before
             self._queued.append(peer)
             self._control.schedule_deferred_work()
-        if queued_bytes >= MAX_OUTBOX_BYTES:
+        if queued_bytes >= MAX_OUTBOX_BYTES and not peer.is_blocked:
             self.flush(peer)
 
     @property

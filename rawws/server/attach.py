@@ -102,7 +102,7 @@ async def attach(
         except BaseException:
             transport.close()
             raise
-        websocket = accept_upgraded(upgraded, PeerGroup(config.limits), fast_lane=config.fast_lane)
+        websocket = accept_upgraded(upgraded, PeerGroup(config.limits), WebSocket, fast_lane=config.fast_lane)
         try:
             yield websocket
         except BaseException as error:

@@ -20,13 +20,16 @@ from rawws.server.asgi import AsgiApp
 from rawws.server.asgi_endpoints import may_match_below
 from rawws.server.routes import Area, Handler, Route
 from rawws.server.server import name_some
+from rawws.websocket.callbacks import Callbacks
 from rawws.wire.messages import Request
 from rawws.wire.trace import STATE, shorten
 
 _AS_IN_TARGETS = "/%!$&'()*+,;=:@{}<>"  # RFC 3986 §3.3, and the brackets in which frameworks have parameters
 
 
-def divide_paths(handler: Handler | Hub, http: object, routes: Mapping[str, Route]) -> tuple[Route, tuple[Area, ...]]:
+def divide_paths(
+    handler: Handler | Hub | Callbacks, http: object, routes: Mapping[str, Route]
+) -> tuple[Route, tuple[Area, ...]]:
     """Return the route of WebSockets that have none of their own, and the areas with another one.
 
     Raises `UsageError` if the application has a WebSocket endpoint among the rooms.

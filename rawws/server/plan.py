@@ -31,6 +31,7 @@ from rawws.server.room_app import RoomApp
 from rawws.server.routes import Handler, Relay, Route, Routes
 from rawws.server.server import Server
 from rawws.tracing import Tracer
+from rawws.websocket.callbacks import Callbacks, check_callbacks, has_callbacks
 from rawws.wire.allowed_hosts import Hosts
 from rawws.wire.trace import STATE
 
@@ -84,7 +85,7 @@ def _as_socket(listener: socket.socket | trio.SocketListener) -> socket.socket:
 class ServerPlan:
     """All keywords of `serve`, in groups."""
 
-    handler: Handler | Hub
+    handler: Handler | Hub | Callbacks
     listening: ListeningOptions
     options: ServerOptions
     handshakes: HandshakeOptions
@@ -179,7 +180,7 @@ def _check_routes(routes: Routes | None) -> dict[str, Route]:
     return {path: _as_route(path, route) for path, route in (routes or {}).items()}
 
 
-def _as_route(path: str, route: Handler | Relay | Route) -> Route:
+def _as_route(path: str, route: Handler | Relay | Callbacks | Route) -> Route:
     if not path.startswith("/"):
         raise UsageError(f"{path!r} can't be the path of a route; it begins with a slash, such as /admin")
     route = route if isinstance(route, Route) else Route(route)
@@ -192,6 +193,9 @@ def _check_handler(what: str, handler: object) -> None:
         return
     if isinstance(handler, type) and issubclass(handler, Hub):
         raise UsageError(f"{what} is the class {handler.__name__} itself; give a hub, such as {handler.__name__}()")
+    if has_callbacks(handler):
+        check_callbacks(what, handler)
+        return
     check_async(what, handler, "ws", hints={2: "; the path of the request is ws.path"})
 
 

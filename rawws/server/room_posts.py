@@ -23,13 +23,16 @@ from rawws.broadcast.token_bucket import TokenBucket
 from rawws.errors import RETRY_SOON, Refusal
 from rawws.hub.doors import Door
 from rawws.hub.hub import Hub
+from rawws.hub.moderator import Moderator
 from rawws.hub.room import Room, state_of
+from rawws.hub.sender import Sender
 from rawws.limits import Limits
 from rawws.net.client_address import client_of
 from rawws.relay.backplane import AWAY, Backplane
 from rawws.relay.room_state import RoomState
 from rawws.server.apps import Exchange, answer_json
 from rawws.wire.allowed_hosts import is_local_name
+from rawws.wire.events import Message
 from rawws.wire.frames import Opcode
 from rawws.wire.messages import Request, Response
 from rawws.wire.origins import Origins, name_origin
@@ -142,8 +145,17 @@ class _Post(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """A digest of the message, by which another one with the same Idempotency-Key is recognized."""
+        """A digest of the message as it was sent, by which another one with the same Idempotency-Key is recognized."""
         return hashlib.sha256(bytes((self.opcode,)) + self.body).hexdigest()
+
+    def moderated(self, moderator: Moderator | None) -> Message | Refusal:
+        """Return the message that is published, or why it isn't: the program is asked, if it moderates."""
+        message = Message(self.opcode, self.body)
+        if moderator is None:
+            return message
+        exchange = self.exchange
+        sender = Sender(self.path, self.admitted.user, exchange.remote_address, exchange.request, None)
+        return moderator.judge_post(exchange.number, sender, message)
 
     def accept(self, given: str | None, peers: int) -> Response:
         """Return the answer with the message's id. Only a reader of the room learns how many peers are there."""
@@ -218,14 +230,17 @@ class HttpPublisher:
             return AWAY
         if refusal := self._hub.refuse_settings(post.path):
             return refusal
+        moderated = post.moderated(self._hub.moderator)
+        if isinstance(moderated, Refusal):
+            return moderated
         headers = post.exchange.request.headers
         once = post.once
         done = trio.Event()
         shared = self._hub.registry.get(post.path)
         message = Outgoing(
             shared.path,  # one object for all waiting messages
-            post.opcode,
-            post.body,
+            moderated.opcode,
+            bytes(moderated.payload),
             shared.settings.history,
             key=headers.get("Rawws-Key"),
             once=once,
@@ -275,9 +290,12 @@ class HttpPublisher:
             if repeat.digest != digest:
                 return _REUSED
             return post.answer(state.log.label(repeat.number), len(room))
+        moderated = post.moderated(self._hub.moderator)
+        if isinstance(moderated, Refusal):
+            return moderated
         peers = len(room)
         named = headers.get("Rawws-Key") if state.policy.uses_keys else None
-        room.publish(post.body, text=post.opcode is Opcode.TEXT, key=named)
+        room.publish(moderated.payload, text=moderated.opcode is Opcode.TEXT, key=named)
         if key is not None:
             state.remember_idempotency_key(key, digest)
         return post.accept(room.last_id, peers)

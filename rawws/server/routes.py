@@ -16,6 +16,7 @@ from rawws.net.transport import Transport
 from rawws.relay.peer import Peer, PeerGroup
 from rawws.server.apps import UpgradeApp
 from rawws.websocket import WebSocket
+from rawws.websocket.callbacks import Callbacks, has_callbacks
 from rawws.wire.handshake import Handshake
 from rawws.wire.messages import Request
 from rawws.wire.origins import Origins
@@ -68,19 +69,20 @@ class Relay(Protocol):
 class Route:
     """The route of the WebSockets of one path, if it differs from that of other paths."""
 
-    handler: Handler | Relay | UpgradeApp
+    handler: Handler | Relay | UpgradeApp | Callbacks
     origins: Origins | None = None  # the web pages that may connect; None for the same as elsewhere
     shows_frames: bool = True  # to the log, and to a tracer
     refuse: Callable[[Request], Refusal | None] | None = None  # returns why a request is refused, or None
     relay: Relay | None = field(init=False, repr=False, compare=False)  # the handler, if it is one
     application: UpgradeApp | None = field(init=False, repr=False, compare=False)  # likewise
+    callbacks: Callbacks | None = field(init=False, repr=False, compare=False)  # likewise
 
     def __post_init__(self) -> None:
         # A handler is called, and the others are not; an object with the methods of all, such as a mock, is a handler.
         other = None if callable(self.handler) else self.handler
-        is_application = isinstance(other, UpgradeApp)
-        object.__setattr__(self, "relay", None if is_application else other)
-        object.__setattr__(self, "application", other if is_application else None)
+        kind = "application" if isinstance(other, UpgradeApp) else "callbacks" if has_callbacks(other) else "relay"
+        for name in ("application", "callbacks", "relay"):
+            object.__setattr__(self, name, other if name == kind else None)
 
     def admit(self, request: Request) -> tuple[Action, Refusal | None]:
         """Return the action in a room that a WebSocket is for, and a refusal of the request or None."""
@@ -99,7 +101,7 @@ class Route:
         return await self.relay.prepare(request.path or "", reading.since) if isinstance(reading, RoomQuery) else None
 
 
-Routes = Mapping[str, Handler | Relay | Route]
+Routes = Mapping[str, Handler | Relay | Callbacks | Route]
 
 
 class Paths(Protocol):

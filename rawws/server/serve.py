@@ -20,12 +20,13 @@ from rawws.server.plan import ListeningOptions, ServerPlan
 from rawws.server.routes import Handler, Routes
 from rawws.server.server import Server
 from rawws.tracing import Tracer
+from rawws.websocket.callbacks import Callbacks
 from rawws.wire.origins import Origins
 
 
 @trio.lowlevel.enable_ki_protection
 async def serve(
-    handler: Handler | Hub,
+    handler: Handler | Hub | Callbacks,
     port: int | None = None,
     *,
     host: str | None = None,
@@ -75,7 +76,8 @@ async def serve(
     closed with 1000 when the handler returns, and with 1011 when it raises. Or ``handler`` is a `Hub`, which relays at
     the paths that are rooms: its ``rooms_at``, or else the paths below ``/room/`` if there is an application for HTTP,
     or else every path. An ASGI application is asked about a WebSocket for another path; without one, it is refused with
-    404. ``routes`` has other handlers for some paths: ``{"/admin": admin}``.
+    404. Or ``handler`` is an object with `Callbacks`, which are called for each message in the loop's turn, without a
+    task for the connection. ``routes`` has other handlers for some paths: ``{"/admin": admin}``.
 
     Where it listens:
 

@@ -7,9 +7,9 @@ import logging
 import math
 import socket
 import ssl as ssl_module
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import cast
+from typing import TypeVar, cast
 
 import trio
 
@@ -32,6 +32,8 @@ from rawws.server.routes import Area, Handler, Relay, Route, RouteTable
 from rawws.server.upgrade import Upgraded
 from rawws.tracing import OpenConnection
 from rawws.websocket import WebSocket
+from rawws.websocket.base import WebSocketBase
+from rawws.websocket.callbacks import Callbacks, CallbackWebSocket
 from rawws.websocket.internals import close_because, finish, peer_of
 from rawws.wire.role import Role
 from rawws.wire.trace import FAULT, shorten
@@ -41,6 +43,8 @@ from rawws.wire.trace import FAULT, shorten
 CLOSES_AT_ONCE = 5
 CLOSING_TICK_S = 0.05
 DRAIN_SHARE = 0.8
+
+Held = TypeVar("Held", bound=WebSocketBase)  # a program's object for a connection
 
 MOST_NAMED = 5  # the most endpoints of an application in one log line
 
@@ -54,7 +58,7 @@ class Server:
     def __init__(
         self,
         listeners: Sequence[socket.socket],
-        handler: Handler | Relay | Route,
+        handler: Handler | Relay | Callbacks | Route,
         config: ServerConfig,
         *,
         tls: ssl_module.SSLContext | None = None,
@@ -132,6 +136,7 @@ class Server:
         with contextlib.ExitStack() as stack:
             for listener in self.listeners:
                 stack.callback(_close_listener, listener)
+            stack.callback(loop.calls.make_all)  # the last thing that the program learns of its connections
             for endpoint in self._endpoints:
                 stack.callback(loop.drop_all, endpoint)
             self._config.tracer.on_change = partial(loop.show_frames, self._endpoint)
@@ -216,7 +221,7 @@ class Server:
                 self._admission.leave(connection.number)
 
     def _serve_websocket(self, upgraded: Upgraded, tasks: trio.Nursery) -> bool:
-        """Hand a WebSocket over to the route's relay, or to a handler in a task of its own.
+        """Hand a WebSocket over to the route's relay or callbacks, or to a handler in a task of its own.
 
         Returns False when the connection has ended instead.
         """
@@ -225,7 +230,8 @@ class Server:
         if route.relay is not None:
             return self._relay(route.relay, upgraded, endpoint)
         try:
-            websocket = accept_upgraded(upgraded, endpoint, fast_lane=self._config.fast_lane)
+            make = WebSocket if route.callbacks is None else partial(CallbackWebSocket, route.callbacks)
+            websocket = accept_upgraded(upgraded, endpoint, make, fast_lane=self._config.fast_lane)
         except OSError as error:
             message = f"can't be watched: {error.strerror or error}"
             logs.line(logs.hub, logging.ERROR, upgraded.number, FAULT, message)
@@ -234,9 +240,10 @@ class Server:
             return False
         if self.stopping:
             close_because(websocket, Cause.SHUTDOWN, 1001, SHUTTING_DOWN)
-        # The route has no relay, so it has a handler, or an application that has accepted.
-        handler = cast(Handler, route.handler) if upgraded.acceptance is None else upgraded.acceptance.serve
-        tasks.start_soon(self._handle, handler, websocket)
+        if isinstance(websocket, WebSocket):
+            # The route has no relay and no callbacks, so it has a handler, or an application that has accepted.
+            handler = cast(Handler, route.handler) if upgraded.acceptance is None else upgraded.acceptance.serve
+            tasks.start_soon(self._handle, handler, websocket)
         return True
 
     def _relay(self, relay: Relay, upgraded: Upgraded, endpoint: PeerGroup) -> bool:
@@ -281,9 +288,9 @@ def name_some(paths: Sequence[str]) -> str:
     return f"{named} and {len(paths) - MOST_NAMED} more" if len(paths) > MOST_NAMED else named
 
 
-def accept_upgraded(upgraded: Upgraded, endpoint: PeerGroup, *, fast_lane: bool) -> WebSocket:
+def accept_upgraded(upgraded: Upgraded, endpoint: PeerGroup, make: Callable[..., Held], *, fast_lane: bool) -> Held:
     """Return the WebSocket that a connection has become. Raises OSError when the system can't watch it."""
-    websocket = WebSocket(
+    websocket = make(
         upgraded.transport,
         Role.SERVER,
         number=upgraded.number,

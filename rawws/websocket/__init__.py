@@ -9,22 +9,18 @@ from collections.abc import AsyncIterable, AsyncIterator, Sequence
 import trio
 
 from rawws import logs
-from rawws.broadcast.encodings import PLAIN
 from rawws.broadcast.message_ids import Gap
 from rawws.errors import Cause, Closed, ConnectionClosed, ConnectionClosedOK, UsageError
-from rawws.limits import KIB
-from rawws.net.transport import Transport
-from rawws.relay.loop import Loop, current_loop
-from rawws.relay.peer import Inbox, Peer, PeerGroup
+from rawws.limits import KIB, Limits
+from rawws.relay.peer import Inbox
 from rawws.runtime import check_in_trio, not_awaited
+from rawws.websocket.base import WebSocketBase
 from rawws.websocket.fragmented_send import send_in_fragments
-from rawws.wire.deflate import Agreement, StreamDeflater, deflater_for
+from rawws.wire.deflate import StreamDeflater
 from rawws.wire.events import Data, Message, MessagePart, as_control_payload, as_message, check_close
 from rawws.wire.fragmenting import Fragments
 from rawws.wire.frames import Opcode
-from rawws.wire.messages import Request, Response
-from rawws.wire.role import Role
-from rawws.wire.session import Session, State
+from rawws.wire.session import State
 from rawws.wire.trace import OUT
 
 # A call that need not wait for anything doesn't let other tasks run. A task that only makes such calls would stop them,
@@ -38,7 +34,7 @@ WEBSOCKET_BYTES = 7 * KIB
 _TEXT = Opcode.TEXT  # a global is found faster than an Enum's member
 
 
-class WebSocket:
+class WebSocket(WebSocketBase):
     """A WebSocket connection after its handshake.
 
     Messages are ``str`` for text and ``bytes`` for binary. ``async for message in ws`` ends with an orderly close,
@@ -54,136 +50,15 @@ class WebSocket:
     gap: Gap | None = None  # messages that are missing, after the requested position or since then
     skipped: int = 0  # messages that the server has left out since then, because we read too slowly
 
-    def __init__(
-        self,
-        transport: Transport,
-        our_role: Role,
-        *,
-        number: int,
-        endpoint: PeerGroup,
-        request: Request,
-        response: Response,
-        subprotocol: str | None,
-        agreement: Agreement | None,
-        remote_address: tuple[str, int] | str,
-        user: object = None,
-        fast_lane: bool = True,
-        trailing_data: bytes = b"",
-    ) -> None:
-        """For `rawws.serve`, `rawws.connect` and `rawws.attach`. The loop owns the transport from here on.
+    _calls = 0
+    _receiving = False
+    _in_stream = False  # parts of a message have been taken, and not its last
+    _sending_stream: trio.Lock | None = None  # held while a message goes out in fragments
 
-        Raises OSError when the system can't watch one more socket; the transport is closed then.
-        """
-        limits = endpoint.limits
-        window_bits = agreement.window_bits(our_role) if agreement is not None and agreement.deflates(our_role) else 0
-        session = Session(
-            our_role,
-            max_message_bytes=limits.max_message_bytes,
-            deflate=agreement is not None,
-            takeover=agreement is not None and agreement.keeps_context(our_role.other),
-            deflater=deflater_for(window_bits) if window_bits else None,
-            fast_lane=fast_lane,
-        )
-        endpoint.show_frames(number, session)
-        self._peer = Peer(number, transport, session, endpoint, PLAIN.deflated(window_bits))
-        self._session = session
-        self._inbox = self._peer.inbox = Inbox(limits.max_queue)
-        self._inbox.owner = self
-        self._inbox.own_bytes = WEBSOCKET_BYTES + request.held_bytes
-        self._loop: Loop = current_loop()
-        self._request = request
-        self._response = response
-        self._subprotocol = subprotocol
-        self._agreement = agreement
-        self._remote_address = remote_address
-        self.user = user  # the result of the server's ``authenticate``
-        self._calls = 0
-        self._receiving = False
-        self._in_stream = False  # parts of a message have been taken, and not its last
-        self._sending_stream: trio.Lock | None = None  # held while a message goes out in fragments
-        try:
-            self._loop.add(self._peer)
-        except OSError:
-            transport.close()
-            raise
-        if trailing_data:
-            self._loop.feed(self._peer, trailing_data)
-
-    def __repr__(self) -> str:
-        end = f" {self._inbox.closed}" if self._inbox.closed else ""
-        return f"<WebSocket #{self.id} {self._session.our_role.label} {self.path} {self.state.value}{end}>"
-
-    # Its identity and state
-
-    @property
-    def id(self) -> int:
-        """The connection's number in the log."""
-        return self._peer.number
-
-    @property
-    def request(self) -> Request:
-        """The request that asked for the upgrade."""
-        return self._request
-
-    @property
-    def response(self) -> Response:
-        """The 101 that granted it."""
-        return self._response
-
-    @property
-    def path(self) -> str:
-        """The request's path, without its query."""
-        return self._request.path or "/"
-
-    @property
-    def subprotocol(self) -> str | None:
-        """The subprotocol that was agreed on (RFC 6455 §1.9), or None."""
-        return self._subprotocol
-
-    @property
-    def extensions(self) -> tuple[str, ...]:
-        """The extensions that were agreed on, as the 101 names them."""
-        return () if self._agreement is None else (self._agreement.header,)
-
-    @property
-    def state(self) -> State:
-        """OPEN, CLOSING (our close is sent, the peer's has not come) or CLOSED."""
-        if self._inbox.closed is not None:
-            return State.CLOSED
-        return State.OPEN if self._inbox.deferred_close is not None else self._session.state
-
-    @property
-    def latency(self) -> float | None:
-        """The last measured time between a ping and its pong, in seconds; None before the first."""
-        return self._inbox.latency_s
-
-    @property
-    def buffered_bytes(self) -> int:
-        """The bytes that were sent but not yet taken by the operating system, without messages of rooms."""
-        return self._peer.queued_bytes
-
-    @property
-    def remote_address(self) -> tuple[str, int] | str:
-        """The other end: host and port, or the path of a Unix socket.
-
-        Behind one of the server's ``trusted_proxies`` it is the client's, as the proxy reports it.
-        """
-        return self._remote_address
-
-    @property
-    def closed(self) -> Closed | None:
-        """How the connection ended; None while it has not."""
-        return self._inbox.closed
-
-    @property
-    def close_code(self) -> int | None:
-        """The code of the peer's close: 1005 for a close without a code, 1006 for no close; None while it is open."""
-        return None if self._inbox.closed is None else self._inbox.closed.code
-
-    @property
-    def close_reason(self) -> str | None:
-        """The reason in the peer's close, empty for none; None while it is open."""
-        return None if self._inbox.closed is None else self._inbox.closed.reason
+    def _make_inbox(self, limits: Limits) -> Inbox:
+        inbox = Inbox(limits.max_queue)
+        inbox.own_bytes = WEBSOCKET_BYTES
+        return inbox
 
     # Receiving
 

@@ -9,23 +9,24 @@ from rawws.limits import NO_LIMIT
 from rawws.relay.loop import current_loop
 from rawws.relay.peer import Inbox, Peer
 from rawws.websocket import WebSocket
+from rawws.websocket.base import WebSocketBase
 from rawws.wire.events import MessagePart
 from rawws.wire.frames import Opcode
 from rawws.wire.role import Role
 
 
-def peer_of(websocket: WebSocket) -> Peer:
+def peer_of(websocket: WebSocketBase) -> Peer:
     """Return the peer that a program holds through a WebSocket."""
     return websocket._peer
 
 
-def _inbox_of(websocket: WebSocket) -> Inbox:
+def _inbox_of(websocket: WebSocketBase) -> Inbox:
     inbox = peer_of(websocket).inbox
     assert inbox is not None
     return inbox
 
 
-def prepare_to_join(websocket: WebSocket) -> Peer:
+def prepare_to_join(websocket: WebSocketBase) -> Peer:
     """Return the peer, as one that can be put into a room. Waiting messages are sent first, which may end it.
 
     Raises `ConnectionClosed` for a connection that has ended, and `UsageError` for a client's.
@@ -35,6 +36,7 @@ def prepare_to_join(websocket: WebSocket) -> Peer:
         raise peer.closed_error(inbox.closed)
     if peer.session.our_role is Role.CLIENT:
         raise UsageError("a room's frames go from a server to its clients; a client can't join one")
+    inbox.flush()
     if peer.can_flush:
         current_loop().sending.flush(peer)
         if inbox.closed is not None:
@@ -50,7 +52,7 @@ async def finish(websocket: WebSocket) -> None:
         current_loop().memory.release(_inbox_of(websocket))
 
 
-def close_because(websocket: WebSocket, cause: Cause, code: int, reason: str) -> None:
+def close_because(websocket: WebSocketBase, cause: Cause, code: int, reason: str) -> None:
     """Start to close for a cause other than the program's own close. Harmless when it is being closed."""
     current_loop().close(peer_of(websocket), code, reason, cause)
 

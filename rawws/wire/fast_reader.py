@@ -257,7 +257,9 @@ class FastReader:
             if first == _WHOLE_TEXT:
                 if not payload.isascii() and not _is_utf8(payload):  # §8.1: a text is UTF-8
                     break
-                if relays and length < LENGTH_IN_2_BYTES:
+                if not relays:
+                    append(make_message((_TEXT, payload)))
+                elif length < LENGTH_IN_2_BYTES:
                     append(SHORT_TEXT[length] + payload)
                 else:
                     self._add(_TEXT, payload, out)

@@ -238,7 +238,7 @@ def split_frames(data: bytes | bytearray | memoryview) -> Iterator[tuple[FrameHe
         yield header, view[payload_at:position]
 
 
-def frame_ends(data: bytes | memoryview) -> Iterator[int]:
+def frame_ends(data: bytes | bytearray | memoryview) -> Iterator[int]:
     """Yield where each frame of a run of whole, unmasked frames ends, in a tenth of the time of `split_frames`."""
     position, end = 0, len(data)
     while position < end:

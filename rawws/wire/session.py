@@ -26,8 +26,11 @@ from rawws.wire.events import CloseFrame, CloseReceived, Event, Failed, Message,
 from rawws.wire.fast_reader import INFLATED_BYTES_EACH, FastReader
 from rawws.wire.frame_recorder import FrameRecorder
 from rawws.wire.frames import (
+    LENGTH_IN_2_BYTES,
     MAX_CONTROL_PAYLOAD_BYTES,
     RSV1,
+    SHORT_BINARY,
+    SHORT_TEXT,
     Frame,
     Opcode,
     encode_frame,
@@ -49,6 +52,7 @@ class State(Enum):
 
 
 CLOSED = State.CLOSED  # a global is found three times as fast as an Enum's member
+SERVER, TEXT = Role.SERVER, Opcode.TEXT
 
 
 # wsproto takes as long for one frame as the fast reader for this number of frames.
@@ -411,6 +415,8 @@ class Session:
                 return encode_frame(opcode, deflated, rsv=RSV1, mask_key=self._mask_key())
         if self._encoder is not None:
             return self._encoder.encode(opcode, payload)
+        if self.our_role is SERVER and (size := len(payload)) < LENGTH_IN_2_BYTES:  # most messages
+            return (SHORT_TEXT if opcode is TEXT else SHORT_BINARY)[size] + payload
         return encode_frame(opcode, payload, mask_key=self._mask_key())
 
     def fragment(self, opcode: Opcode, payload: bytes, *, final: bool, rsv: int = 0) -> bytes:
