@@ -190,7 +190,7 @@ class _Thread:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._end = asyncio.Event()
-        self._outbox = Handover(self._wake_server)
+        self._outgoing = Handover(self._wake_server)
         self._server_call: Callable[[], None] | None = None  # for the server's thread, which isn't woken yet
         self._is_up.set()
         await self._end.wait()
@@ -212,7 +212,7 @@ class _Thread:
 
     def to_server(self, take: Callable[[Parcel], None]) -> Callable[[Parcel], None]:
         """Return a function that hands parcels to the server's thread."""
-        return lambda parcel: self._outbox.post(partial(take, parcel))
+        return lambda parcel: self._outgoing.post(partial(take, parcel))
 
     def _wake_server(self, call: Callable[[], None]) -> None:
         assert self._loop is not None

@@ -620,6 +620,7 @@ async def test_the_wall_clock_only_dates_records_responses_and_grants() -> None:
         "page/feed.py",
         "server/authorization.py",
         "server/connection.py",
+        "server/room_posts.py",
         "server/room_readers.py",
         "server/auth_url.py",
         "server/jwt_source.py",
