@@ -10,16 +10,19 @@ and keeps no more of them than are asked for.
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain
 from typing import Any, Generic, Protocol, TypeVar
 
 import trio
 
 from rawws.access.grant import MAX_USER_CHARACTERS, Grant
+from rawws.errors import BackplaneAway, UsageError
 from rawws.hub.hub import Hub
 from rawws.hub.member import Member
 from rawws.hub.waiting_polls import WaitingPoll
@@ -39,7 +42,17 @@ LOOKED_AT = 500
 MAX_SHOWN_ROOMS = 10
 
 
-Key = TypeVar("Key", str, int)  # of a room, its path; of a connection, its number
+# A longer path has a shorter key: a place is sent in the target of a request, and to other nodes in a command.
+MAX_KEY = 500
+
+Key = TypeVar("Key", str, int)  # of a room, its `room_key`; of a connection, its number
+
+
+def room_key(path: str) -> str:
+    """Return the key of a room in lists: its path, or the beginning of one that is long and a hash of all of it."""
+    if len(path) <= MAX_KEY:
+        return path
+    return path[:MAX_KEY] + hashlib.blake2b(path.encode(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +114,7 @@ class RoomEntry:
 
     @property
     def place(self) -> Place[str]:
-        return Place(self.node, self.room)
+        return Place(self.node, room_key(self.room))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +135,7 @@ class PeerEntry:
 
 
 Entry = TypeVar("Entry", RoomEntry, PeerEntry)
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +155,7 @@ class Nodes(Protocol):
     """One node or several: this one, or others that share the rooms. Each is asked the same, and has its own answer."""
 
     async def list_rooms(self, wanted: RoomsWanted) -> Sequence[Page[RoomEntry]]:
-        """Return the rooms of each node, in the order of their paths."""
+        """Return the rooms of each node, in the order of their keys."""
 
     async def list_peers(self, wanted: PeersWanted) -> Sequence[Page[PeerEntry]]:
         """Return the connections of each node, in the order of their numbers."""
@@ -152,31 +166,52 @@ class Nodes(Protocol):
 
 async def gather_rooms(nodes: Iterable[Nodes], wanted: RoomsWanted) -> Page[RoomEntry]:
     """Ask all nodes at once for their rooms, and return them as one list."""
-    return merge(await _ask_all([partial(each.list_rooms, wanted) for each in nodes]), wanted.limit)
+    return merge(
+        chain.from_iterable(await _ask_all([partial(each.list_rooms, wanted) for each in nodes])), wanted.limit
+    )
 
 
 async def gather_peers(nodes: Iterable[Nodes], wanted: PeersWanted) -> Page[PeerEntry]:
     """Ask all nodes at once for their connections, and return them as one list."""
-    return merge(await _ask_all([partial(each.list_peers, wanted) for each in nodes]), wanted.limit)
+    return merge(
+        chain.from_iterable(await _ask_all([partial(each.list_peers, wanted) for each in nodes])), wanted.limit
+    )
 
 
-async def _ask_all(asks: Iterable[Callable[[], Awaitable[Sequence[Page[Entry]]]]]) -> list[Page[Entry]]:
-    pages: list[Page[Entry]] = []
+async def disconnect(nodes: Iterable[Nodes], wanted: PeersWanted, close: CloseFrame) -> dict[str, int]:
+    """End connections at all nodes, and return how many at each.
 
-    async def ask_one(ask: Callable[[], Awaitable[Sequence[Page[Entry]]]]) -> None:
-        pages.extend(await ask())
+    An error of one, such as `BackplaneAway`, is raised when all others have ended theirs.
+    """
+    counts = await _ask_all([partial(each.disconnect, wanted, close) for each in nodes])
+    return dict(sorted(chain.from_iterable(each.items() for each in counts)))
+
+
+async def _ask_all(asks: Iterable[Callable[[], Awaitable[Answer]]]) -> list[Answer]:
+    """Ask at once, and return the answers. An error that a caller can understand is raised after all have answered."""
+    answers: list[Answer] = []
+    errors: list[UsageError | BackplaneAway] = []
+
+    async def ask_one(ask: Callable[[], Awaitable[Answer]]) -> None:
+        try:
+            answers.append(await ask())
+        except (UsageError, BackplaneAway) as error:  # not for the nursery, which would cancel the others
+            errors.append(error)
 
     async with trio.open_nursery() as nursery:
         for ask in asks:
             nursery.start_soon(ask_one, ask)
-    return pages
+    if errors:
+        raise errors[0]
+    return answers
 
 
-def merge(pages: Sequence[Page[Entry]], limit: int) -> Page[Entry]:
+def merge(pages: Iterable[Page[Entry]], limit: int) -> Page[Entry]:
     """Return the pages of several nodes as one, with at most ``limit`` entries."""
     entries: list[Entry] = []
+    pages = sorted(pages, key=lambda page: page.node)
     silent = [name for page in pages for name in page.silent]
-    for page in sorted(pages, key=lambda page: page.node):
+    for page in pages:
         if len(entries) == limit and (page.entries or page.next is not None):
             return Page("", entries, entries[-1].place, silent)
         taken = page.entries[: limit - len(entries)]
@@ -186,19 +221,6 @@ def merge(pages: Sequence[Page[Entry]], limit: int) -> Page[Entry]:
         if page.next is not None:  # a later node's entries would come before the rest of this one's
             return Page("", entries, page.next, silent)
     return Page("", entries, None, silent)
-
-
-async def disconnect(nodes: Iterable[Nodes], wanted: PeersWanted, close: CloseFrame) -> dict[str, int]:
-    """End connections at all nodes, and return how many at each."""
-    ended: dict[str, int] = {}
-
-    async def ask(each: Nodes) -> None:
-        ended.update(await each.disconnect(wanted, close))
-
-    async with trio.open_nursery() as nursery:
-        for each in nodes:
-            nursery.start_soon(ask, each)
-    return dict(sorted(ended.items()))
 
 
 class HubNode:
@@ -222,14 +244,15 @@ class HubNode:
         paths = list(in_use) if wanted.room is None else [wanted.room]
         first: list[str] = []
         for some in _in_steps(paths):
-            first = heapq.nsmallest(wanted.limit + 1, [*first, *(path for path in some if path > after)])
+            following = (path for path in some if room_key(path) > after)
+            first = heapq.nsmallest(wanted.limit + 1, [*first, *following], key=room_key)
             await trio.lowlevel.checkpoint()
         rooms: list[RoomEntry] = []
         for some in _in_steps(first[: wanted.limit]):
             rooms += [self._describe_room(room) for path in some if (room := in_use.get(path)) is not None]
             await trio.lowlevel.checkpoint()
         is_over = len(first) <= wanted.limit
-        return [Page(self.name, rooms, None if is_over else Place(self.name, first[wanted.limit - 1]))]
+        return [Page(self.name, rooms, None if is_over else Place(self.name, room_key(first[wanted.limit - 1])))]
 
     def _describe_room(self, room: RoomState) -> RoomEntry:
         readers = room.readers

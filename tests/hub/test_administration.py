@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import pytest
 import trio
@@ -11,11 +12,14 @@ from rawws.access.grant import Action, Admitted, Grant
 from rawws.access.user import User
 from rawws.broadcast.query import FROM_NOW_ON
 from rawws.broadcast.stream_encodings import EVENTS
+from rawws.errors import BackplaneAway, UsageError
 from rawws.hub.administration import (
     LOOKED_AT,
+    MAX_KEY,
     MAX_SHOWN_ROOMS,
     HubNode,
     Page,
+    PeerEntry,
     PeersWanted,
     Place,
     RoomEntry,
@@ -25,6 +29,7 @@ from rawws.hub.administration import (
     gather_rooms,
     merge,
     name_user,
+    room_key,
 )
 from rawws.hub.hub import Hub
 from rawws.net.transport import Transport
@@ -110,6 +115,45 @@ def test_a_connection_is_wanted_by_its_user_number_and_rooms(wanted: PeersWanted
     assert wanted.wants(7, User("alice"), iter(("/y", "/x"))) is is_wanted
 
 
+# Several nodes
+
+
+class Fails:
+    """A node that can't be asked."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    async def list_rooms(self, wanted: RoomsWanted) -> Sequence[Page[RoomEntry]]:
+        raise self._error
+
+    async def list_peers(self, wanted: PeersWanted) -> Sequence[Page[PeerEntry]]:
+        raise self._error
+
+    async def disconnect(self, wanted: PeersWanted, close: CloseFrame) -> Mapping[str, int]:
+        raise self._error
+
+
+@pytest.mark.parametrize("error", [UsageError("too long"), BackplaneAway("too many wait")])
+async def test_a_node_that_can_not_be_asked_is_the_callers_error_alone(error: Exception) -> None:
+    for ask in (
+        partial(gather_rooms, [Fails(error)], RoomsWanted()),
+        partial(gather_peers, [Fails(error)], PeersWanted()),
+        partial(disconnect, [Fails(error)], PeersWanted(user="alice"), END),
+    ):
+        with pytest.raises(type(error), match="too"):
+            await ask()
+
+
+async def test_connections_end_here_also_if_the_other_nodes_can_not_be_told(start_hub: StartHub) -> None:
+    running = start_hub()
+    clients = [add(running, number, "/x", "alice") for number in range(1, 2 * ENDS_AT_ONCE)]
+    with pytest.raises(BackplaneAway):
+        await disconnect([Fails(BackplaneAway("away")), HubNode(running.hub, "here")], PeersWanted(user="alice"), END)
+    for client in clients:
+        assert await client.frame() == seen_close(*END)
+
+
 # The lists of a hub
 
 
@@ -124,6 +168,25 @@ def add(running: RunningHub, number: int, path: str, user: object = None, *, rea
     else:
         running.adopt(Transport(ours), path, number=number, admitted=admitted)
     return client
+
+
+async def test_rooms_with_long_paths_are_listed_in_pieces_with_short_places() -> None:
+    hub = Hub(history=1)
+    paths = sorted([*(f"/{'p' * 7000}{end}" for end in "abcdefgh"), "/" + "p" * (MAX_KEY - 1), "/", "/q"])
+    for path in paths:
+        hub.room(path).publish("x")
+    node = HubNode(hub, "here")
+    for limit in (1, 2, 3):
+        found: list[str] = []
+        after: Place[str] | None = None
+        for _ in range(len(paths)):
+            (piece,) = await node.list_rooms(RoomsWanted(limit, after))
+            found += [entry.room for entry in piece.entries]
+            if (after := piece.next) is None:
+                break
+            assert len(str(after)) < MAX_KEY + 50
+        assert (after, sorted(found)) == (None, paths), limit
+    assert sorted(paths, key=room_key) == found
 
 
 async def test_rooms_are_listed_in_pieces_by_their_paths() -> None:
