@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from rawws.broadcast.node_answers import NodeName
 from rawws.errors import UsageError
 from rawws.hub.hub import Hub
 from rawws.hub.shards import Shards
+from rawws.net.addresses import name_this_process
 from rawws.runtime import check_runs_on_trio
 from rawws.wire.trace import FAULT
 
@@ -48,7 +48,7 @@ async def share(hub: Hub, url: str, *more: str) -> AsyncGenerator[Shards]:
 
     if hub.rooms:
         raise UsageError("there are rooms already, which would not be shared; share a hub before anybody is in it")
-    name = NodeName(os.urandom(6).hex(), f"{socket.gethostname()}:{os.getpid()}")
+    name = NodeName(os.urandom(6).hex(), name_this_process())
     shards = {each: RedisStreams(each, hub.refuse_room, name, hub.commands) for each in (url, *more)}
     backplane = Shards(shards)
     hub.share_through(backplane)

@@ -40,7 +40,7 @@ _COUNT = re.compile(rb"[0-9]{1,18}")
 
 
 class NodeName(NamedTuple):
-    """The name of a node, which is unique, and where it runs: ``machine:process``."""
+    """The name of a node, which is unique, and where it runs: ``machine:process``, without a slash."""
 
     node: str
     host: str
@@ -95,7 +95,7 @@ def fields_of_answer(to: int, name: NodeName, items: Iterable[object]) -> list[s
 def read_name(fields: Mapping[bytes, bytes]) -> NodeName | None:
     """Return the name in an entry; None if no node has written it."""
     node, host = fields.get(b"node", b""), fields.get(b"host", b"").decode(errors="replace")
-    if not _NODE.fullmatch(node) or not host.isprintable():
+    if not _NODE.fullmatch(node) or not host.isprintable() or not host or "/" in host:
         return None
     return NodeName(node.decode("ascii"), host[:MAX_HOST])
 

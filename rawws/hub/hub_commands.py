@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import trio
 
 from rawws.access.grant import Grant
-from rawws.broadcast.node_commands import Command
+from rawws.broadcast.node_commands import Command, encode_body
 from rawws.errors import UsageError
 from rawws.hub.member import user_of
 from rawws.hub.registry import RoomRegistry
@@ -24,7 +24,13 @@ DISCONNECT = "disconnect/1"
 CLOSED_AT_ONCE = 50
 
 UserName = str | int
-Answerer = Callable[[Mapping[str, Any]], Awaitable[Iterable[object]]]
+
+
+class Answerer(NamedTuple):
+    """The two steps of an answer: what a question's body says, and the items for JSON that answer this."""
+
+    read: Callable[[Mapping[str, Any]], Any]
+    answer: Callable[[Any], Awaitable[Iterable[object]]]
 
 
 def name_for_others(user: object) -> UserName:
@@ -37,8 +43,13 @@ def name_for_others(user: object) -> UserName:
 
 
 def disconnect_body(user: object, close: CloseFrame) -> dict[str, Any]:
-    """Return the body of the command to close a user's connections. Raises `UsageError` as `name_for_others` does."""
-    return {"user": name_for_others(user), "code": close.code, "reason": close.reason}
+    """Return the body of the command to close a user's connections.
+
+    Raises `UsageError` as `name_for_others` does, and for a name that is too long.
+    """
+    body = {"user": name_for_others(user), "code": close.code, "reason": close.reason}
+    encode_body(body)  # checks its size
+    return body
 
 
 class HubCommands:
@@ -49,36 +60,52 @@ class HubCommands:
         self._polls = polls
         self._answerers: dict[str, Answerer] = {}
 
-    def answer_with(self, kind: str, answerer: Answerer) -> None:
-        """Have the questions of a kind answered by a function of their body, which returns items for JSON."""
-        self._answerers[kind] = answerer
+    def answer_with(
+        self,
+        kind: str,
+        answer: Callable[[Any], Awaitable[Iterable[object]]],
+        read: Callable[[Mapping[str, Any]], Any] = dict,
+    ) -> None:
+        """Have the questions of a kind answered by a function of what is read from their body.
+
+        It returns items for JSON. ``read`` raises `UsageError` for a body that no node has written.
+        """
+        self._answerers[kind] = Answerer(read, answer)
 
     def fault_of(self, command: Command) -> str:
         known = self._answerers if command.is_question else (DISCONNECT,)
         if command.kind not in known:
             return "this version of rawws doesn't know it"
-        if not command.is_question and _read_disconnect(command.body) is None:
-            return "its arguments are not those of this kind"
-        return ""
+        return "" if self._can_read(command) else "its arguments are not those of this kind"
+
+    def _can_read(self, command: Command) -> bool:
+        if not command.is_question:
+            return _read_disconnect(command.body) is not None
+        try:
+            self._answerers[command.kind].read(command.body)
+        except UsageError:
+            return False
+        return True
 
     def rooms_for(self, commands: Sequence[Command], backplane: Backplane[RoomState]) -> list[RoomState]:
         wanted = _closes_of(commands)
         return list({room: None for room, _, _ in self._concerned(wanted, backplane)})
 
     async def carry_out(self, commands: Sequence[Command], backplane: Backplane[RoomState]) -> None:
-        found = {peer: close for _, peer, close in self._concerned(_closes_of(commands), backplane)}
+        wanted = _closes_of(commands)
+        found = {peer: close for _, peer, close in self._concerned(wanted, backplane)}
         for number, (peer, close) in enumerate(found.items(), 1):
             current_loop().close(peer, *close)
             if number % CLOSED_AT_ONCE == 0:
                 await trio.lowlevel.checkpoint()
-        wanted = _closes_of(commands)
         for poll in self._polls:
             room = self._registry.in_use.get(poll.room)
             if room is not None and room.shared is backplane and (end := _close_for(poll.user, wanted)) is not None:
                 poll.end(end.reason)
 
     async def answer(self, question: Command) -> Iterable[object]:
-        return await self._answerers[question.kind](question.body)
+        answerer = self._answerers[question.kind]
+        return await answerer.answer(answerer.read(question.body))
 
     def _concerned(
         self, wanted: Mapping[object, CloseFrame], backplane: Backplane[RoomState]

@@ -1,8 +1,10 @@
-"""Socket addresses: parsing them, and writing them for people."""
+"""Addresses of sockets and processes: parsing them, and writing them for people."""
 
 from __future__ import annotations
 
 import ipaddress
+import os
+import socket
 from typing import Any
 
 
@@ -19,6 +21,11 @@ def plain_address(address: tuple[Any, ...]) -> tuple[str, int]:
     """Return host and port of a socket address; an IPv4-mapped host becomes IPv4."""
     host, port, *_ = address
     return (str(parse_ip(host)) if host.startswith("::ffff:") else host), port
+
+
+def name_this_process() -> str:
+    """Return ``machine:process``, by which operators know this process among others. It has no slash."""
+    return f"{socket.gethostname().replace('/', '-') or 'localhost'}:{os.getpid()}"
 
 
 def format_address(address: object) -> str:

@@ -13,8 +13,6 @@ Lists are answered in pieces of ``limit`` entries. ``next`` of a piece is the ``
 from __future__ import annotations
 
 import logging
-import os
-import socket
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -28,6 +26,7 @@ from rawws.hub.hub import Hub
 from rawws.hub.other_nodes import OtherNodes
 from rawws.hub.paths import OWN_PATHS
 from rawws.limits import MIB
+from rawws.net.addresses import name_this_process
 from rawws.relay.backplane import AWAY
 from rawws.server.administration_query import read_disconnect, read_history, read_peers, read_rooms
 from rawws.server.apps import Exchange, HttpApp, Middleware, answer_json, answer_options, name_methods
@@ -49,11 +48,6 @@ ENCODED_IN_A_ROW = 100
 FOREIGN_PAGE = Refusal(403, "administration_origin", "Pages of other sites may not administer this server.")
 
 
-def name_this_node() -> str:
-    """Return the name of this process among all that may share its rooms."""
-    return f"{socket.gethostname().replace('/', '-') or 'localhost'}:{os.getpid()}"
-
-
 class AdminApp(Middleware):
     """Answers requests for administration, and passes all others to another app."""
 
@@ -63,7 +57,7 @@ class AdminApp(Middleware):
         elsewhere: HttpApp,
         operators: Operators,
     ) -> None:
-        own = HubNode(hub, name_this_node())
+        own = HubNode(hub, name_this_process())
         self._hub = hub
         self._operators = operators
         self._nodes: tuple[Nodes, ...] = (own, OtherNodes(hub, own))

@@ -75,6 +75,11 @@ def test_the_host_is_bounded_and_may_be_anything_that_can_be_shown() -> None:
     assert read_name({b"node": b"a", b"host": b"\xff" + b"x" * 300}) == NodeName("a", "\ufffd" + "x" * 254)
 
 
+@pytest.mark.parametrize("host", [b"", b"two\nlines", b"a/b"])
+def test_a_place_in_a_list_can_begin_with_the_host(host: bytes) -> None:
+    assert read_name({b"node": b"a", b"host": host}) is None
+
+
 @pytest.mark.parametrize(("to", "number"), [(b"3", 3), (b"", None), (b"-1", None), (b"1" * 19, None), (b"x", None)])
 def test_an_answer_names_its_question(to: bytes, number: int | None) -> None:
     assert question_of({b"to": to}) == number

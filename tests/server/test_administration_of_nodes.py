@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import trio
 
-from tests.redis_server import redis_server
+from tests.redis_server import RedisServer, redis_server
 from tests.room_serving import Reader, post
 from tests.serving.client import Answer, Client
 from tests.serving.programs import Program, StartProgram
@@ -141,6 +142,91 @@ async def test_a_node_that_does_not_answer_is_named(start_program: StartProgram,
         (kept,) = listed["peers"]
         assert listed["silent"] == [each["node"] for each in peers if each["node"] != kept["node"]]
         assert await peers_of_all(a, 2) == peers
+
+
+async def test_an_end_at_a_node_that_does_not_answer_is_not_said_to_be_none(
+    start_program: StartProgram, tmp_path: Path
+) -> None:
+    async with two_nodes(start_program, tmp_path) as (a, b):
+        await (await a.connect()).open("/x", ALICE)
+        await (await b.connect()).open("/x", ALICE)
+        peers = await peers_of_all(a, 2)
+        (own,) = (await ask_json(a, f"/_rawws/peers?node={peers[0]['node']}"))["peers"]
+        asked, other = (a, b) if (await _name_of(a)) != own["node"] else (b, a)
+        other.signal(signal.SIGSTOP)
+        try:
+            answer = await ask(asked, f"/_rawws/peers?number={own['number']}&node={own['node']}", method="DELETE")
+        finally:
+            other.signal(signal.SIGCONT)
+        assert (answer.status, "retry-after" in answer.headers) == (503, True)
+
+
+async def _name_of(node: Program) -> str:
+    """Return the name of a node, which counts what it ends of a user whom nobody is."""
+    nodes = (await ask_json(node, "/_rawws/peers?user=nobody", method="DELETE"))["nodes"]
+    assert isinstance(nodes, dict)
+    return str(*nodes)
+
+
+async def test_what_no_node_has_written_is_an_answer_of_no_node(start_program: StartProgram, tmp_path: Path) -> None:
+    async with redis_server(tmp_path) as redis:
+        node = start_program(*flags(tmp_path, redis.url))
+        client = await (await node.connect()).open("/x", ALICE)
+        (own,) = await peers_of_all(node, 1)
+        forged = {**own, "number": 1 << 60}
+        for host, items in (
+            ("forged:1", [None, 5]),
+            ("forged:1", [None, {**forged, "user": "\ud800"}]),
+            (own["node"], [None, forged]),
+        ):
+            await redis.ask("XADD", "rawws:nodes", "*", "node", "forged", "host", host)
+            async with trio.open_nursery() as nursery:
+                seen = await redis.ask("EVAL", NEWEST, "0")
+                nursery.start_soon(_forge_an_answer, redis, seen, host, json.dumps(items))
+                listed = await ask_json(node, "/_rawws/peers")
+                nursery.cancel_scope.cancel()
+            assert (listed["peers"], listed["silent"]) == ([own], [host])
+        for kind, body in (("end/1", '{"wanted":{"limit":1},"close":[1008,"x"]}'), ("peers/1", "{}")):
+            by = "forged.0.1"
+            await redis.ask("XADD", "rawws:commands", "*", "kind", kind, "body", body, "by", by, "ask", "1")
+            node.wait_for_line(f"the command {kind} of node forged")
+        await (await node.connect()).ask(post("/x", b"still", ALICE))
+        assert (await client.frame()).payload == b"still"
+        assert not any("Traceback" in line for line in node.lines)
+
+
+NEWEST = """
+local newest = redis.call('XREVRANGE', 'rawws:commands', '+', '-', 'COUNT', 1)[1]
+return newest and newest[2][6] or ''
+"""
+
+
+async def _forge_an_answer(redis: RedisServer, seen: str, host: str, items: str) -> None:
+    """Answer the question after the one that was seen."""
+    while (newest := await redis.ask("EVAL", NEWEST, "0")) == seen:
+        await trio.sleep(0.02)
+    by, _, number = newest.strip().split(".")
+    key = f"rawws:answers:{by}"
+    await redis.ask("XADD", key, "*", "to", number, "node", "forged", "host", host, "items", items, "left", "0")
+
+
+async def test_a_list_goes_on_after_a_room_with_a_long_path(start_program: StartProgram, tmp_path: Path) -> None:
+    async with two_nodes(start_program, tmp_path) as (a, b):
+        paths = [f"/{'%2f' * 2000}{end}" for end in "abc"]
+        for path in paths:
+            await (await b.connect()).open(path, ALICE)
+        await peers_of_all(a, 3)
+        found: list[str] = []
+        piece = await ask_json(a, "/_rawws/rooms?limit=1")
+        while piece["next"] is not None:
+            found += [each["room"] for each in piece["rooms"]]
+            piece = await ask_json(a, f"/_rawws/rooms?limit=1&after={quote(piece['next'])}")
+        found += [each["room"] for each in piece["rooms"]]
+        assert sorted(found) == paths
+        refused = await ask(a, f"/_rawws/rooms?room=/{'p' * 5000}")
+        assert (refused.status, b"4096 bytes" in refused.body) == (400, True)
+        refused = await ask(a, f"/_rawws/peers?user={'u' * 5000}", method="DELETE")
+        assert (refused.status, b"4096 bytes" in refused.body) == (400, True)
 
 
 async def test_the_backplane_is_away(start_program: StartProgram, tmp_path: Path) -> None:
