@@ -35,4 +35,6 @@ def format_address(address: object) -> str:
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     if isinstance(address, bytes):  # of Linux's abstract namespace, written as ss and systemd do
         return "@" + address.removeprefix(b"\0").decode(errors="backslashreplace")
-    return address if isinstance(address, str) and address else "a Unix socket"
+    if isinstance(address, str) and address:  # its bytes need not be UTF-8, and then JSON can't hold them as they are
+        return address.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return "a Unix socket"

@@ -75,6 +75,10 @@ def test_4291_2_5_5_2_loopback_in_ipv6_is_loopback(host: str, alone: bool) -> No
     [
         (("::1", 80, 0, 0), "[::1]:80"),
         ("/run/rawws.sock", "/run/rawws.sock"),
+        (
+            "/run/\udcff\udcc3\udca4",
+            "/run/\\xffä",
+        ),  # bytes that are not UTF-8, and then two that are, as Python has them
         (b"\0rawws\xff", "@rawws\\xff"),
         ("", "a Unix socket"),
     ],
