@@ -1,8 +1,8 @@
 """The questions of administration between nodes, and the answers, as they come from another node.
 
 Any program that can write to Redis can ask and answer. So both are read field by field, and one that no node would have
-written raises `UsageError`. The first item of the answer with a list is the key after which the node's list goes on, or null;
-the others are entries.
+written raises `UsageError`. The first item of the answer with a list is the key after which the node's list goes on, or
+null; the others are entries.
 """
 
 from __future__ import annotations

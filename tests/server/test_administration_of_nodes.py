@@ -168,9 +168,7 @@ async def _name_of(node: Program) -> str:
     return str(*nodes)
 
 
-async def test_an_answer_that_no_node_has_written_is_of_a_silent_node(
-    start_program: StartProgram, tmp_path: Path
-) -> None:
+async def test_an_answer_that_no_node_writes_is_none(start_program: StartProgram, tmp_path: Path) -> None:
     async with redis_server(tmp_path) as redis:
         node = start_program(*flags(tmp_path, redis.url))
         client = await (await node.connect()).open("/x", ALICE)

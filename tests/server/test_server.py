@@ -78,7 +78,7 @@ def test_4291_2_5_5_2_loopback_in_ipv6_is_loopback(host: str, alone: bool) -> No
         (
             "/run/\udcff\udcc3\udca4",
             "/run/\\xffä",
-        ),  # bytes that are not UTF-8, and then two that are, as Python has them
+        ),  # a byte that is not UTF-8, and two that are
         (b"\0rawws\xff", "@rawws\\xff"),
         ("", "a Unix socket"),
     ],
