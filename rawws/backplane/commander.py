@@ -38,7 +38,16 @@ from rawws.broadcast.node_answers import (
     question_of,
     read_roll,
 )
-from rawws.broadcast.node_commands import COMMANDS_KEY, RETAINED, Command, KeptCommands, OutgoingCommand, encode_body
+from rawws.broadcast.node_commands import (
+    COMMAND_BYTES,
+    COMMANDS_KEY,
+    MAX_BODY_BYTES,
+    RETAINED,
+    Command,
+    KeptCommands,
+    OutgoingCommand,
+    encode_body,
+)
 from rawws.broadcast.outbox import Outgoing
 from rawws.broadcast.stream_entries import PREFIX, Author
 from rawws.errors import BackplaneAway
@@ -88,7 +97,9 @@ class Commander:
     @property
     def held_bytes(self) -> int:
         """The bytes of memory that it takes."""
-        return self._work.held_bytes + self._reader.held_bytes + self._kept.held_bytes
+        commands = self._work.held_bytes + self._reader.held_bytes + self._kept.held_bytes
+        answers = sum(gathering.held_bytes for gathering, _ in self._asked.values())
+        return commands + answers + sum(map(_bytes_of, self._unsent))
 
     # Commands
 
@@ -225,3 +236,10 @@ class Commander:
             gathering.expect(roll)
         if gathering.is_whole:
             is_answered.set()
+
+
+def _bytes_of(unsent: Command | Call) -> int:
+    """Return the memory of a question or an answer that waits to be sent."""
+    if isinstance(unsent, Command):
+        return COMMAND_BYTES + MAX_BODY_BYTES
+    return COMMAND_BYTES + sum(len(each) for each in unsent if isinstance(each, bytes))

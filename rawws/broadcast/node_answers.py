@@ -34,6 +34,8 @@ MAX_ANSWER_BYTES = 64 * KIB
 # The answers to one question together. Items beyond that are left out.
 MAX_ANSWERS_BYTES = 8 * MIB
 MAX_HOST = 255  # characters
+# The memory of an answer's items for each byte of their JSON (measured with entries of lists).
+PARSED = 5
 
 _NODE = re.compile(rb"[0-9A-Za-z_-]{1,64}")
 _COUNT = re.compile(rb"[0-9]{1,18}")
@@ -126,6 +128,11 @@ class Gathering:
         self._answers: dict[str, NodeAnswer] = {}
         self._bytes = 0
         self.problem = ""
+
+    @property
+    def held_bytes(self) -> int:
+        """The memory of the items of the answers."""
+        return PARSED * min(self._bytes, MAX_ANSWERS_BYTES)
 
     def expect(self, roll: Mapping[str, NodeName]) -> None:
         """Note the nodes that have to answer. Answers may have come already."""

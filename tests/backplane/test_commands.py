@@ -16,6 +16,8 @@ from rawws.access.grant import Grant
 from rawws.backplane import command_reader, command_work, commander, connector, publisher, reader
 from rawws.backplane.redis_streams import RedisStreams
 from rawws.broadcast.node_answers import Gathered
+from rawws.broadcast.node_commands import Command
+from rawws.broadcast.stream_entries import Author
 from rawws.errors import UsageError
 from rawws.hub.hub import Hub
 from tests.redis_server import RedisServer, network, redis_server
@@ -541,6 +543,31 @@ async def test_a_redis_that_is_full_or_forges_answers_ends_no_question_badly(
         await redis.ask("CONFIG", "SET", "maxmemory", "0")
         while (await ask(a)).problem:
             pass
+
+
+async def test_answers_are_held_as_long_as_the_question(nursery: trio.Nursery, redis: RedisServer) -> None:
+    async with node(nursery, backplane=redis.url) as a, node(nursery, backplane=redis.url) as b:
+        answering(a, b)
+        assert len((await ask(a)).answers) == 1
+        await redis.ask("XADD", "rawws:nodes", "*", "node", "mute", "host", "mute:1")
+        before = _streams(a)._commander.held_bytes
+        async with trio.open_nursery() as asking:
+            asking.start_soon(partial(ask, a, 60.0, more=60_000))
+            while _streams(a)._commander.held_bytes < before + 5 * 60_000:
+                await trio.sleep(0.01)
+            asking.cancel_scope.cancel()
+        assert _streams(a)._commander.held_bytes == before
+
+
+async def test_what_waits_to_be_sent_is_held(nursery: trio.Nursery, redis: RedisServer) -> None:
+    async with node(nursery, backplane=redis.url) as a:
+        before = _streams(a)._commander.held_bytes
+        redis.kill()
+        while not _streams(a).is_away:
+            await trio.sleep(0.01)
+        await ask(a, 0.01)
+        _streams(a)._commander._answer(Command("count/1", {}, Author("x", 0, 1), is_question=True), ["x" * 60_000])
+        assert before + 60_000 < _streams(a)._commander.held_bytes < before + 80_000
 
 
 def _streams(where: Rooms) -> RedisStreams:

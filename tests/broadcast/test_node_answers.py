@@ -9,6 +9,7 @@ import pytest
 from rawws.broadcast import node_answers
 from rawws.broadcast.node_answers import (
     MAX_ANSWER_BYTES,
+    PARSED,
     Gathered,
     Gathering,
     NodeAnswer,
@@ -133,7 +134,10 @@ def test_all_answers_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(node_answers, "MAX_ANSWERS_BYTES", 20)
     gathering = Gathering()
     gathering.expect({"aa": A, "bb": B})
+    assert gathering.held_bytes == 0
     gathering.take(answer(A, "x" * 10))
+    assert gathering.held_bytes == PARSED * len(b'["xxxxxxxxxx"]')
     gathering.take(answer(B, "y" * 10, 1))
     assert gathering.result.answers == (NodeAnswer(A, ("x" * 10,)), NodeAnswer(B, (), left_out=2))
+    assert gathering.held_bytes == PARSED * 20
     assert answers_key("aa") == "rawws:answers:aa"
