@@ -311,10 +311,10 @@ class Hub:
         return closed
 
     def _disconnect(self, user: object, code: int, reason: str | None, command: dict[str, Any] | None) -> int:
-        found = {member for room in self for member in room if user in (member.user, _name_of(member.user))}
+        found = {member for room in self for member in room if _is_user(member.user, user)}
         for member in found:
             member.close(code, reason)
-        polls = [poll for poll in self.polls if user in (poll.user, _name_of(poll.user))]
+        polls = [poll for poll in self.polls if _is_user(poll.user, user)]
         for poll in polls:
             poll.end(reason or "")
         if self.backplane is not None and command is not None:
@@ -455,8 +455,11 @@ def _attendance(on_join: OnMember | None, on_leave: OnMember | None) -> Attendan
     return None if on_join is None and on_leave is None else Attendance(on_join, on_leave)
 
 
-def _name_of(user: object) -> str | None:
-    return user.user if isinstance(user, Grant) else None
+def _is_user(user: object, wanted: object) -> bool:
+    """Return whether a client's user is the wanted one, or has this name."""
+    if isinstance(user, bool) or isinstance(wanted, bool):
+        return user is wanted  # True equals 1, but they are two users
+    return wanted in (user, user.user if isinstance(user, Grant) else None)
 
 
 def _about(transport: Transport, address: Address | None, user: object, subprotocol: str | None = None) -> About:

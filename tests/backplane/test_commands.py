@@ -559,7 +559,7 @@ async def test_answers_are_held_as_long_as_the_question(nursery: trio.Nursery, r
         assert _streams(a)._commander.held_bytes == before
 
 
-async def test_what_waits_to_be_sent_is_held(nursery: trio.Nursery, redis: RedisServer) -> None:
+async def test_an_answer_that_waits_to_be_sent_is_held(nursery: trio.Nursery, redis: RedisServer) -> None:
     async with node(nursery, backplane=redis.url) as a:
         before = _streams(a)._commander.held_bytes
         redis.kill()

@@ -321,3 +321,13 @@ async def test_several_nodes_answer_as_one(start_hub: StartHub) -> None:
 
 def test_a_place_is_one_word() -> None:
     assert [str(Place("host:1", "/room/x")), str(Place("host:1", 7))] == ["host:1/room/x", "host:1/7"]
+
+
+@pytest.mark.parametrize(("user", "others"), [(1, (True, "1", 2)), (True, (1, "True", False)), ("1", (1, True))])
+async def test_a_program_disconnects_one_of_a_number_a_text_and_true(
+    user: object, others: tuple[object, ...], start_hub: StartHub
+) -> None:
+    running = start_hub()
+    for number, each in enumerate((user, *others), 1):
+        add(running, number, "/x", each)
+    assert running.hub.disconnect(user=user) == 1
