@@ -12,10 +12,14 @@ from time import perf_counter, process_time
 from benchmarks import procinfo, wire
 from benchmarks.fanout import Fanout
 from benchmarks.handshakes import Handshakes
+from benchmarks.http_load import Requests
 from benchmarks.latency import Trickle
 from benchmarks.load import Echo, Sample, close_clients, open_clients
 from benchmarks.memory import bytes_a_peer
-from benchmarks.servers import Running, Wish
+from benchmarks.servers import NOT_YET, Answerer, Running, Unavailable, Wish, answers
+
+# A server needs several ticks of the clock of its CPU time for this number of requests, however short the run is.
+ENOUGH_REQUESTS = 500
 
 KIB = 2**10
 MIB = 2**20
@@ -152,6 +156,37 @@ def handshakes(under_way: int) -> Callable[..., Measurement]:
     return measure
 
 
+def requests(connections: int) -> Callable[..., Measurement]:
+    """Measure the CPU time that a request costs, in µs, and as an extra the requests a second."""
+
+    def measure(server: Running, settings: Settings) -> Measurement:
+        load = Requests(server.port, settings.peers(connections))
+        try:
+            load.run(settings.warmup_s)
+            result = metered(server, lambda: counted(load.run(settings.seconds, at_least=ENOUGH_REQUESTS)))
+            load.check()
+        finally:
+            load.close()
+        result.extra["requests_s"] = result.value
+        result.value = result.server_cpu / result.value * 1e6
+        return result
+
+    return measure
+
+
+def application_echo(peers: int, window: int) -> Callable[..., Measurement]:
+    measure_echo = echo(peers, window, 64)
+
+    def measure(server: Running, settings: Settings) -> Measurement:
+        if server.name == "rawws" and not answers(server.port, handshake=True):
+            raise Unavailable(f"{NOT_YET} WebSockets of an application")
+        result = measure_echo(server, settings)
+        result.extra["cpu_us"] = result.server_cpu / result.value * 1e6 if result.value else 0.0
+        return result
+
+    return measure
+
+
 def memory(peers: int) -> Callable[..., Measurement]:
     def measure(server: Running, settings: Settings) -> Measurement:
         settle_s = min(1.0, settings.seconds)
@@ -161,7 +196,8 @@ def memory(peers: int) -> Callable[..., Measurement]:
 
 
 ECHO, RELAY = Wish(), Wish(broadcast=True)
-PER_S, DELIVERIES, MEGABYTES = "messages/s", "deliveries/s", "MB/s"
+BUILT_IN, ON_TRIO, ON_ASYNCIO = (Wish(http=each) for each in Answerer)
+PER_S, DELIVERIES, MEGABYTES, CPU = "messages/s", "deliveries/s", "MB/s", "µs of CPU a request"
 
 CASES = (
     Case("echo", "Echo, 16 peers × 64 in flight, 64 B", PER_S, ECHO, echo(16, 64, 64)),
@@ -221,5 +257,27 @@ CASES = (
     Case("handshakes", "Handshakes, 32 under way", "handshakes/s", ECHO, handshakes(32)),
     Case("memory", "Memory an idle peer, 5,000 peers", "bytes", RELAY, memory(5000), more_is_better=False),
     Case("tls", "TLS broadcast to 100, 64 B", DELIVERIES, Wish(broadcast=True, tls=True), broadcast(100)),
+    # The other servers run the application in all of these.
+    Case("hello", "rawws's own “hi there”, 1 connection", CPU, BUILT_IN, requests(1), more_is_better=False),
+    Case("hello-16", "rawws's own “hi there”, 16 connections", CPU, BUILT_IN, requests(16), more_is_better=False),
+    Case("app", "Application on trio, 1 connection", CPU, ON_TRIO, requests(1), more_is_better=False),
+    Case("app-16", "Application on trio, 16 connections", CPU, ON_TRIO, requests(16), more_is_better=False),
+    Case("app-asyncio", "Application on asyncio, 1 connection", CPU, ON_ASYNCIO, requests(1), more_is_better=False),
+    Case(
+        "app-asyncio-16",
+        "Application on asyncio, 16 connections",
+        CPU,
+        ON_ASYNCIO,
+        requests(16),
+        more_is_better=False,
+    ),
+    Case("app-echo", "Echo by the application, 16 peers × 64 in flight", PER_S, ON_TRIO, application_echo(16, 64)),
+    Case(
+        "app-echo-roundtrip",
+        "Echo by the application, 64 peers × 1 in flight",
+        PER_S,
+        ON_TRIO,
+        application_echo(64, 1),
+    ),
 )
 BY_NAME = {case.name: case for case in CASES}

@@ -159,17 +159,17 @@ def receiver(sock: socket.socket, buffer: bytearray) -> Callable[[], int]:
     return receive
 
 
-class Echo:
-    """Every client keeps `window` messages under way, and sends the next when one comes back."""
+class Windows:
+    """Every client keeps `window` messages under way, and sends the next when the answer to one has come.
 
-    def __init__(self, clients: list[socket.socket], payload: bytes, window: int, opcode: int) -> None:
-        frame = wire.client_frame(payload, wire.FIN | opcode)
-        clients[0].sendall(frame)
-        self.frame_bytes = len(expect_message(clients[0], payload, opcode))
-        self.sent_bytes = len(frame)
-        self.window = window
-        # The repeated frame, long enough for any bytes that one client may have to send.
-        self.stream = memoryview(frame * (window + 1))
+    All answers have `frame_bytes` bytes on the wire.
+    """
+
+    def __init__(self, clients: list[socket.socket], message: bytes, frame_bytes: int, window: int) -> None:
+        self.frame_bytes = frame_bytes
+        self.sent_bytes = len(message)
+        # The repeated message, long enough for any bytes that one client may have to send.
+        self.stream = memoryview(message * (window + 1))
         size = max(sock.fileno() for sock in clients) + 1
         self.buffer = bytearray(BUFFER_BYTES)
         self.receive: list[Callable[[], int]] = [int] * size
@@ -201,14 +201,14 @@ class Echo:
         self.owed[fd] = owed - sent
         self.offset[fd] = (offset + sent) % self.sent_bytes
 
-    def run(self, seconds: float) -> Sample:
-        """Run for this time, and until at least one message arrived: a machine may stall for 0.1 s."""
+    def run(self, seconds: float, at_least: int = 1) -> Sample:
+        """Run for this time, and until so many messages have arrived: a machine may stall for 0.1 s."""
         poll, receive, partial = self.poller.poll, self.receive, self.partial
         frame_bytes, sent_bytes = self.frame_bytes, self.sent_bytes
         begin_messages, begin_partial = self.messages, sum(partial)
         begin = now = heard = perf_counter()
-        deadline = begin + seconds
-        while now < deadline or (self.messages == begin_messages and now < begin + TIMEOUT_S):
+        deadline, enough = begin + seconds, begin_messages + at_least
+        while now < deadline or (self.messages < enough and now < begin + TIMEOUT_S):
             for fd, events in poll(POLL_S):
                 if events & select.EPOLLOUT and self.owed[fd]:
                     self.send(fd, 0)
@@ -243,3 +243,12 @@ class Echo:
         self.clients.pop(fd).close()
         if not self.clients:
             raise LoadError("the server closed every connection")
+
+
+class Echo(Windows):
+    """The messages are frames of WebSocket, and each answer is the same message."""
+
+    def __init__(self, clients: list[socket.socket], payload: bytes, window: int, opcode: int) -> None:
+        frame = wire.client_frame(payload, wire.FIN | opcode)
+        clients[0].sendall(frame)
+        super().__init__(clients, frame, len(expect_message(clients[0], payload, opcode)), window)

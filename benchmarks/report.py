@@ -97,6 +97,10 @@ def remarks(row: Row) -> str:
         notes.append(f"{closed:.0f} closed by the server")
     if stalls := row.extra("stalls"):
         notes.append(f"silent {stalls:.0f} times")
+    if (requests_s := row.extra("requests_s")) is not None:
+        notes.append(f"{figure(requests_s)} requests/s")
+    if (cpu_us := row.extra("cpu_us")) is not None:
+        notes.append(f"{figure(cpu_us)} µs of CPU a message")
     if row.disturbed:
         notes.append("others used these cores too")
     if row.load_was_the_bottleneck:
@@ -131,8 +135,14 @@ def table(rows: list[Row], case: Case) -> list[str]:
 
 
 def markdown(data: dict[str, Any]) -> str:
-    """Return the table for the README: a row a case, a column a server, and how rawws stands to the best other."""
+    """Return the tables for the README: one for WebSocket servers, and one for those that run an application."""
     rows = [Row.from_json(each) for each in data["results"]]
+    kinds = [[row for row in rows if (CASES[row.case].wish.http is not None) == is_http] for is_http in (False, True)]
+    return "\n\n".join(markdown_table(kind) for kind in kinds if any(row.rounds for row in kind))
+
+
+def markdown_table(rows: list[Row]) -> str:
+    """Return a table with a row a case, a column a server, and how rawws stands to the best other."""
     columns = [server for server in SERVERS if any(row.server == server.name and row.rounds for row in rows)]
     titles = [server.title for server in columns]
     lines = [

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from benchmarks import procinfo, wire
@@ -25,8 +26,20 @@ START_TIMEOUT_S = 15.0
 PACKAGE_ROOT = Path(__file__).resolve().parent.parent
 
 
+# Older versions are compared with newer ones, so a feature that they lack is no failure.
+NOT_YET = "this version has no"
+
+
 class Unavailable(Exception):
     """The reason why this server can't run this case here."""
+
+
+class Answerer(Enum):
+    """The part of rawws that answers requests: its own answer, or the application on one of two event loops."""
+
+    BUILT_IN = "built-in"
+    TRIO = "trio"
+    ASYNCIO = "asyncio"
 
 
 @dataclass(frozen=True)
@@ -39,6 +52,8 @@ class Wish:
     distinct: bool = False  # messages differ, and their content matters
     handler: bool = False  # rawws as a library: a task and a handler for each connection, as the others have it
     callbacks: bool = False  # rawws as a library: callbacks in the loop's turn
+    # HTTP: the other servers run an application of ASGI, and rawws answers in this way.
+    http: Answerer | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +80,11 @@ class Server:
     packages: tuple[str, ...] = ()  # these must be importable
     distributions: tuple[str, ...] = ()  # their versions are reported
     compression: bool = True
+    asgi: tuple[str, ...] = ()  # what Python runs, for a server of ASGI applications; --port is added
+
+    def takes(self, wish: Wish) -> bool:
+        """Return whether it is a server of this kind; cases of another kind have no row of it."""
+        return self.name == "rawws" or bool(self.asgi) == (wish.http is not None)
 
     def missing(self) -> str | None:
         """Return why this server can't be started at all, or None."""
@@ -77,6 +97,8 @@ class Server:
         return f"{', '.join(absent)} not installed" if absent else None
 
     def command(self, port: int, wish: Wish, certificate: Certificate | None) -> list[str]:
+        if self.asgi:
+            return [sys.executable, *self.asgi, "--port", str(port)]
         mode = "broadcast" if wish.broadcast else "echo"
         tls = ["--tls-cert", certificate.cert, "--tls-key", certificate.key] if wish.tls and certificate else []
         if self.name == "rawws" and wish.handler:
@@ -111,6 +133,15 @@ class Server:
 
 
 LIMIT = "limit"
+APPLICATION = "benchmarks.peers.application:app"
+
+
+def uvicorn(http: str, loop: str) -> tuple[str, ...]:
+    """Return the arguments for uvicorn without a log of requests, which rawws has at its level INFO."""
+    parts = ("--http", http, "--loop", loop, "--ws", "websockets", "--ws-per-message-deflate", "false")
+    return ("-m", "uvicorn", APPLICATION, *parts, "--no-access-log", "--log-level", "warning")
+
+
 SERVERS = (
     Server("rawws", "rawws", "", ("rawws",), ("rawws", "trio", "h11", "wsproto", "numpy")),
     Server("uwebsockets", "uWebSockets (socketify)", "uwebsockets", ("socketify",), ("socketify",), True),
@@ -126,6 +157,27 @@ SERVERS = (
         ("trio_websocket",),
         ("trio-websocket",),
         False,
+    ),
+    Server(
+        "uvicorn",
+        "uvicorn (h11, asyncio)",
+        packages=("uvicorn", "h11", "websockets", "starlette"),
+        distributions=("uvicorn", "h11", "websockets", "starlette"),
+        asgi=uvicorn("h11", "asyncio"),
+    ),
+    Server(
+        "uvicorn-httptools",
+        "uvicorn (httptools, uvloop)",
+        packages=("uvicorn", "httptools", "uvloop", "websockets", "starlette"),
+        distributions=("uvicorn", "httptools", "uvloop", "websockets", "starlette"),
+        asgi=uvicorn("httptools", "uvloop"),
+    ),
+    Server(
+        "hypercorn",
+        "hypercorn (trio)",
+        packages=("hypercorn", "trio", "starlette"),
+        distributions=("hypercorn", "trio", "starlette"),
+        asgi=("-m", "benchmarks.peers.hypercorn_trio"),
     ),
     Server(LIMIT, "the machine's limit", "limit"),
 )
@@ -165,9 +217,10 @@ def rawws_command(port: int, mode: str, wish: Wish, tls: list[str]) -> list[str]
     """Return the command for rawws, without the flags that this version of it does not have yet."""
     known = rawws_help()
     if wish.compression and "--no-compression" not in known:
-        raise Unavailable("this version has no compression")
+        raise Unavailable(f"{NOT_YET} compression")
     if wish.tls and "--tls-cert" not in known:
-        raise Unavailable("this version has no TLS")
+        raise Unavailable(f"{NOT_YET} TLS")
+    application = application_flags(wish.http, known)
     command = [sys.executable, "-m", "rawws"]
     flags = [["--host", HOST], ["--port", str(port)], ["--mode", mode], ["--hello", ""]]
     flags += [["--log-level", "warning"], ["--ping-interval", "0"]]
@@ -176,7 +229,19 @@ def rawws_command(port: int, mode: str, wish: Wish, tls: list[str]) -> list[str]
     for flag in flags:
         if flag[0] in known:
             command += flag
-    return command + tls
+    return command + application + tls
+
+
+def application_flags(answerer: Answerer | None, known: str) -> list[str]:
+    if answerer in (None, Answerer.BUILT_IN):
+        return []
+    if importlib.util.find_spec("starlette") is None:
+        raise Unavailable("starlette not installed")
+    if "--app-loop" in known:
+        return ["--app", APPLICATION, "--app-loop", answerer.value]
+    if "--app" not in known or answerer is not Answerer.TRIO:
+        raise Unavailable(f"{NOT_YET} application on {answerer.value}")
+    return ["--app", APPLICATION]
 
 
 def environment() -> dict[str, str]:
@@ -197,7 +262,8 @@ def started(server: Server, wish: Wish, certificate: Certificate | None = None) 
     """Start the server on its own core, wait until it answers, and stop it and its children afterwards."""
     port = free_port()
     command = server.command(port, wish, certificate)
-    with running(server.name, command, port, wish, handshake=not wish.tls) as process:
+    # Not every version of rawws lets an application have WebSockets.
+    with running(server.name, command, port, wish, handshake=not wish.tls and wish.http is None) as process:
         yield process
 
 

@@ -6,23 +6,29 @@ benchmark; the thorough tests run every case, and those that start many programs
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import random
 import re
 import shutil
 import socket
+import socketserver
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks import backplane, cases, expiry, hostile, report, scale_model, threads, wire
+from benchmarks import backplane, cases, expiry, hostile, report, scale_model, servers, threads, wire
 from benchmarks.cases import Measurement
 from benchmarks.fanout import DeflatedStream, PlainStream, Stream, json_payload, text_payload
-from benchmarks.load import Echo
+from benchmarks.http_load import BODY, Requests, read_answer
+from benchmarks.load import Echo, LoadError
 from benchmarks.report import Row
 from benchmarks.soak.checker import Faults, Message, Reader, Room
 from tests.browser import need_node_module
@@ -180,20 +186,152 @@ def test_a_room_is_on_as_many_nodes_as_its_peers_happen_to_be(peers: float, node
     assert scale_model.present(peers, nodes) == pytest.approx(on)
 
 
+def measured(folder: Path, server: str, names: list[str]) -> list[dict[str, Any]]:
+    """Return the results of these cases with a moment for each."""
+    out = folder / "out.json"
+    command = [sys.executable, "-m", "benchmarks", "--only", server, "--smoke", "--json", str(out)]
+    command += ["--cases", ",".join(names)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results: list[dict[str, Any]] = json.loads(out.read_text())["results"]
+    return results
+
+
 @linux_only
 @pytest.mark.parametrize(
     "names", [["echo"], pytest.param(list(cases.BY_NAME), marks=pytest.mark.thorough)], ids=["one", "all"]
 )
 def test_every_case_runs_for_a_moment_on_rawws(tmp_path: Path, names: list[str]) -> None:
-    out = tmp_path / "out.json"
-    command = [sys.executable, "-m", "benchmarks", "--only", "rawws", "--smoke", "--json", str(out)]
-    command += ["--cases", ",".join(names)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
-    results = json.loads(out.read_text())["results"]
+    results = measured(tmp_path, "rawws", names)
     assert {each["case"] for each in results} == set(names)
     # Memory may not grow at all with so few peers.
-    assert [each["case"] for each in results if each["case"] != "memory" and each["median"] <= 0] == []
+    assert {each["case"] for each in results if not each.get("median", 0) > 0} <= {"memory"}
+
+
+GOOD = b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\n" + BODY
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 7, 1000])
+def test_an_answer_is_read_to_its_end_in_any_chunking(chunk: int) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+
+        def write() -> None:
+            for start in range(0, len(GOOD), chunk):
+                theirs.sendall(GOOD[start : start + chunk])
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        assert read_answer(ours) == GOOD
+        writer.join()
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (GOOD.replace(b"200 OK", b"404 Not Found"), "expected the status 200, got b'HTTP/1.1 404 Not Found'"),
+        (GOOD.replace(b"there", b"their"), "expected the body b'hi there', got b'hi their'"),
+        (GOOD.replace(b"content-length", b"content-type"), "no Content-Length in "),
+        (GOOD[:-1], "closed in an answer, after "),
+    ],
+    ids=["status", "body", "no length", "cut off"],
+)
+def test_a_wrong_answer_gets_no_figure(answer: bytes, reason: str) -> None:
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            theirs.sendall(answer)
+        with pytest.raises(LoadError, match=re.escape(reason)):
+            read_answer(ours)
+
+
+@contextmanager
+def answering(answer_later: bytes) -> Iterator[int]:
+    """Serve a right answer on each connection, and then this one for every further request; yield the port."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            answer = GOOD
+            try:
+                while self.request.recv(4096).endswith(wire.END_OF_HEADERS):
+                    self.request.sendall(answer)
+                    answer = answer_later
+            except ConnectionError:
+                pass  # the load closes with RST
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@linux_only
+@pytest.mark.parametrize(
+    ("later", "reason"),
+    [
+        (GOOD, ""),
+        (GOOD.replace(b"200", b"500"), "expected the status 200"),
+        (GOOD.replace(b"OK", b"Fine"), "the size of the answers changes"),
+    ],
+    ids=["alike", "another status", "another size"],
+)
+def test_answers_are_counted_and_the_last_is_checked(later: bytes, reason: str) -> None:
+    with answering(later) as port:
+        load = Requests(port, 3)
+        try:
+            assert load.run(0.01, at_least=20).messages >= 20
+            if not reason:
+                load.check()
+                return
+            with pytest.raises(LoadError, match=reason):
+                load.check()
+        finally:
+            load.close()
+
+
+def test_each_case_has_rows_for_the_servers_of_its_kind() -> None:
+    application = {"rawws", "uvicorn", "uvicorn-httptools", "hypercorn"}
+    for case in cases.CASES:
+        takers = {server.name for server in servers.SERVERS if server.takes(case.wish)}
+        assert takers == (application if case.wish.http else {*servers.BY_NAME} - application | {"rawws"}), case.name
+
+
+def test_the_tables_are_one_for_each_kind_of_server() -> None:
+    rows = [
+        Row("echo", "rawws", [Measurement(4.0)]),
+        Row("echo", "picows", [Measurement(2.0)]),
+        Row("app", "rawws", [Measurement(150.0, extra={"requests_s": 3000.0})]),
+        Row("app", "uvicorn", [Measurement(300.0)]),
+        Row("app", "hypercorn", unavailable="hypercorn not installed"),
+    ]
+    first, second = report.markdown({"results": [row.as_json() for row in rows]}).split("\n\n")
+    assert first.splitlines()[0] == "| | rawws | picows | rawws ÷ the best other |"
+    assert first.endswith("messages/s | **4.00** | 2.00 | 2.00× |")
+    assert second.splitlines()[0] == "| | rawws | uvicorn (h11, asyncio) | rawws ÷ the best other |"
+    assert second.endswith("µs of CPU a request | **150** | 300 | 2.00× |")
+    assert "3,000 requests/s" in "\n".join(report.table(rows, cases.BY_NAME["app"]))
+
+
+def test_a_version_without_a_loop_for_applications_says_so() -> None:
+    on_asyncio = servers.application_flags(servers.Answerer.ASYNCIO, "--app --app-loop")
+    assert on_asyncio == ["--app", servers.APPLICATION, "--app-loop", "asyncio"]
+    assert servers.application_flags(servers.Answerer.TRIO, "--app MODULE:NAME") == ["--app", servers.APPLICATION]
+    with pytest.raises(servers.Unavailable, match="this version has no application on asyncio"):
+        servers.application_flags(servers.Answerer.ASYNCIO, "--app MODULE:NAME")
+
+
+@pytest.mark.thorough
+@linux_only
+@pytest.mark.parametrize("name", ["uvicorn", "hypercorn"])
+def test_other_servers_of_applications_are_measured(tmp_path: Path, name: str) -> None:
+    for package in servers.BY_NAME[name].packages:
+        need(importlib.util.find_spec(package), package)
+    results = measured(tmp_path, name, ["app", "app-16", "app-echo"])
+    assert [each["case"] for each in results if each.get("median", 0) > 0] == ["app", "app-16", "app-echo"]
 
 
 class Script:

@@ -143,12 +143,13 @@ class Transport:
         if (data := self.try_receive(max_bytes)) is not None:
             await trio.lowlevel.cancel_shielded_checkpoint()
             return data
-        while (data := self.try_receive(max_bytes)) is None:
+        while data is None:
             if self.has_pending:
                 await trio.lowlevel.checkpoint()
             else:
                 self._was_waited_for = True
                 await trio.lowlevel.wait_readable(self._socket)
+            data = self.try_receive(max_bytes)
         return data
 
     async def send_all(self, data: bytes | memoryview) -> None:

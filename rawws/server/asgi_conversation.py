@@ -306,7 +306,8 @@ class Conversation:
     async def _end(self) -> None:
         await self._exchange.end_response()
         self._complete = True
-        self._call.deadline = math.inf  # background tasks have a time limit of their own
+        if self._call.deadline < math.inf:  # background tasks have a time limit of their own
+            self._call.deadline = math.inf
         self._settled.set()
         if self._wait is not None:
             self._wait.cancel()

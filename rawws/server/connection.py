@@ -8,12 +8,12 @@ WebSocket, and ``exchange.py`` to any other response.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from email.utils import formatdate
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import trio
@@ -66,7 +66,7 @@ class Deadline(NamedTuple):
         return Refusal(408, "request_timeout", sentence)
 
 
-@lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=1)
 def http_date(seconds: int) -> bytes:
     """Return a time as the value of a Date field (RFC 9110 §5.6.7). All responses of a second share it."""
     return formatdate(seconds, usegmt=True).encode("ascii")
@@ -88,7 +88,7 @@ class HttpConnection:
         self.scheme = server.scheme  # or the one that a trusted proxy reports
         self.http = HttpPhase(self.config.limits, fast_lane=self.config.fast_lane)
         self.deadline = self.request_deadline()  # of the request that is being received; the first's from accept on
-        self.answered: Response | None = None  # the last response that was sent
+        self.answered: Response | None = None  # the last request's response, if it was sent as a whole
         self.is_lost = False  # the client has gone
         self.has_had_request = False
         self.request_began_at = 0.0  # the time at which the head of the last request was complete
@@ -111,6 +111,11 @@ class HttpConnection:
         if self.config.tracer.is_watched:
             self.config.tracer.opened(self.number, self.transport.peer_name)
 
+    @functools.cached_property
+    def local_address(self) -> tuple[str, int | None] | None:
+        """Our end: host and port, or a Unix socket's path and None."""
+        return self.transport.local_address
+
     @property
     def is_watched(self) -> bool:
         """Whether the tracer gets its events at present."""
@@ -126,6 +131,7 @@ class HttpConnection:
     def begin_request(self, request: Request | Refusal) -> None:
         """Record the request that was received: any request but the page's own announces the connection."""
         self.has_had_request = True
+        self.answered = None
         self.request_began_at = trio.current_time()
         is_own = self.config.is_own
         self.is_quiet = is_own is not None and isinstance(request, Request) and is_own(request)

@@ -84,7 +84,7 @@ class HttpExchange(Exchange):
 
     @property
     def server(self) -> tuple[str, int | None] | None:
-        return self._connection.transport.local_address
+        return self._connection.local_address
 
     @property
     def handshakes(self) -> Counter[int]:
