@@ -188,6 +188,8 @@ class Request:
         If the field also accepts ``rather_than``, by ``*/*`` too, the weight of that must not be higher (RFC 9110
         §12.5.1).
         """
+        if not any(media_type in value.lower() for value in self.headers.get_all("Accept")):
+            return False  # as for nearly every request; to take the field apart costs more
         weights: dict[str, float] = {}
         for media_range, *parameters in self.headers.elements("Accept"):
             weight = _weight_of(parameters)
@@ -220,9 +222,10 @@ class Request:
     @property
     def has_body(self) -> bool:
         """Whether a body follows, even an empty chunked one (RFC 9112 §6)."""
-        return "Transfer-Encoding" in self.headers or any(
-            value.strip("0 ,") for value in self.headers.get_all("Content-Length")
-        )
+        if "Content-Length" in self.headers:
+            lengths = self.headers.get_all("Content-Length")
+            return "Transfer-Encoding" in self.headers or any(value.strip("0 ,") for value in lengths)
+        return "Transfer-Encoding" in self.headers
 
 
 def _weight_of(parameters: Sequence[str]) -> float | None:
