@@ -96,7 +96,7 @@ def make_wsgi_app(app: WsgiApplication, root_path: str | None, threads: int) -> 
     if not isinstance(threads, int) or threads < 1:
         raise UsageError(f"threads can't be {threads!r}; give a number from 1 on")
     root_path = _check_root_path(root_path)
-    return AsgiApp(app, root_path, "off", NoChoice(lambda: Threads(threads)))
+    return AsgiApp(app, root_path, "off", NoChoice(lambda: Threads(threads)), takes_websockets=False)
 
 
 def _check_root_path(root_path: str | None) -> str:
@@ -108,7 +108,17 @@ def _check_root_path(root_path: str | None) -> str:
 class AsgiApp:
     """An application of ASGI or WSGI as an `HttpApp`; `asgi` and `wsgi` make one."""
 
-    def __init__(self, app: Any, root_path: str, lifespan: str, choice: LoopChoice | NoChoice) -> None:
+    def __init__(
+        self,
+        app: Any,
+        root_path: str,
+        lifespan: str,
+        choice: LoopChoice | NoChoice,
+        *,
+        takes_websockets: bool = True,
+    ) -> None:
+        """``takes_websockets`` is false for an interface that has none: each upgrade is refused."""
+        self.takes_websockets = takes_websockets
         self._app = app
         self._root_path = root_path
         self._lifespan = lifespan
