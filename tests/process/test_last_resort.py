@@ -52,14 +52,14 @@ def stick():
 
 THREAD = "import threading, time; threading.Thread(target=time.sleep, args=(1e6,), name='uploads').start()"
 POOL = "from concurrent.futures import *; import time; pool = ThreadPoolExecutor(1); pool.submit(time.sleep, 1e6)"
-POOL_OF_A_DAEMON = '''
+POOL_OF_A_DAEMON = """
 import threading, time
 from concurrent.futures import ThreadPoolExecutor
 pool = ThreadPoolExecutor(1, "asyncio")
 filler = threading.Thread(target=lambda: pool.submit(time.sleep, 1e6), daemon=True)
 filler.start()
 filler.join()
-'''
+"""
 AT_EXIT = "import atexit, time; atexit.register(time.sleep, 1e6)"
 STUCK_AT_EXIT = STUCK_IN_C + "import atexit; atexit.register(stick)"
 IN_THREAD = "the application still runs in a thread: "
