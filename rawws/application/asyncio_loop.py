@@ -23,7 +23,7 @@ import trio
 from rawws import logs
 from rawws.application.asyncio_side import AsyncioSide
 from rawws.application.handover import Handover
-from rawws.application.loop import GRACE_S, ReceiveNow
+from rawws.application.loop import GRACE_S, ReceiveNow, Track
 from rawws.application.parcels import Ended, Parcel
 from rawws.application.server_side import ServerSide
 from rawws.application.spec import Application, Receive, Scope, Send
@@ -75,12 +75,20 @@ class AsyncioLoop:
             self._nursery.cancel_scope.cancel()
 
     async def call(
-        self, app: Application, scope: Scope, receive: Receive, send: Send, receive_now: ReceiveNow | None = None
+        self,
+        app: Application,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        receive_now: ReceiveNow | None = None,
+        track: Track | None = None,
     ) -> None:
         thread, nursery = self._thread, self._nursery
         if thread is None or nursery is None or thread.has_ended:
             raise UsageError("an application on asyncio can be called only while its loop runs")
         ours = ServerSide(receive, send, thread.inbox.post, nursery, receive_now)
+        if track is not None:
+            track(lambda: ours.held_bytes)
         first = None if receive_now is None else receive_now()
         theirs = ours.other = AsyncioSide(thread.to_server(ours.take), thread.end_call, first)
         context = contextvars.copy_context()

@@ -118,8 +118,8 @@ class AsyncioSide:
         """Send an event, and return the error of that if the application has to wait for it."""
         if self._is_closed:
             return ClientDisconnected("this call of the application has ended, or is cancelled")
+        size = sent_size_of(message)  # first, so that it is known to have one
         self._post(_copy(message))
-        size = _size_of(message)
         if size is not None:
             self._under_way += size
             if self._under_way <= WINDOW_BYTES:
@@ -176,7 +176,7 @@ def _copy(message: Message) -> Message:
     return copy
 
 
-def _size_of(message: Message) -> int | None:
+def sent_size_of(message: Message) -> int | None:
     """Return about how much memory an event takes on its way, or None for one that the application has to wait for."""
     members = _STREAMED.get(message.get("type", ""))
     if members is None:

@@ -20,6 +20,8 @@ GRACE_S = 5.0
 
 # Returns the next event of a call if it is known without waiting.
 ReceiveNow = Callable[[], Message | None]
+# Takes a function that returns the bytes of events on their way between the application and the server.
+Track = Callable[[Callable[[], int]], None]
 
 
 class ApplicationLoop(Protocol):
@@ -43,13 +45,20 @@ class ApplicationLoop(Protocol):
         """
 
     async def call(
-        self, app: Application, scope: Scope, receive: Receive, send: Send, receive_now: ReceiveNow | None = None
+        self,
+        app: Application,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        receive_now: ReceiveNow | None = None,
+        track: Track | None = None,
     ) -> None:
         """Call the application once, and return when it has returned. Raises what it raises.
 
         ``receive`` and ``send`` are async functions of trio. ``receive_now`` returns an event that needs no waiting,
-        or None; a loop that has a way to save calls it at the beginning, and after ``receive``. The scope is the
-        application's from here on. A cancellation is passed on, and the application has some time to clean up.
+        or None; a loop that has a way to save calls it at the beginning, and after ``receive``. A loop that keeps
+        events on their way calls ``track`` once. The scope is the application's from here on. A cancellation is passed
+        on, and the application has some time to clean up.
         """
 
 
@@ -66,6 +75,12 @@ class TrioLoop:
         return nullcontext()
 
     async def call(
-        self, app: Application, scope: Scope, receive: Receive, send: Send, receive_now: ReceiveNow | None = None
+        self,
+        app: Application,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        receive_now: ReceiveNow | None = None,
+        track: Track | None = None,
     ) -> None:
         await call_application(app, scope, receive, send)

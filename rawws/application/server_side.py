@@ -10,7 +10,7 @@ from typing import Any
 
 import trio
 
-from rawws.application.asyncio_side import WINDOW_BYTES, AsyncioSide, acknowledge
+from rawws.application.asyncio_side import WINDOW_BYTES, AsyncioSide, acknowledge, sent_size_of
 from rawws.application.loop import ReceiveNow
 from rawws.application.parcels import Asked, Ended, Mark, Noticed, Parcel
 from rawws.application.spec import ClientDisconnected, Message, Receive, Send
@@ -39,9 +39,16 @@ class ServerSide:
         self._receiving: trio.CancelScope | None = None  # the scope of the task that fetches events
         self._puller: trio.lowlevel.Task | None = None  # that task, while it has nothing to fetch
         self._asked = 0  # events that are still to be fetched
+        self._crossed_bytes = 0  # of events that the application has not asked further than
         self._is_closed = False
         self._error: BaseException | None = None  # of an event for which the application has not waited
         self.other: AsyncioSide | None = None
+
+    @property
+    def held_bytes(self) -> int:
+        """The bytes of messages on their way, in both directions."""
+        events = (parcel for parcel in self._parcels if not isinstance(parcel, Mark | Noticed | Ended | Asked))
+        return self._crossed_bytes + sum(sent_size_of(event) or 0 for event in events)
 
     def take(self, parcel: Parcel) -> None:
         """Take a parcel from the application."""
@@ -111,6 +118,7 @@ class ServerSide:
         if self._is_closed:
             return
         self._asked += 1
+        self._crossed_bytes = 0  # it asks when it has taken all
         if self._puller is not None:
             trio.lowlevel.reschedule(self._puller)
             self._puller = None
@@ -149,10 +157,12 @@ class ServerSide:
         if self._receive_now is None or isinstance(event, BaseException):
             return
         size = size_of(event)
+        self._crossed_bytes = size
         for _ in range(MOST_TOGETHER):
             if size >= WINDOW_BYTES or (further := self._receive_now()) is None:
                 return
             size += size_of(further)
+            self._crossed_bytes = size
             yield further
 
     async def _next(self) -> Parcel:

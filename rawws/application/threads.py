@@ -7,7 +7,7 @@ from typing import Any
 
 import trio
 
-from rawws.application.loop import ReceiveNow
+from rawws.application.loop import ReceiveNow, Track
 from rawws.application.spec import ClientDisconnected, Message, Receive, Scope, Send
 from rawws.application.wsgi_call import WsgiCall
 
@@ -36,7 +36,13 @@ class Threads:
         return nullcontext()
 
     async def call(
-        self, app: Any, scope: Scope, receive: Receive, send: Send, receive_now: ReceiveNow | None = None
+        self,
+        app: Any,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        receive_now: ReceiveNow | None = None,
+        track: Track | None = None,
     ) -> None:
         if scope["type"] == "websocket":
             await receive()

@@ -86,7 +86,7 @@ class WsgiCall:
 
     def _send(self, data: bytes, *, is_last: bool = False) -> None:
         if self._head is None:
-            raise UsageError("the WSGI application has sent a body without a call of start_response")
+            raise UsageError("the WSGI application has sent a response without a call of start_response")
         self._body_bytes += len(data)
         is_last = is_last or self._body_bytes == self._length
         events: list[Message] = []

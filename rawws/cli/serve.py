@@ -33,7 +33,7 @@ from rawws.process.workers import MAX_WORKERS, WorkerContext, run_workers
 from rawws.relay.lag_policies import POLICIES
 from rawws.server.administration import AdminApp, ReservedApp
 from rawws.server.apps import HttpApp
-from rawws.server.asgi import make_app, make_wsgi_app
+from rawws.server.asgi import AsgiApp, make_app, make_wsgi_app
 from rawws.server.metrics import MetricsApp
 from rawws.server.operators import Nobody, Operators, TokenHolders
 from rawws.server.plain_apps import HelloApp
@@ -147,8 +147,9 @@ class _Program:
         self._tokens = TokenSources(options, self._files)
         self._tls = load_tls(options.tls_cert, options.tls_key) if options.tls_cert else None
         self.remark = "any path is a room" if self._paths.root == "/" else f"rooms are {self._paths}"
-        if options.app and self._paths.root != "/":
-            self.remark += ", other WebSockets are the application's"
+        if isinstance(self._app, AsgiApp) and self._paths.root != "/":
+            whose = "the application's" if self._app.takes_websockets else "refused"
+            self.remark += f", other WebSockets are {whose}"
         self.invitation = ""  # to the page, if there is one
         if options.metrics:
             MetricsApp(self._hub, self._app, worker)  # raises if there can't be metrics, before anything listens

@@ -17,6 +17,7 @@ import os
 import queue
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -241,7 +242,10 @@ os.register_at_fork(before=_forking.begin, after_in_parent=_forking.end_in_paren
 def _what_is_left() -> str:
     """Return what the application keeps running after the end of the program."""
     main = threading.main_thread()
-    names = [repr(shorten(each.name)) for each in threading.enumerate() if not each.daemon and each is not main]
+    # Python waits for the threads of pools too, although those that a daemon has made are daemons.
+    pooled = getattr(sys.modules.get("concurrent.futures.thread"), "_threads_queues", ())
+    left = [each for each in threading.enumerate() if (not each.daemon or each in pooled) and each is not main]
+    names = [repr(shorten(each.name)) for each in left]
     if not names:
         return "the application still runs at exit: a function of atexit, or a library that it calls"
     more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""

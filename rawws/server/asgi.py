@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from types import ModuleType
 from typing import Any, Literal
 from urllib.parse import unquote
@@ -21,6 +21,7 @@ from rawws import logs
 from rawws.application.choice import LoopChoice, NoChoice
 from rawws.application.loading import check_asgi, check_wsgi
 from rawws.application.loop import GRACE_S, ApplicationLoop, TrioLoop
+from rawws.application.pace import Pace
 from rawws.application.spec import HTTP_VERSIONS, Application
 from rawws.application.threads import DEFAULT_THREADS, Threads
 from rawws.application.wsgi_call import WsgiApplication
@@ -96,7 +97,7 @@ def make_wsgi_app(app: WsgiApplication, root_path: str | None, threads: int) -> 
     if not isinstance(threads, int) or threads < 1:
         raise UsageError(f"threads can't be {threads!r}; give a number from 1 on")
     root_path = _check_root_path(root_path)
-    return AsgiApp(app, root_path, "off", NoChoice(lambda: Threads(threads)))
+    return AsgiApp(app, root_path, "off", NoChoice(lambda: Threads(threads)), Pace, takes_websockets=False)
 
 
 def _check_root_path(root_path: str | None) -> str:
@@ -108,12 +109,27 @@ def _check_root_path(root_path: str | None) -> str:
 class AsgiApp:
     """An application of ASGI or WSGI as an `HttpApp`; `asgi` and `wsgi` make one."""
 
-    def __init__(self, app: Any, root_path: str, lifespan: str, choice: LoopChoice | NoChoice) -> None:
+    def __init__(
+        self,
+        app: Any,
+        root_path: str,
+        lifespan: str,
+        choice: LoopChoice | NoChoice,
+        make_pace: Callable[[], Pace | None] = lambda: None,
+        *,
+        takes_websockets: bool = True,
+    ) -> None:
+        """``make_pace`` limits how long one call waits for its request's body.
+
+        ``takes_websockets`` is false for an interface that has none: each upgrade is refused.
+        """
+        self.takes_websockets = takes_websockets
         self._app = app
         self._root_path = root_path
         self._lifespan = lifespan
         self._given: dict[str, object] = {}  # in the state of each lifespan, from its beginning
         self._choice = choice
+        self._make_pace = make_pace
         self._loop: ApplicationLoop = TrioLoop()  # the one that was chosen, while its lifespan lasts
         self._state: dict[str, Any] = {}
         self._calls: trio.Nursery | None = None  # of the application, while its lifespan lasts
@@ -136,7 +152,7 @@ class AsgiApp:
         Raises what the application raises, and OSError when the client left before it was answered.
         """
         calls = self._running
-        conversation = Conversation(exchange)
+        conversation = Conversation(exchange, self._make_pace())
         scope: dict[str, Any] = {"type": "http", "scheme": exchange.scheme, "method": exchange.request.method.upper()}
         # In a task of its own, which outlives the response: the next request on this connection doesn't wait for what
         # the application does in the background, nor does it see its context variables.

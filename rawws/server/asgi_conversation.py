@@ -11,12 +11,14 @@ import trio
 from rawws import logs
 from rawws.application.leaving import is_about_leaving
 from rawws.application.loop import ApplicationLoop
+from rawws.application.pace import LEAST_BYTES_PER_S, Pace
 from rawws.application.spec import Application, ClientDisconnected, Message, Scope
 from rawws.broadcast.stream_encodings import EVENTS
 from rawws.errors import RETRY_SOON, SHUTTING_DOWN, RawwsError, Refusal, UsageError
 from rawws.hooks import is_application_error, log_failure
 from rawws.limits import KIB
 from rawws.server.apps import Exchange
+from rawws.server.exchange import ClientError
 from rawws.wire.messages import Response
 from rawws.wire.trace import FAULT, STATE, mask_target
 
@@ -39,14 +41,21 @@ _RECEIVING_SHARE = 0.5
 # A stream of unknown length may be a download, and a notice would cut it. So it gets most of the drain (a guess).
 _SENDING_SHARE = 0.8
 
+_TOO_SLOW = Refusal(
+    408,
+    "request_timeout",
+    f"The request's body arrived at less than {LEAST_BYTES_PER_S} bytes a second, while the application waited for it.",
+)
 _STOPPING = Refusal(503, "stopping", "The server is shutting down; try again.", RETRY_SOON)
 
 
 class Conversation:
     """One request and its answer, as the application's ``receive`` and ``send`` see them."""
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, pace: Pace | None = None) -> None:
+        """``pace`` limits the time that the application waits for the request's body."""
         self._exchange = exchange
+        self._pace = pace
         self._body_read = False
         self._head: tuple[int, list[tuple[bytes, bytes]]] | None = None  # while it waits for the body
         self._started = False
@@ -203,7 +212,7 @@ class Conversation:
     async def _receive(self) -> Message:
         if not self._body_read:
             try:
-                piece = await self._exchange.receive_body()
+                piece = await self._receive_piece()
             except OSError as error:
                 self._lose(error)
                 return {"type": _DISCONNECT}
@@ -213,6 +222,17 @@ class Conversation:
         # Sending goes on until it fails: a client that has only shut down its own side still reads.
         self._gone = True
         return {"type": _DISCONNECT}
+
+    async def _receive_piece(self) -> bytes:
+        if self._pace is None:
+            return await self._exchange.receive_body()
+        began = trio.current_time()
+        with trio.move_on_after(max(0.0, self._pace.left_s)):
+            piece = await self._exchange.receive_body()
+            self._pace.note(trio.current_time() - began, len(piece))
+            return piece
+        self._exchange.refusal = _TOO_SLOW
+        raise ClientError(_TOO_SLOW.sentence)
 
     def _lose(self, error: OSError) -> None:
         self._gone = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import trio
 
@@ -62,6 +63,7 @@ class SocketConversation:
         self._denial = Conversation(exchange)  # sends the application's own response, if it has one
         self._websocket: WebSocket | None = None
         self._call = trio.CancelScope()
+        self._on_their_way: Callable[[], int] = int  # returns the bytes of events between here and the application
         self._failed = False
         self._was_too_late = False  # the application has sent something, and got to know that the client has gone
         self._decided = trio.Event()  # there is a decision, or there will be none
@@ -75,7 +77,7 @@ class SocketConversation:
         """Call the application, and log its exception, unless that only says that the client has gone."""
         try:
             with self._call:
-                await loop.call(app, scope, self.receive, self.send, self.receive_now)
+                await loop.call(app, scope, self.receive, self.send, self.receive_now, self._track)
         except BaseException as error:
             if not is_application_error(error):
                 raise
@@ -86,6 +88,9 @@ class SocketConversation:
         finally:
             for event in (self._returned, self._decided, self._settled):
                 event.set()
+
+    def _track(self, held_bytes: Callable[[], int]) -> None:
+        self._on_their_way = held_bytes
 
     def _log(self, error: BaseException) -> None:
         number = self._exchange.number
@@ -183,7 +188,7 @@ class SocketConversation:
     async def serve(self, websocket: WebSocket) -> None:
         """Give the application its WebSocket, and wait until it has returned. This is the WebSocket's handler."""
         held_bytes = self._exchange.call_bytes
-        count_besides(websocket, lambda: held_bytes)
+        count_besides(websocket, lambda: held_bytes + self._on_their_way())
         self._websocket = websocket
         self._settled.set()
         try:

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from rawws.application.asyncio_loop import AsyncioLoop
 from rawws.application.asyncio_side import AsyncioSide
-from rawws.application.parcels import Ended, Mark, Parcel
+from rawws.application.parcels import Asked, Ended, Mark, Parcel
+from rawws.application.server_side import ServerSide
 from rawws.application.spec import Message
 from rawws.application.threads import Threads
 from rawws.errors import UsageError
@@ -59,6 +61,44 @@ def test_an_application_waits_for_an_event_that_may_be_refused(event: Message) -
             await sending
 
     asyncio.run(send(Side()))
+
+
+async def test_bytes_on_their_way_are_counted() -> None:
+    may_send = trio.Event()
+    events = [{"type": "websocket.receive", "text": "y" * 5000} for _ in range(3)]
+
+    async def send(_: Message) -> None:
+        await may_send.wait()
+
+    async def receive() -> Message:
+        return events.pop() if events else await trio.sleep_forever()
+
+    def receive_now() -> Message | None:
+        return events.pop() if events else None
+
+    async with trio.open_nursery() as nursery:
+        half = ServerSide(receive, send, lambda _: None, nursery, receive_now)
+        half.other = Side().half
+        try:
+            nursery.start_soon(half.serve)
+            for wrong in (3, None):
+                half.take({"type": "websocket.send", "bytes": wrong})
+            for _ in range(4):
+                half.take({"type": "websocket.send", "bytes": bytes(10_000)})
+            await wait_all_tasks_blocked()
+            assert 40_000 <= half.held_bytes < 45_000, "those behind the one that is being sent"
+            half.take(Asked())
+            await wait_all_tasks_blocked()
+            assert 55_000 <= half.held_bytes < 60_000
+            may_send.set()
+            await wait_all_tasks_blocked()
+            assert half.held_bytes == 15_000, "the application has not asked further"
+            half.take(Asked())
+            assert half.held_bytes == 0
+            half.take(Ended(None))
+            await wait_all_tasks_blocked()
+        finally:
+            half.close()
 
 
 async def test_an_application_is_called_only_while_its_loop_runs() -> None:

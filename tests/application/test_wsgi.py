@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import logging
 import threading
+import time
 import wsgiref.validate
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -22,6 +24,7 @@ from rawws.application.wsgi_environ import Environ
 from rawws.errors import UsageError
 from rawws.server.asgi import wsgi
 from tests.asgi_serving import MIB, Site, chunk, echo, errors, serving, the_error
+from tests.serving.client import Client
 from tests.serving.machine import LOOPBACK
 from tests.serving.wire import get
 
@@ -99,6 +102,59 @@ async def test_a_client_that_leaves_inside_its_upload_is_an_error_of_reading(cap
         assert await trio.to_thread.run_sync(over.wait, 30)
     assert seen == ["ClientDisconnected"]
     assert errors(caplog) == []
+
+
+async def test_uploads_that_drip_free_their_threads(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("rawws.application.pace.PATIENCE_S", 0.2)
+    ends: list[str] = []
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            environ["wsgi.input"].read()
+        except OSError as error:
+            ends.append(type(error).__name__)
+            raise
+        start_response("200 OK", [])
+        return [b"ok"]
+
+    async def drip(client: Client) -> None:
+        with contextlib.suppress(trio.BrokenResourceError):
+            while True:
+                await client.send(b"x")
+                await trio.sleep(0.05)
+
+    async with serving(wsgi(app, threads=2)) as site, trio.open_nursery() as nursery:
+        drips = [await site.connect() for _ in range(2)]
+        for client in drips:
+            await client.send(get("/", "Content-Length: 10000", method="POST"))
+            nursery.start_soon(drip, client)
+        assert (await site.ask(get("/")))[0] == 200, "a thread is free again"
+        for client in drips:
+            head = await client.until(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 408 ")
+        nursery.cancel_scope.cancel()
+    assert ends == ["ClientDisconnected"] * 2
+    assert errors(caplog) == []
+
+
+async def test_the_time_of_an_application_that_reads_slowly_is_not_the_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rawws.application.pace.PATIENCE_S", 0.5)
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        first = environ["wsgi.input"].read(2)
+        time.sleep(0.7)
+        rest = environ["wsgi.input"].read()
+        start_response("200 OK", [])
+        return [first, rest]
+
+    async with serving(wsgi(app)) as site:
+        client = await site.connect()
+        await client.send(get("/", "Transfer-Encoding: chunked", method="POST") + chunk(b"ab"))
+        await trio.sleep(0.1)
+        await client.send(chunk(b"cd") + chunk(b""))
+        assert (await client.until(b"abcd")).startswith(b"HTTP/1.1 200")
 
 
 class Pieces:

@@ -326,15 +326,19 @@ def test_an_application_of_the_other_interface_is_reported_in_one_sentence(
     assert (ran.returncode, ran.stderr) == (2, f"rawws: {sentence}\n")
 
 
-@pytest.mark.parametrize(("interface", "where"), [("asgi", "asyncio"), ("wsgi", "threads, at most 7")])
+@pytest.mark.parametrize(
+    ("interface", "where", "others"),
+    [("asgi", "asyncio", "the application's"), ("wsgi", "threads, at most 7", "refused")],
+)
 def test_the_interface_of_an_application_may_be_given(
-    interface: str, where: str, tmp_path: Path, start_program: StartProgram
+    interface: str, where: str, others: str, tmp_path: Path, start_program: StartProgram
 ) -> None:
     (tmp_path / "applications.py").write_text(APPLICATIONS, "utf-8")
     threads = ["--app-threads", "7"] if interface == "wsgi" else []
     arguments = ["--app", "applications:of_any", "--app-interface", interface, *threads]
     program = start_program(*arguments, directory=tmp_path)
     assert any(f"the application runs on {where}" in line for line in program.lines)
+    assert any(f"(rooms are below /room/, other WebSockets are {others})" in line for line in program.lines)
 
 
 def test_echo_mode_accepts_flags_that_concern_any_connection(ran: Ran) -> None:

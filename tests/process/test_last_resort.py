@@ -52,6 +52,14 @@ def stick():
 
 THREAD = "import threading, time; threading.Thread(target=time.sleep, args=(1e6,), name='uploads').start()"
 POOL = "from concurrent.futures import *; import time; pool = ThreadPoolExecutor(1); pool.submit(time.sleep, 1e6)"
+POOL_OF_A_DAEMON = """
+import threading, time
+from concurrent.futures import ThreadPoolExecutor
+pool = ThreadPoolExecutor(1, "asyncio")
+filler = threading.Thread(target=lambda: pool.submit(time.sleep, 1e6), daemon=True)
+filler.start()
+filler.join()
+"""
 AT_EXIT = "import atexit, time; atexit.register(time.sleep, 1e6)"
 STUCK_AT_EXIT = STUCK_IN_C + "import atexit; atexit.register(stick)"
 IN_THREAD = "the application still runs in a thread: "
@@ -79,10 +87,11 @@ async def end(program: Program) -> int:
     [
         (THREAD, IN_THREAD + "'uploads'"),
         (POOL, IN_THREAD + "'ThreadPoolExecutor-0_0'"),
+        (POOL_OF_A_DAEMON, IN_THREAD + "'asyncio_0'"),
         (AT_EXIT, AT_THE_END),
         (STUCK_AT_EXIT, AT_THE_END),
     ],
-    ids=["thread", "pool", "atexit", "atexit in C"],
+    ids=["thread", "pool", "pool of a daemon", "atexit", "atexit in C"],
 )
 async def test_threads_of_the_application_are_named_and_ended_by_a_second_signal(
     start_program: StartProgram, tmp_path: Path, more: str, message: str, number: signal.Signals

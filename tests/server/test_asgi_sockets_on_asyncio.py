@@ -285,6 +285,29 @@ async def test_a_client_that_floods_and_one_that_does_not_read_are_slowed_down()
         assert [len(frame.payload) for frame in await silent.frames(40)] == [MIB] * 40
 
 
+async def test_messages_that_cross_together_stay_counted() -> None:
+    has_one, go_on = threading.Event(), threading.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send(ACCEPT)
+        await receive()
+        has_one.set()
+        await asyncio.to_thread(go_on.wait)
+
+    async with on_asyncio(app) as site:
+        caller = await opened(site)
+        before = current_loop().memory.used_bytes()
+        await caller.send(binary(bytes(3000)) * 15)
+        await happens(has_one)
+        try:
+            with trio.fail_after(PATIENCE_S):
+                while current_loop().memory.used_bytes() - before < 14 * 3000:
+                    await trio.sleep(0.01)
+        finally:
+            go_on.set()
+
+
 async def test_a_stop_tells_it_and_cancels_it_at_the_end_of_the_drain() -> None:
     events: list[object] = []
     cancelled = threading.Event()
