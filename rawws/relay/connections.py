@@ -112,7 +112,7 @@ class Connections:
         is_slow = peer.unanswered_bytes > MAX_OUTBOX_BYTES or (inbox is not None and inbox.paused)
         reads = (
             (not is_slow or peer.lost is not None)  # a lost peer takes no answers, and nothing waits for its program
-            and not peer.held_back
+            and peer.held_back is None
             and not (peer.flow is not None and peer.flow.read_paused_until and peer.session.state is OPEN)
         )
         interest = READABLE if reads else 0

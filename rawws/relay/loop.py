@@ -198,7 +198,7 @@ class Loop(Connections):
 
     def _read(self, peer: Peer) -> int:
         """Receive once from a peer, act on the bytes, and return their number."""
-        if peer.deferred_frames is not None and not peer.held_back:
+        if peer.deferred_frames is not None and peer.held_back is None:
             return self._read_deferred(peer, peer.deferred_frames)
         session = peer.session
         if session.unread:

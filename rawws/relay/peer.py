@@ -170,8 +170,9 @@ class Peer(PeerWriter):
         self.receive_bytes = RECEIVE_BYTES  # to ask for next time
         self.seen_since_ping = False  # whether any byte has come since the last ping
         self.heard_at = time.perf_counter()
-        # It isn't read from, since it has published while its room's publishers have to wait. `SlowPeers` ends that.
-        self.held_back = False
+        # The room in which it has published while publishers have to wait: it isn't read from. `SlowPeers` ends that.
+        # A change of its grant has no effect on this, while `publishes_to` is another room then.
+        self.held_back: RoomBase[Peer] | None = None
         self.deferred_frames: list[bytes | bytearray] | None = None  # the messages that it published then
         self.ping_at = math.inf
         self.pong_deadline = math.inf  # when the last ping must have been answered

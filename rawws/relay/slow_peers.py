@@ -164,7 +164,7 @@ class SlowPeers:
 
     def hold_back(self, peer: Peer, room: RoomState, frames: Sequence[bytes | bytearray]) -> None:
         """Defer a peer's messages while its room's publishers have to wait, and stop reading from it."""
-        peer.held_back = True
+        peer.held_back = room
         self._held_back.setdefault(room, {})[peer] = None
         peer.deferred_frames = [*(peer.deferred_frames or ()), *frames]
         self._control.watch(peer, done=not peer.is_blocked)
@@ -172,16 +172,15 @@ class SlowPeers:
     def forget(self, peer: Peer) -> None:
         """Drop the deferred messages of a peer that can't publish any more. Harmless when there are none."""
         peer.deferred_frames = None
-        if peer.held_back:
-            self._is_free(peer)
+        if peer.held_back is not None:
+            self._is_free(peer, peer.held_back)
 
-    def _is_free(self, peer: Peer) -> None:
-        assert peer.publishes_to is not None
-        peer.held_back = False
-        others = self._held_back[peer.publishes_to]
+    def _is_free(self, peer: Peer, room: RoomState) -> None:
+        peer.held_back = None
+        others = self._held_back[room]
         del others[peer]
         if not others:
-            del self._held_back[peer.publishes_to]
+            del self._held_back[room]
 
     def unblock(self, room: RoomState, why: str) -> None:
         """Let a room's publishers go on, unless they have to wait for another reason."""
@@ -189,8 +188,8 @@ class SlowPeers:
         if room.holds:
             return
         for peer in list(self._held_back.get(room, ())):
-            if peer.held_back:  # resuming another peer may have ended it
-                self._is_free(peer)
+            if peer.held_back is room:  # resuming another peer may have ended it
+                self._is_free(peer, room)
                 peer.seen_since_ping = True  # it wasn't read from, so nothing could be seen
                 self._control.watch(peer, done=not peer.is_blocked)
         room.released.unpark_all()

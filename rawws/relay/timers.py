@@ -203,4 +203,4 @@ def _is_read(peer: Peer) -> bool:
         return False
     if peer.flow is not None and peer.flow.read_paused_until:
         return False
-    return not peer.held_back or peer.is_lagging
+    return peer.held_back is None or peer.is_lagging

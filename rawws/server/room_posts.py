@@ -212,7 +212,8 @@ class HttpPublisher:
                 "Publishers in this room are held back: a peer reads too slowly, or much is left to encode. Try again."
             )
             return Refusal(503, "held_back", message, RETRY_SOON)
-        return self._publish_in(room, post)
+        # Or while publishers were held back.
+        return refuse_by_now(admitted.user, path, Action.WRITE, time.time()) or self._publish_in(room, post)
 
     async def _admit(self, exchange: Exchange, path: str, *, is_operator: bool) -> Admitted | Response | Refusal:
         """Return the admission of a request's sender, or the answer that refuses it."""

@@ -6,12 +6,14 @@ from functools import partial
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 import rawws
 from rawws.access.grant import Action, Grant
 from rawws.access.patterns import EVERY_ROOM, NO_ROOM
 from rawws.hub.regranting import ASKED_AT_ONCE, Regranted, regrant_all
 from rawws.relay.leases import ENDS_AT_ONCE
+from rawws.wire.frames import Opcode
 from tests.serving.client import Client
 from tests.serving.machine import LOOPBACK
 from tests.serving.wire import close, seen_close, seen_text, text, upgrade
@@ -84,6 +86,42 @@ async def test_one_that_would_join_after_the_change_joins_with_the_rights_of_the
     await client.send(text("hi"))
     assert await client.frame() == seen_close(1008, "this client may not write in this room")
     client.hang_up()
+    server.stop()
+
+
+@pytest.mark.parametrize(
+    ("later", "end"),
+    [(READER, (1008, "this client may not write in this room")), (None, (4401, "the token has been withdrawn"))],
+)
+async def test_a_writer_that_is_held_back_may_become_a_reader_or_be_closed(
+    nursery: trio.Nursery, caplog: pytest.LogCaptureFixture, later: Grant | None, end: tuple[int, str]
+) -> None:
+    asked: list[str | bytes] = []
+
+    def note(_: rawws.Sender, message: str | bytes) -> str | bytes:
+        asked.append(message)
+        return message
+
+    source = Changing(WRITER, later)
+    hub = rawws.Hub(slow="wait", max_lag_bytes=4000, on_message=note)
+    server = await serve(nursery, source, hub)
+    slow, writer = await connect(server), await connect(server)
+    room = hub.room("/x")
+    while not room.is_held:
+        room.publish("x" * 100_000)
+    await writer.send(text("held back"))
+    await wait_all_tasks_blocked()
+    source.is_changed = True
+    await regrant_all()
+    while room.is_held and later is not None:
+        await slow.frame()
+    while (frame := await writer.frame()).opcode is not Opcode.CLOSE:
+        pass
+    assert frame == seen_close(*end)
+    assert asked == []
+    assert "an error in rawws" not in caplog.text
+    slow.hang_up()
+    writer.hang_up()
     server.stop()
 
 

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 import rawws
 from rawws.access.shared_token import SharedToken
 from rawws.server.room_posts import PublishPolicy
+from tests.hub.test_regranting import WRITER, Changing
 from tests.redis_server import RedisServer, redis_server
 from tests.room_serving import Rooms, post, rooms
 from tests.serving.machine import PATIENCE_S
@@ -117,6 +119,26 @@ async def test_a_post_without_the_token_is_not_asked_about(nursery: trio.Nursery
     async with rooms(nursery, on_message=asked, policy=PublishPolicy(SharedToken("secret"))) as running:
         assert (await running.ask(post("/r", b"x"))).status == 401
         assert (await running.ask(post("/r", b"\xff"))).status == 401
+        assert asked.given == []
+
+
+async def test_a_post_whose_grant_was_withdrawn_while_publishers_were_held_back_is_not_asked_about(
+    nursery: trio.Nursery,
+) -> None:
+    asked, source = judge(), Changing(WRITER, None)
+    settings: dict[str, Any] = {"slow": "wait", "max_lag_bytes": 4000, "hello": "hello"}
+    async with rooms(nursery, on_message=asked, access=source, **settings) as running:
+        slow, client = await running.open("/r"), await running.connect()
+        room = running.hub.room("/r")
+        assert await slow.frame() == seen_text("hello")
+        while not room.is_held:
+            room.publish("x" * 100_000)
+        await client.send(post("/r", b"held back"))
+        await wait_all_tasks_blocked()
+        source.is_changed = True
+        while room.is_held:
+            await slow.frame()
+        assert (await client.answer()).status == 401
         assert asked.given == []
 
 
