@@ -59,7 +59,7 @@ async def test_messages_that_were_accepted_reach_redis_when_the_server_ends(redi
             await trio.sleep(0.001)
         server.stop()
     thread.join(PATIENCE_S)
-    marker = await redis.ask("EVAL", "return redis.call('GET', redis.call('KEYS', '*node*')[1])", "0")
+    marker = await redis.ask("EVAL", "return redis.call('GET', redis.call('KEYS', 'rawws:node:*')[1])", "0")
     assert int(str(marker).partition(":")[2]) == accepted[0] >= 1000  # the number of the last message of this node
 
 

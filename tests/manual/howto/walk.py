@@ -150,6 +150,7 @@ class Walk:
         self.terminals: list[Terminal] = []
         environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin"}
         environment |= {"PYTHONUNBUFFERED": "1", "NO_PROXY": "*", "no_proxy": "*"}
+        environment.pop("PYTEST_ADDOPTS", None)  # of this run; a reader's has none
         # On a terminal, curl shows no progress where it prints the answer.
         (folder / ".curlrc").write_text("silent\nshow-error\n")
         environment["CURL_HOME"] = str(folder)
