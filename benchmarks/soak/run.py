@@ -128,6 +128,7 @@ class Soak:
         nodes = self._stage.nodes
         for node in nodes:
             await node.follow_another_room()
+            await node.ask_other_nodes()
         with trio.move_on_after(EMPTY_S) as patience:
             while not all([_is_empty(await node.holding(), with_rooms=not self.is_short) for node in nodes]):
                 await trio.sleep(0.2)

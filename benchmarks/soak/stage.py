@@ -34,6 +34,7 @@ FLAGS = (
     *("--hello", "", "--log-level", "info", "--metrics", "--history", "3000", "--history-bytes", "8M"),
     *("--max-lag", "1M", "--ping-interval", "4", "--ping-timeout", "8", "--close-timeout", "3"),
 )
+ADMIN_TOKEN = "of-an-operator-of-the-soak"
 
 
 def missing() -> str:
@@ -127,7 +128,10 @@ class Node:
         self.name = name
         self.port = servers.free_port()
         self._log = folder / f"{name}.log"
+        token_file = folder / "admin-token"
+        token_file.write_text(ADMIN_TOKEN)
         command = [sys.executable, "-m", "rawws", "--host", HOST, "--port", str(self.port), "--backplane", redis]
+        command += ["--admin-token-file", str(token_file)]
         with self._log.open("wb") as output, on_core(procinfo.cores()[0]):
             self.process = subprocess.Popen(
                 [*command, *FLAGS], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
@@ -150,6 +154,11 @@ class Node:
                 await line.listen("/pause", "")
                 return
             await trio.sleep(0.1)
+
+    async def ask_other_nodes(self) -> None:
+        """Make all nodes open the connections to Redis by which they ask and answer one another."""
+        with await Line.open(self.port) as line:
+            await line.ask(f"GET /_rawws/rooms?limit=1 HTTP/1.1\r\nAuthorization: Bearer {ADMIN_TOKEN}")
 
     async def holding(self) -> Holding:
         with await Line.open(self.port) as line:
