@@ -52,6 +52,13 @@ def test_5_7_each_example_is_understood_in_every_split(
         assert frames_in(session.data_to_send()) == ([(Opcode.PONG, b"Hello")] if headers == "8905" else [])
 
 
+@pytest.mark.parametrize(("size", "length"), [(0, "00"), (1, "01"), (125, "7d"), (126, "7e007e"), (127, "7e007f")])
+def test_5_2_a_message_of_a_server_has_the_shortest_length(size: int, length: str) -> None:
+    session = Session(Role.SERVER, max_message_bytes=LIMIT)
+    for opcode, first in ((Opcode.TEXT, "81"), (Opcode.BINARY, "82")):
+        assert session.message(opcode, b"Z" * size) == bytes.fromhex(first + length) + b"Z" * size
+
+
 @both_roles
 def test_5_7_64_kib_in_a_single_frame(our_role: Role) -> None:
     data = from_peer(our_role, "827f0000000000010000", b"Z" * 65_536)
