@@ -33,8 +33,9 @@ _ABOUT_FRAMING = ("content-length", "transfer-encoding", "expect")
 _NAME = re.compile(_TOKEN)
 _VALUE = re.compile(rb"(?:[!-~]+(?:[ \t]+[!-~]+)*)?")
 _LENGTH = re.compile(rb"[0-9]{1,15}")
-# Fields of a response that change what comes after it, or that h11 puts elsewhere.
-_JUDGED_BY_H11 = frozenset({b"connection", b"host", b"transfer-encoding", b"upgrade"})
+# Fields that change what comes after the head, or that h11 puts elsewhere.
+_JUDGED_IN_RESPONSES = frozenset({b"connection", b"host", b"transfer-encoding", b"upgrade"})
+_JUDGED_IN_SWITCHES = frozenset({b"content-length", b"host", b"transfer-encoding"})
 
 
 class _Sent(Enum):
@@ -86,23 +87,14 @@ class CleanExchange:
         self.check_turn("Response")
         if close or status < 200 or status in (204, 304):
             return None
-        lines = [_status_line(status)]
-        length: bytes | None = None
-        for name, value in fields:
-            lower = _lower(name)
-            if lower is None or lower in _JUDGED_BY_H11 or not _VALUE.fullmatch(value):
-                return None
-            if lower == b"content-length":
-                if length is not None or not _LENGTH.fullmatch(value):
-                    return None
-                length = value
-            lines.append(b"%b: %b\r\n" % (name, value))
-        if length is None:
+        lengths = [value for name, value in fields if _lower(name) == b"content-length"]
+        if len(lengths) != 1 or not _LENGTH.fullmatch(lengths[0]):
             return None
-        self._left = 0 if self._is_head else int(length)
-        self._sent = _Sent.HEAD
-        lines.append(b"\r\n")
-        return b"".join(lines)
+        head = _write_head(status, fields, _JUDGED_IN_RESPONSES)
+        if head is not None:
+            self._left = 0 if self._is_head else int(lengths[0])
+            self._sent = _Sent.HEAD
+        return head
 
     def send_body(self, data: bytes) -> bytes:
         """Return a piece of the body as it goes on the wire. Raises `h11.LocalProtocolError` if it is too much."""
@@ -125,17 +117,10 @@ class CleanExchange:
         self.check_turn("InformationalResponse")
         if not self._wants_upgrade:
             return None
-        lines = [_status_line(101)]
-        for name, value in fields:
-            lower = _lower(name)
-            if lower is None or lower in (b"content-length", b"transfer-encoding", b"host"):
-                return None
-            if not _VALUE.fullmatch(value):
-                return None
-            lines.append(b"%b: %b\r\n" % (name, value))
-        self._sent = _Sent.SWITCHED
-        lines.append(b"\r\n")
-        return b"".join(lines)
+        head = _write_head(101, fields, _JUDGED_IN_SWITCHES)
+        if head is not None:
+            self._sent = _Sent.SWITCHED
+        return head
 
     def check_turn(self, event: str, expected: _Sent = _Sent.NOTHING) -> None:
         """Raise what h11 raises when an event is out of turn. Nothing more can be sent then."""
@@ -178,6 +163,18 @@ def _is_clean(headers: Headers) -> bool:
     if "Connection" in headers and "close" in headers.tokens("Connection"):
         return False
     return "Upgrade" not in headers or bool(headers.tokens("Upgrade"))
+
+
+def _write_head(status: int, fields: Sequence[tuple[bytes, bytes]], judged: frozenset[bytes]) -> bytes | None:
+    """Return a head, or None if h11 has to judge one of its fields."""
+    lines = [_status_line(status)]
+    for name, value in fields:
+        lower = _lower(name)
+        if lower is None or lower in judged or not _VALUE.fullmatch(value):
+            return None
+        lines.append(b"%b: %b\r\n" % (name, value))
+    lines.append(b"\r\n")
+    return b"".join(lines)
 
 
 @lru_cache(maxsize=256)

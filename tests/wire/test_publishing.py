@@ -123,13 +123,13 @@ def test_a_message_may_be_published_if_a_proxy_or_the_server_does_not_know() -> 
 
 def test_a_remedy_follows_where_there_is_one() -> None:
     answers = [
-        read(401, "Who are you?"),
+        read(401, "Log in first"),
         read(404, "<p>Not found", Content_Type="text/html"),
         read(301, Location="https://elsewhere/"),
         read(307),
     ]
     assert [each.sentence for each in answers if isinstance(each, Setback)] == [
-        "the server answered 401: Who are you?; give a token that may publish there",
+        "the server answered 401: Log in first; give a token that may publish there",
         "the server answered 404 Not Found; no room is published in at this address: check host, port and path",
         "the server redirects to https://elsewhere/, and no redirect is followed; publish there",
         "the server redirects to nowhere, and no redirect is followed; publish there",
