@@ -26,6 +26,7 @@ class Backend:
         self.connections = 0
         self.port = 0
         self._scope = trio.CancelScope()
+        self._ended = trio.Event()
 
     async def start(self, nursery: trio.Nursery) -> Backend:
         listeners = await nursery.start(self._serve)
@@ -35,10 +36,12 @@ class Backend:
     async def _serve(self, task_status: trio.TaskStatus[list[trio.SocketListener]]) -> None:
         with self._scope:
             await trio.serve_tcp(self._talk, 0, host=LOOPBACK, task_status=task_status)
+        self._ended.set()
 
-    def kill(self) -> None:
-        """End the server and all of its connections."""
+    async def kill(self) -> None:
+        """End the server and all of its connections; from here on its port refuses a connection."""
         self._scope.cancel()
+        await self._ended.wait()
 
     @property
     def url(self) -> str:

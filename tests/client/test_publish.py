@@ -252,13 +252,13 @@ async def test_a_setback_that_may_pass_is_followed_by_a_try_with_the_same_key(
     assert await publish(backend.url) == Published("a-1", 3)
     assert len(backend.asked) == 2
     assert len(keys_of(backend)) == 1
-    backend.kill()
+    await backend.kill()
 
 
 async def test_an_answer_that_is_cut_is_followed_by_another_try(nursery: trio.Nursery) -> None:
     backend = await Backend(Answers(ACCEPTED[:-3], ACCEPTED)).start(nursery)
     assert await publish(backend.url) == Published("a-1", 3)
-    backend.kill()
+    await backend.kill()
 
 
 @pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 413, 422, 500])
@@ -268,14 +268,14 @@ async def test_a_refusal_is_final(nursery: trio.Nursery, status: int) -> None:
         await publish(backend.url)
     assert caught.value.status == status
     assert len(backend.asked) == 1
-    backend.kill()
+    await backend.kill()
 
 
 async def test_a_lost_answer_leaves_it_unknown(nursery: trio.Nursery) -> None:
     backend = await Backend(Answers(None, answer(503), answer(503))).start(nursery)
     with pytest.raises(PublishUnsure, match=r"answered 503 Service Unavailable \(after 3 tries\); it isn't known"):
         await publish(backend.url, tries=3)
-    backend.kill()
+    await backend.kill()
 
 
 async def test_a_server_that_is_away_is_tried_until_it_is_there() -> None:
@@ -321,14 +321,14 @@ async def test_another_kind_of_server_is_named(nursery: trio.Nursery) -> None:
     backend = await Backend(Answers(b"SSH-2.0-OpenSSH\r\n")).start(nursery)
     with pytest.raises(PublishError, match=r"not HTTP: it begins with 'SSH-2.0-OpenSSH.*check host and port"):
         await publish(backend.url)
-    backend.kill()
+    await backend.kill()
 
 
 async def test_a_port_that_speaks_tls_is_named(nursery: trio.Nursery) -> None:
     backend = await Backend(Answers(bytes.fromhex("15030100020246"))).start(nursery)  # an alert, RFC 8446 §6
     with pytest.raises(PublishError, match=r"speaks TLS on this port: use https://$"):
         await publish(backend.url)
-    backend.kill()
+    await backend.kill()
 
 
 @pytest.mark.parametrize(("given", "reason"), [({"tries": 0}, "tries can't be 0"), ({"timeout": -1}, "timeout can't")])

@@ -28,7 +28,7 @@ async def test_a_connection_is_used_again(nursery: trio.Nursery) -> None:
     assert backend.connections == 1
     assert [head.partition(b"\r\n")[0] for head in backend.asked] == [b"GET /auth?a=b HTTP/1.1"] * 3
     assert backend.fields() == {"Host": f"{LOOPBACK}:{backend.port}", "X-Asked": "2"}
-    backend.kill()
+    await backend.kill()
 
 
 async def test_many_at_once_keep_few_connections(nursery: trio.Nursery) -> None:
@@ -41,7 +41,7 @@ async def test_many_at_once_keep_few_connections(nursery: trio.Nursery) -> None:
     assert len(server._idle) == MAX_IDLE
     server.close()
     assert not server._idle
-    backend.kill()
+    await backend.kill()
 
 
 async def test_a_kept_connection_that_the_server_has_ended_is_replaced(nursery: trio.Nursery) -> None:
@@ -56,7 +56,7 @@ async def test_a_kept_connection_that_the_server_has_ended_is_replaced(nursery: 
         await trio.testing.wait_all_tasks_blocked()
     assert backend.connections == 3
     server.close()
-    backend.kill()
+    await backend.kill()
 
 
 async def test_a_kept_connection_that_ends_when_it_is_asked_is_replaced_once(nursery: trio.Nursery) -> None:
@@ -74,7 +74,7 @@ async def test_a_kept_connection_that_ends_when_it_is_asked_is_replaced_once(nur
     assert (await server.get()).status == 200
     assert len(backend.asked) == 5
     server.close()
-    backend.kill()
+    await backend.kill()
 
 
 async def test_an_answer_with_more_than_it_declares_is_the_last_on_its_connection(nursery: trio.Nursery) -> None:
@@ -85,7 +85,7 @@ async def test_an_answer_with_more_than_it_declares_is_the_last_on_its_connectio
         assert (await server.get()).status == 403
     assert backend.connections == 3
     server.close()
-    backend.kill()
+    await backend.kill()
 
 
 async def test_bytes_that_come_later_are_no_answer_to_the_next_request(nursery: trio.Nursery) -> None:
@@ -101,7 +101,7 @@ async def test_bytes_that_come_later_are_no_answer_to_the_next_request(nursery: 
         await trio.testing.wait_all_tasks_blocked(0.01)
     assert backend.connections == 3
     server.close()
-    backend.kill()
+    await backend.kill()
 
 
 async def test_a_body_is_cut_at_the_limit(nursery: trio.Nursery) -> None:
@@ -111,7 +111,7 @@ async def test_a_body_is_cut_at_the_limit(nursery: trio.Nursery) -> None:
         assert (await server.get()).body == b"x" * 1000
     assert backend.connections == 2
     server.close()
-    backend.kill()
+    await backend.kill()
 
 
 async def test_a_redirect_is_not_followed(nursery: trio.Nursery) -> None:
@@ -120,7 +120,7 @@ async def test_a_redirect_is_not_followed(nursery: trio.Nursery) -> None:
     assert (await server.get()).status == 302
     assert len(backend.asked) == 1
     server.close()
-    backend.kill()
+    await backend.kill()
 
 
 @pytest.mark.parametrize(
@@ -146,14 +146,14 @@ async def test_an_answer_that_is_not_whole_is_an_error(nursery: trio.Nursery, re
     assert reason in str(raised.value)
     assert f"{LOOPBACK}:{backend.port}" in str(raised.value)
     assert not server._idle
-    backend.kill()
+    await backend.kill()
 
 
 async def test_a_server_that_is_not_there_is_an_error_with_its_address(nursery: trio.Nursery) -> None:
     backend = await Backend().start(nursery)
     server = HttpServer(parse_http_url(backend.url))
     assert (await server.get()).status == 200
-    backend.kill()
+    await backend.kill()
     await trio.testing.wait_all_tasks_blocked()
     with pytest.raises(OSError, match=f"can't connect to {LOOPBACK}:{backend.port}"):
         await server.get()

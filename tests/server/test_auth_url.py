@@ -46,7 +46,7 @@ async def test_the_backend_is_asked_each_time_by_default(nursery: trio.Nursery) 
     fields = backend.fields()
     assert (fields["Cookie"], fields["Rawws-Room"], fields["Rawws-Action"]) == ("a=1", "/room/a", "read")
     source.close()
-    backend.kill()
+    await backend.kill()
 
 
 async def test_a_grant_is_remembered_if_that_is_wanted(nursery: trio.Nursery) -> None:
@@ -61,7 +61,7 @@ async def test_a_grant_is_remembered_if_that_is_wanted(nursery: trio.Nursery) ->
         assert isinstance(await ask(source, "a=3"), Refusal)
     assert len(backend.asked) == 5
     source.close()
-    backend.kill()
+    await backend.kill()
 
 
 async def test_a_backend_that_hangs_is_no_decision_after_the_timeout(
@@ -82,7 +82,7 @@ async def test_a_backend_that_hangs_is_no_decision_after_the_timeout(
     mock_clock.jump(0.2)
     await wait_all_tasks_blocked()
     assert "no whole answer came within 1 s (--auth-timeout)" in reason_of(decisions[0])
-    backend.kill()
+    await backend.kill()
 
 
 async def test_a_backend_that_drips_is_no_decision_after_the_timeout(
@@ -99,7 +99,7 @@ async def test_a_backend_that_drips_is_no_decision_after_the_timeout(
     began = trio.current_time()
     assert "no whole answer came" in reason_of(await ask(source))
     assert trio.current_time() - began == pytest.approx(1, abs=0.01)
-    backend.kill()
+    await backend.kill()
 
 
 async def test_only_so_many_questions_are_under_way(
@@ -124,7 +124,7 @@ async def test_only_so_many_questions_are_under_way(
     backend.reply = ALICE
     assert isinstance(await ask(source), Grant)
     source.close()
-    backend.kill()
+    await backend.kill()
 
 
 async def test_a_client_with_many_questions_does_not_keep_others_waiting(nursery: trio.Nursery) -> None:
@@ -154,14 +154,14 @@ async def test_a_question_to_itself_ends_at_once(nursery: trio.Nursery) -> None:
     assert (refusal.status, refusal.code) == (508, "loop")
     assert len(backend.asked) == 1
     source.close()
-    backend.kill()
+    await backend.kill()
 
 
 async def test_a_backend_that_is_killed_is_no_decision(nursery: trio.Nursery) -> None:
     backend = await Backend(ALICE).start(nursery)
     source = AuthBackend(backend.url)
     assert isinstance(await ask(source), Grant)
-    backend.kill()
+    await backend.kill()
     await wait_all_tasks_blocked()
     assert "can't connect" in reason_of(await ask(source))
 
@@ -181,7 +181,7 @@ async def test_any_other_answer_is_no_decision(nursery: trio.Nursery, reply: byt
     source = AuthBackend(backend.url)
     assert reason in reason_of(await ask(source))
     source.close()
-    backend.kill()
+    await backend.kill()
 
 
 async def test_ten_megabytes_are_not_read(nursery: trio.Nursery) -> None:
@@ -202,4 +202,4 @@ async def test_ten_megabytes_are_not_read(nursery: trio.Nursery) -> None:
     await wait_all_tasks_blocked()
     assert sent < 10_000_000  # the rest met a closed connection
     source.close()
-    backend.kill()
+    await backend.kill()

@@ -80,7 +80,7 @@ async def test_a_token_that_can_not_be_read_is_refused_before_any_key_is_fetched
     assert refusal.code == "invalid_token"
     assert not backend.asked
     keys.close()
-    backend.kill()
+    await backend.kill()
 
 
 async def test_the_keys_are_fetched_when_the_first_token_comes(nursery: trio.Nursery) -> None:
@@ -95,7 +95,7 @@ async def test_the_keys_are_fetched_when_the_first_token_comes(nursery: trio.Nur
     assert len(backend.asked) == 1
     assert backend.fields()["Accept"] == "application/json"
     keys.close()
-    backend.kill()
+    await backend.kill()
 
 
 async def test_an_unknown_key_has_the_set_fetched_once_a_minute_at_most(
@@ -115,7 +115,7 @@ async def test_an_unknown_key_has_the_set_fetched_once_a_minute_at_most(
     assert len(backend.asked) == 2
     assert {head.split()[1] for head in backend.asked} == {b"/auth"}
     keys.close()
-    backend.kill()
+    await backend.kill()
 
 
 async def test_a_key_that_was_withdrawn_is_forgotten_after_an_hour(
@@ -130,7 +130,7 @@ async def test_a_key_that_was_withdrawn_is_forgotten_after_an_hour(
     mock_clock.jump(1)
     assert isinstance(await ask(source, token("a")), Refusal)
     keys.close()
-    backend.kill()
+    await backend.kill()
 
 
 async def test_the_hourly_fetch_holds_up_no_token_with_a_known_key(
@@ -160,7 +160,7 @@ async def test_the_hourly_fetch_holds_up_no_token_with_a_known_key(
     assert [isinstance(each, Grant) for each in answers] == [True, False]
     assert len(answers) == 2
     assert len(backend.asked) == 2
-    backend.kill()
+    await backend.kill()
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ async def test_keys_that_can_not_be_had_let_nobody_in(
     assert isinstance(await ask(source, token("a")), Grant)
     assert len(backend.asked) == 3
     keys.close()
-    backend.kill()
+    await backend.kill()
 
 
 async def test_a_server_of_keys_that_hangs_is_given_up(
@@ -217,4 +217,4 @@ async def test_a_server_of_keys_that_hangs_is_given_up(
     assert answers == [NO_KEYS] * 3
     assert len(backend.asked) == 1
     assert "no whole answer came within 5 s" in caplog.text
-    backend.kill()
+    await backend.kill()

@@ -99,7 +99,7 @@ async def test_every_way_in_for_each_user_with_a_backend(
     backend = await Backend(decide).start(nursery)
     async with site(where, start_program, tmp_path, "--auth-url", backend.url) as entered:
         await try_all(entered, {**TABLE, "late": (401,) * len(WAYS)})
-    backend.kill()
+    await backend.kill()
 
 
 async def test_the_backend_is_asked_once_for_each_connection(
@@ -124,7 +124,7 @@ async def test_the_backend_is_asked_once_for_each_connection(
         "Rawws-Action": "read write",
     }
     assert second["Rawws-Action"] == "write"
-    backend.kill()
+    await backend.kill()
 
 
 async def test_a_refusal_of_the_backend_is_passed_on(start_program: StartProgram, nursery: trio.Nursery) -> None:
@@ -136,7 +136,7 @@ async def test_a_refusal_of_the_backend_is_passed_on(start_program: StartProgram
         assert (refused.status, refused.headers["www-authenticate"], refused.body) == (401, "Form", b"<h1>Log in")
         assert refused.headers["content-type"] == "text/html"
         assert "set-cookie" not in refused.headers
-    backend.kill()
+    await backend.kill()
 
 
 async def test_a_page_of_another_site_gets_nowhere_with_cookies(
@@ -150,7 +150,7 @@ async def test_a_page_of_another_site_gets_nowhere_with_cookies(
     assert not backend.asked
     read = await ask(program, get(f"{ROOM}?last=1", *lines))  # the browser doesn't show this answer to the page
     assert not [name for name in read.headers if name.startswith("access-control")]
-    backend.kill()
+    await backend.kill()
 
 
 # A backend that does not decide
@@ -205,7 +205,7 @@ async def test_without_a_decision_nobody_gets_in_and_others_are_served(
             answered = await client.answer()
             assert (answered.status, answered.headers["retry-after"]) == (503, "1"), reason
             assert reason in answered.body.decode(), reason  # a client on this machine gets the reason
-    backend.kill()
+    await backend.kill()
     answered = await ask(program, upgrade(ROOM))
     assert answered.status == 503
     assert "can't connect to" in answered.body.decode()
@@ -221,7 +221,7 @@ async def test_a_client_of_another_machine_is_not_told_about_the_backend(
     program = start_program("--auth-url", backend.url)
     answered = await ask(program, get(ROOM, EVENTS, "X-Forwarded-For: 192.0.2.1"))
     assert answered.body == b"There is no decision at present whether this request is allowed; try again soon.\n"
-    backend.kill()
+    await backend.kill()
 
 
 # Tokens
@@ -317,7 +317,7 @@ async def test_a_token_and_a_backend_go_together(
     assert not backend.asked
     assert (await ask(program, get(f"{ROOM}?last=1", "Authorization: Bearer opaque"))).status == 200
     assert backend.fields()["Authorization"] == "Bearer opaque"
-    backend.kill()
+    await backend.kill()
 
 
 # Masking
