@@ -6,11 +6,12 @@ import importlib
 import inspect
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from rawws.application.spec import Application
 from rawws.application.wsgi_call import WsgiApplication
-from rawws.callables import check_async, check_function, takes
+from rawws.callables import check_async, check_function, name_of, takes
 from rawws.errors import UsageError
 
 AUTO = "auto"
@@ -67,7 +68,10 @@ def _find(name: str) -> Any:
     is_factory = attributes.endswith("()")
     path = attributes.removesuffix("()").split(".")
     if not all(part.isidentifier() for part in (*module_name.split("."), *path)):
-        raise UsageError(f"{name!r} doesn't name an application; give module:attribute, such as main:app")
+        raise UsageError(
+            f"{name!r} doesn't name an application; give module:attribute, such as main:app, or module:function() if a "
+            "function makes it"
+        )
     # As "python -m" does: what lies in the current directory can be imported.
     if (here := os.getcwd()) not in sys.path:
         sys.path.insert(0, here)
@@ -85,4 +89,14 @@ def _find(name: str) -> Any:
             found = getattr(found, part)
         except AttributeError:
             raise UsageError(f"the module {module_name!r} has no {'.'.join(path)!r}, which {name!r} names") from None
-    return found() if is_factory and callable(found) else found
+    return _call_factory(name, found) if is_factory and callable(found) else found
+
+
+def _call_factory(name: str, factory: Callable[[], object]) -> object:
+    """Return what a factory makes. Raises `UsageError` for one that needs arguments."""
+    if not takes(factory, 0):
+        raise UsageError(
+            f"{name!r} is a call without arguments, which {name_of(factory)} doesn't take; if it is the application "
+            f"itself, give {name.removesuffix('()')!r}"
+        )
+    return factory()

@@ -97,7 +97,8 @@ _SERVING = (
         "--app",
         Value(metavar="MODULE:NAME"),
         "application (FastAPI, Django, Flask, ...) for all that is not a room: HTTP, and WebSockets of its own",
-        manual="[Upgrades](http.md#upgrades) has the order in which paths are claimed.",
+        manual="`MODULE:FUNCTION()` is an application that a function makes, as in `flaskr:create_app()`. "
+        "[Upgrades](http.md#upgrades) has the order in which paths are claimed.",
     ),
     Flag(
         "--root-path",

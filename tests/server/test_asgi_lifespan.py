@@ -383,7 +383,9 @@ async def test_an_application_is_loaded_from_the_current_directory(name: str, mo
     assert sys.path.count(os.getcwd()) == 1
 
 
-NOT_A_NAME = "doesn't name an application; give module:attribute, such as main:app"
+NOT_A_NAME = (
+    "doesn't name an application; give module:attribute, such as main:app, or module:function() if a function makes it"
+)
 
 
 @pytest.mark.parametrize(
@@ -396,6 +398,7 @@ NOT_A_NAME = "doesn't name an application; give module:attribute, such as main:a
         (".its_app:app", f"'.its_app:app' {NOT_A_NAME}"),
         ("./its_app.py:app", f"'./its_app.py:app' {NOT_A_NAME}"),
         ("its_app:app,x", f"'its_app:app,x' {NOT_A_NAME}"),
+        ("its_app:create(1)", f"'its_app:create(1)' {NOT_A_NAME}"),
         (
             "no_such:app",
             "there is no module 'no_such', which 'no_such:app' names, in the current directory or among the "
@@ -404,6 +407,11 @@ NOT_A_NAME = "doesn't name an application; give module:attribute, such as main:a
         ("its_app:none", "the module 'its_app' has no 'none', which 'its_app:none' names"),
         ("its_app:Site.none", "the module 'its_app' has no 'Site.none', which 'its_app:Site.none' names"),
         ("its_app:version", "'its_app:version' is of type str; an ASGI application must be callable"),
+        (
+            "its_app:app()",
+            "'its_app:app()' is a call without arguments, which app doesn't take; if it is the application itself, "
+            "give 'its_app:app'",
+        ),
         ("its_app:broken()", "'its_app:broken()' is of type NoneType; an ASGI application must be callable"),
     ],
 )
