@@ -57,6 +57,8 @@ class KeptHandshake(NamedTuple):
 
 # A longer handshake isn't kept. Browsers send some 500 bytes.
 MAX_KEPT_BYTES = 8 * 1024
+# A kept handshake besides its bytes: the tuple, the heads of two objects, and its place in the table.
+KEPT_BYTES = 250
 
 _watching = 0  # the number of tracers with a sink that wants frames
 
@@ -112,6 +114,10 @@ class Tracer:
     def keep_handshakes(self, most: int) -> None:
         """Keep the newest handshakes, for a sink that is added after them. That costs no more than their bytes."""
         self._most_handshakes = most
+
+    def held_bytes(self) -> int:
+        """Return the bytes of memory that the kept handshakes take."""
+        return sum(KEPT_BYTES + len(kept.request) + len(kept.response) for kept in self._handshakes.values())
 
     def handshake_of(self, connection: int) -> KeptHandshake | None:
         """Return the handshake of a connection, if it is kept."""

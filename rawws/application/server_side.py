@@ -46,7 +46,7 @@ class ServerSide:
 
     @property
     def held_bytes(self) -> int:
-        """The bytes of messages on their way, in both directions."""
+        """The bytes of messages and bodies on their way, in both directions."""
         events = (parcel for parcel in self._parcels if not isinstance(parcel, Mark | Noticed | Ended | Asked))
         return self._crossed_bytes + sum(sent_size_of(event) or 0 for event in events)
 
@@ -177,5 +177,5 @@ class ServerSide:
 
 
 def size_of(event: Message) -> int:
-    """Return the bytes of a message in an event."""
-    return len(event.get("bytes") or event.get("text") or b"")
+    """Return the bytes of a message, or of a piece of a body, in an event."""
+    return len(event.get("bytes") or event.get("text") or event.get("body") or b"")

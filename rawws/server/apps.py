@@ -25,6 +25,9 @@ from rawws.wire.messages import NO_STORE, Headers, Request, Response
 
 BODY_TOO_LARGE = Refusal(413, "body_too_large", "The request's body is larger than this server accepts.")
 
+# A body, or a piece of one.
+Body = bytes | bytearray | memoryview
+
 # Takes over a connection, by its number, as a peer of that endpoint. It returns None when the connection has ended.
 Adopt = Callable[[int, Transport, PeerGroup], Peer | None]
 
@@ -91,6 +94,9 @@ class Exchange(Protocol):
     def drain(self) -> Drain | None:
         """The time that a stopping server gives to pending work; None while it isn't stopping."""
 
+    def count(self, held_bytes: Callable[[], int]) -> None:
+        """Count the bytes that the application's call holds as the connection's, until the request is answered."""
+
     def on_stop(self, call: Callable[[], None]) -> AbstractContextManager[None]:
         """Call a function when the server starts to stop, if that is within the block."""
 
@@ -139,14 +145,17 @@ class Exchange(Protocol):
     async def answer(self, response: Response | Refusal) -> None:
         """Send a whole response."""
 
-    async def start_response(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes = b"") -> None:
+    async def start_response(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: Body = b"") -> None:
         """Send the head of a response whose body follows; it is chunked unless the headers give its length.
 
         The first piece of the ``body`` may go out with it.
         """
 
-    async def send_body(self, data: bytes) -> None:
-        """Send a piece of the response's body; waits while the client reads slowly."""
+    async def send_body(self, data: Body) -> None:
+        """Send a piece of the response's body, of any size; waits while the client reads slowly.
+
+        Meanwhile all of it counts as memory of the server, and the client is lost when that is full.
+        """
 
     async def end_response(self) -> None:
         """Send the end of the response."""

@@ -16,14 +16,10 @@ from rawws.application.spec import Application, ClientDisconnected, Message, Sco
 from rawws.broadcast.stream_encodings import EVENTS
 from rawws.errors import RETRY_SOON, SHUTTING_DOWN, RawwsError, Refusal, UsageError
 from rawws.hooks import is_application_error, log_failure
-from rawws.limits import KIB
-from rawws.server.apps import Exchange
+from rawws.server.apps import Body, Exchange
 from rawws.server.exchange import ClientError
 from rawws.wire.messages import Response
 from rawws.wire.trace import FAULT, STATE, mask_target
-
-# The size of the pieces in which a body is sent. Each piece has a deadline of its own.
-_PIECE_BYTES = 64 * KIB
 
 _DISCONNECT = "http.disconnect"
 
@@ -79,7 +75,7 @@ class Conversation:
         """Call the application in its loop, and record its return or its exception."""
         try:
             with self._call:
-                await loop.call(app, scope, self.receive, self.send, self.receive_now)
+                await loop.call(app, scope, self.receive, self.send, self.receive_now, self._exchange.count)
         except BaseException as error:
             if not is_application_error(error):
                 raise
@@ -292,7 +288,7 @@ class Conversation:
         if not self._has_length:
             await self._send_head()
 
-    async def _send_head(self, body: bytes = b"") -> None:
+    async def _send_head(self, body: Body = b"") -> None:
         """Send the head that has waited, and the first piece of the body with it."""
         if self._head is not None:
             (status, headers), self._head = self._head, None
@@ -313,10 +309,10 @@ class Conversation:
             raise ClientDisconnected("a HEAD is answered without a body; there is nothing to stream to")
         self._pieces += 1
         try:
-            if is_first := self._head is not None:
-                await self._send_head(bytes(body[:_PIECE_BYTES]))
-            for start in range(_PIECE_BYTES if is_first else 0, len(body), _PIECE_BYTES):
-                await self._exchange.send_body(bytes(body[start : start + _PIECE_BYTES]))
+            if self._head is not None:
+                await self._send_head(body)
+            else:
+                await self._exchange.send_body(body)
         except trio.Cancelled:
             self._is_torn = True
             raise

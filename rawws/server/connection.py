@@ -25,7 +25,7 @@ from rawws.limits import KIB
 from rawws.net.accept import Address
 from rawws.net.transport import RECEIVE_BYTES, Transport
 from rawws.relay.loop import current_loop
-from rawws.server.apps import Adopt
+from rawws.server.apps import Adopt, Body
 from rawws.server.config import ServerState
 from rawws.wire.http1 import HttpEvent, HttpPhase, Signal
 from rawws.wire.messages import NO_STORE, Headers, Request, Response
@@ -96,6 +96,7 @@ class HttpConnection:
         self.adopt: Adopt | None = None  # takes over the response that has begun
         self.request: Request | None = None  # the one that is being answered
         self.also_held_bytes = 0  # for that request: its complete body, and tasks that wait
+        self.held_for_call: Callable[[], int] = int  # returns the bytes that the application's call holds for it
 
     def announce(self) -> None:
         """Report the connection to the log and the tracer, unless that was done before."""
@@ -142,7 +143,15 @@ class HttpConnection:
     def held_bytes(self) -> int:
         """The bytes of memory that it uses, without a body that is being received or sent."""
         held = CONNECTION_BYTES + self.transport.held_bytes + self.http.held_bytes + self.also_held_bytes
+        held += self.held_for_call()
         return held if self.request is None else held + self.request.held_bytes
+
+    def end_request(self) -> None:
+        """Let go of the request that is answered."""
+        self.owes_answer = False
+        self.request = None
+        self.also_held_bytes = 0
+        self.held_for_call = int
 
     # Receiving
 
@@ -277,8 +286,11 @@ class HttpConnection:
             fields.append((b"Server", self.config.server_header.encode("ascii")))
         return fields
 
-    async def send(self, data: bytes, logger: logging.Logger | None = None) -> None:
-        """Send data; a logger gets its head. Raises TimeoutError when the client doesn't read."""
+    async def send(self, data: bytes, logger: logging.Logger | None = None, *, of: Body = b"") -> None:
+        """Send data; a logger gets its head. Raises TimeoutError when the client doesn't read.
+
+        ``of`` is what the data is a part of. It counts as memory while this waits.
+        """
         if logger is not None and logger.isEnabledFor(logging.DEBUG) and not self.is_quiet:
             for text in head_lines(data.partition(b"\r\n\r\n")[0]):
                 self.log(logger, logging.DEBUG, OUT, text)
@@ -287,13 +299,13 @@ class HttpConnection:
         try:
             sent = self.transport.try_send(data)
             if sent < len(data):
-                await self._send_slowly(data, sent)
+                await self._send_slowly(data, sent, of.obj if isinstance(of, memoryview) else of)
         except OSError:
             self.is_lost = True
             raise
 
-    async def _send_slowly(self, data: bytes, sent: int) -> None:
-        with current_loop().memory.track(lambda: (data,)) as scope, memoryview(data) as view:
+    async def _send_slowly(self, data: bytes, sent: int, of: Any) -> None:
+        with current_loop().memory.track(lambda: (data, of)) as scope, memoryview(data) as view:
             while sent < len(data):
                 # Each piece has a deadline of its own, so that a large response can reach a slow reader.
                 with trio.move_on_after(self.config.limits.close_timeout_s) as patience:

@@ -21,7 +21,7 @@ from rawws.errors import RETRY_SOON, Refusal
 from rawws.limits import KIB, Limits
 from rawws.net.accept import Address
 from rawws.relay.loop import current_loop
-from rawws.server.apps import BODY_TOO_LARGE, Adopt, Drain, Exchange, UpgradeExchange
+from rawws.server.apps import BODY_TOO_LARGE, Adopt, Body, Drain, Exchange, UpgradeExchange
 from rawws.server.authorization import authorize
 from rawws.server.connection import SLOW_AND_FULL, WAIT_BYTES, Deadline, HttpConnection
 from rawws.wire.http1 import BodyPart, Signal
@@ -30,6 +30,8 @@ from rawws.wire.trace import STATE
 
 # Reading a body of at most this size and dropping it costs less than a new connection (a guess).
 MAX_DISCARDED_BYTES = 64 * KIB
+# The size of the pieces in which a body is sent. Each has a deadline of its own, and is a chunk if the body is chunked.
+PIECE_BYTES = 64 * KIB
 # Ten thousand chunks may have arrived already. After this many, other tasks run; a checkpoint after each chunk would be
 # a third of the cost of a tiny one.
 PIECES_IN_A_ROW = 16
@@ -105,6 +107,9 @@ class HttpExchange(Exchange):
     @property
     def drain(self) -> Drain | None:
         return self._connection.server.drain
+
+    def count(self, held_bytes: Callable[[], int]) -> None:
+        self._connection.held_for_call = held_bytes
 
     def on_stop(self, call: Callable[[], None]) -> AbstractContextManager[None]:
         return self._connection.server.on_stop(call)
@@ -197,18 +202,23 @@ class HttpExchange(Exchange):
         self.is_complete = True
         connection.adopt = adopt
 
-    async def start_response(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes = b"") -> None:
+    async def start_response(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: Body = b"") -> None:
         names = {name.lower() for name, _ in headers}
         added = [(name, value) for name, value in self._connection.common_fields() if name.lower() not in names]
         head = self._connection.http.begin_response(status, [*added, *headers], close=self._closes)
         try:
-            head += self._connection.http.send_body(body) if body else b""
+            head += self._connection.http.send_body(bytes(body[:PIECE_BYTES])) if body else b""
         finally:  # a body that is too long for its head doesn't keep the head back
-            await self._connection.send(head, self._logger)
+            await self._connection.send(head, self._logger, of=body)
+        await self._send_from(PIECE_BYTES, body)
 
-    async def send_body(self, data: bytes) -> None:
-        if data:
-            await self._connection.send(self._connection.http.send_body(data))
+    async def send_body(self, data: Body) -> None:
+        await self._send_from(0, data)
+
+    async def _send_from(self, begin: int, body: Body) -> None:
+        for start in range(begin, len(body), PIECE_BYTES):
+            piece = self._connection.http.send_body(bytes(body[start : start + PIECE_BYTES]))
+            await self._connection.send(piece, of=body)
 
     async def end_response(self) -> None:
         if end := self._connection.http.end_response():
@@ -258,7 +268,7 @@ class HttpUpgradeExchange(HttpExchange, UpgradeExchange):
         request = self.request
         return CALL_BYTES + len(request.raw_head) + SCOPE_FIELD_BYTES * len(request.headers)
 
-    async def start_response(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes = b"") -> None:
+    async def start_response(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: Body = b"") -> None:
         await super().start_response(status, headers, body)
         self._connection.server.handshakes[status] += 1
         self._connection.log(logs.handshake, logging.INFO, STATE, f"answered by the application with {status}")

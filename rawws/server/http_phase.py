@@ -111,10 +111,8 @@ async def _serve_requests(connection: HttpConnection) -> Upgraded | HandedOver |
         connection.request = request if isinstance(request, Request) else None
         connection.owes_answer = True
         upgraded = await _handle_event(connection, request)
-        connection.owes_answer = False
+        connection.end_request()
         del request  # otherwise its head would be kept while the connection is idle
-        connection.request = None
-        connection.also_held_bytes = 0
         if connection.adopt is not None:
             return HandedOver(connection.number, connection.transport, connection.adopt)
         if upgraded is not None or not connection.http.can_continue or connection.server.stopping:

@@ -141,6 +141,8 @@ class Server:
                 stack.callback(loop.drop_all, endpoint)
             self._config.tracer.on_change = partial(loop.show_frames, self._endpoint)
             self._config.tracer.list_open = self._list_open
+            loop.memory.extra_usage.add(self._config.tracer.held_bytes)
+            stack.callback(loop.memory.extra_usage.discard, self._config.tracer.held_bytes)
             async with trio.open_nursery() as tasks:
                 tasks.start_soon(self._accept_all, tasks)
                 task_status.started(self)

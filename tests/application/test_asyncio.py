@@ -23,6 +23,7 @@ import rawws
 from rawws.application import asyncio_loop, asyncio_side, choice, handover
 from rawws.application.spec import ClientDisconnected, Message, Receive, Scope, Send
 from rawws.errors import RawwsError, UsageError
+from rawws.relay.loop import current_loop
 from rawws.server import asgi_lifespan
 from rawws.server.asgi import AsgiApp, asgi
 from tests.asgi_serving import (
@@ -209,6 +210,40 @@ async def test_a_client_that_does_not_read_holds_the_application_back() -> None:
             before = made
             await trio.sleep(0.5)
     assert 0 < made < 30 * MIB
+
+
+async def test_bodies_between_the_two_loops_are_counted() -> None:
+    """They are on their way to the client, which doesn't read, and to the application, which doesn't ask further."""
+    go_on = threading.Event()
+    waiting = [b"x" * 20_000] * 3
+
+    @only_http
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/listens":
+            await receive()
+            await asyncio.to_thread(go_on.wait)
+            return await answer(send)
+        await send(start())
+        return await send(body(bytes(32 * MIB), more=True))
+
+    async def used(more_than: int) -> int:
+        with trio.fail_after(10):
+            while (used := current_loop().memory.used_bytes()) <= more_than:
+                await trio.sleep(0.01)
+        return used
+
+    async with serving(on_asyncio(app)) as site:
+        before = current_loop().memory.used_bytes()
+        uploader = await site.connect()
+        await uploader.send(get("/listens", "Transfer-Encoding: chunked", method="POST"))
+        await uploader.send(b"".join(map(chunk, waiting)) + chunk(b""))
+        try:
+            with_upload = await used(before + 20_000)
+            await (await site.connect()).send(get("/talks"))
+            assert await used(with_upload + 32 * MIB) < with_upload + 33 * MIB
+        finally:
+            go_on.set()
+        assert (await uploader.answer()).body == b"ok"
 
 
 async def test_a_stream_without_a_pause_lets_other_tasks_run() -> None:

@@ -101,6 +101,25 @@ async def test_bytes_on_their_way_are_counted() -> None:
             half.close()
 
 
+async def test_a_piece_of_a_body_is_counted_until_the_application_asks_further() -> None:
+    pieces: list[Message] = [{"type": "http.request", "body": bytes(5000), "more_body": True}]
+
+    async def receive() -> Message:
+        return pieces.pop() if pieces else await trio.sleep_forever()
+
+    async def send(_: Message) -> None: ...
+
+    async with trio.open_nursery() as nursery:
+        half = ServerSide(receive, send, lambda _: None, nursery, lambda: None)
+        half.other = Side().half
+        half.take(Asked())
+        await wait_all_tasks_blocked()
+        assert half.held_bytes == 5000
+        half.take(Asked())
+        assert half.held_bytes == 0
+        half.close()
+
+
 async def test_an_application_is_called_only_while_its_loop_runs() -> None:
     async def nothing(*_: Any) -> Any: ...
 

@@ -19,6 +19,7 @@ from rawws.inspection.conformance import CASES
 from rawws.limits import MIB
 from rawws.page import TRACE, About, Access, Page, feed
 from rawws.page.questions import group_of
+from rawws.relay.loop import current_loop
 from rawws.server.server import Server
 from rawws.tracing import Tracer
 from rawws.wire.deflate import Deflater
@@ -151,6 +152,24 @@ def test_handshakes_are_kept_within_bounds() -> None:
         tracer.upgraded(number, b"GET", b"HTTP/1.1")
     tracer.upgraded(4, bytes(tracing.MAX_KEPT_BYTES), b"HTTP/1.1")
     assert [tracer.handshake_of(number) is not None for number in (1, 2, 3, 4)] == [False, True, True, False]
+    assert tracer.held_bytes() == 2 * (tracing.KEPT_BYTES + len(b"GET" + b"HTTP/1.1"))
+
+
+async def test_kept_handshakes_count_as_memory_of_the_server(nursery: trio.Nursery) -> None:
+    tracer = Tracer()
+    tracer.keep_handshakes(2)
+    server = await nursery.start(partial(rawws.serve, rawws.Hub(), 0, host=LOOPBACK, tracer=tracer))
+    async with rawws.connect(f"ws://{LOOPBACK}:{server.port}/room"):
+        assert_counted(tracer)
+    server.stop()
+
+
+def assert_counted(tracer: Tracer) -> None:
+    held, usage = tracer.held_bytes(), current_loop().memory.extra_usage
+    assert held > tracing.KEPT_BYTES
+    used = current_loop().memory.used_bytes()
+    usage.discard(tracer.held_bytes)
+    assert used - current_loop().memory.used_bytes() == held
 
 
 def test_each_case_is_in_one_of_four_groups() -> None:

@@ -22,6 +22,7 @@ import rawws
 from rawws.application.spec import Message, Receive, Scope, Send
 from rawws.errors import UsageError
 from rawws.limits import KIB
+from rawws.relay.loop import current_loop
 from rawws.server.asgi import asgi
 from tests.asgi_serving import (
     MIB,
@@ -649,6 +650,39 @@ async def test_sending_waits_for_a_client_that_does_not_read() -> None:
         while missing:
             missing -= await client.receive_some()
     assert sent == 64
+
+
+@pytest.mark.parametrize("kind", [bytes, memoryview])
+async def test_a_body_that_clients_do_not_read_is_counted_once(kind: Callable[[bytes], Any]) -> None:
+    large = kind(bytes(32 * MIB))
+
+    @only_http
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start(200, length(len(large))))
+        await send(body(large))
+
+    async with serving(app) as site:
+        before = current_loop().memory.used_bytes()
+        for _ in range(2):
+            await (await site.connect()).send(get())
+        await wait_all_tasks_blocked()
+        assert 32 * MIB < current_loop().memory.used_bytes() - before < 33 * MIB
+
+
+async def test_a_body_that_a_client_does_not_read_is_given_up_for_memory(caplog: pytest.LogCaptureFixture) -> None:
+    @only_http
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start())
+        await send(body(bytes(32 * MIB)))
+
+    caplog.set_level(logging.INFO, "rawws")
+    async with serving(app, max_memory=16 * MIB) as site:
+        client = await site.connect()
+        await client.send(get())
+        with trio.fail_after(10):
+            assert len(await client.to_end()) < 32 * MIB
+        assert current_loop().memory.used_bytes() < MIB
+    assert "the client reads the answer too slowly, and the server's memory is full" in caplog.text
 
 
 async def test_a_stream_to_a_fast_client_leaves_others_their_turn() -> None:
