@@ -10,9 +10,7 @@ import asyncio
 import contextlib
 import contextvars
 import logging
-import sys
 import threading
-import traceback
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Protocol
@@ -27,8 +25,12 @@ from rawws.application.loop import GRACE_S, ReceiveNow, Track
 from rawws.application.parcels import Ended, Parcel
 from rawws.application.server_side import ServerSide
 from rawws.application.spec import Application, Receive, Scope, Send
+from rawws.application.whereabouts import THREAD_NAME, place_of_thread
 from rawws.errors import RawwsError, UsageError
 from rawws.wire.trace import FAULT
+
+# Calls that are cancelled together, and don't end, have one line in the log.
+MOMENT_S = 0.05
 
 MakeLoop = Callable[[], asyncio.AbstractEventLoop]
 
@@ -48,6 +50,7 @@ class AsyncioLoop:
         self._thread: _Thread | None = None
         self._nursery: trio.Nursery | None = None
         self._calls: set[ServerSide] = set()
+        self._left_alone: LeftAlone | None = None
         self.failure: BaseException | None = None
 
     def describe(self) -> str:
@@ -58,14 +61,19 @@ class AsyncioLoop:
         if self._thread is not None:
             raise UsageError("this loop runs already; each server has one of its own")
         self._nursery = nursery
+        self._left_alone = LeftAlone(nursery)
         thread = self._thread = _Thread(self._make_loop, self._give_up)
         thread.start()
         try:
             yield
         finally:
-            await thread.stop()
+            await thread.stop(is_told_of=self._left_alone.has_any)
             self._thread = self._nursery = None
             self.failure = thread.error
+
+    async def wait_blocked(self) -> None:
+        assert self._thread is not None
+        await self._thread.wait_blocked()
 
     def _give_up(self, *, is_early: bool) -> None:
         """The loop has ended, so that nothing can be answered any more."""
@@ -100,7 +108,7 @@ class AsyncioLoop:
             error = await ours.serve()
         except trio.Cancelled:
             thread.inbox.post(theirs.cancel)
-            error = await _wait_cancelled(ours)
+            error = await self._wait_cancelled(ours, theirs, thread)
             if error is None:
                 raise
         finally:
@@ -112,14 +120,47 @@ class AsyncioLoop:
             finally:
                 del error  # its traceback has this frame
 
+    async def _wait_cancelled(self, ours: ServerSide, theirs: AsyncioSide, thread: _Thread) -> BaseException | None:
+        """Return the error that a cancelled call has raised, if it is one of its own.
 
-async def _wait_cancelled(call: ServerSide) -> BaseException | None:
-    """Return the error that a cancelled call has raised, if it is one of its own. A call may take `GRACE_S` to end."""
-    with trio.CancelScope(deadline=trio.current_time() + GRACE_S, shield=True):
-        return await call.serve_cancelled()
-    text = f"the application did not end within {GRACE_S:g} seconds of its cancellation; it is left alone"
-    logs.server_line(logging.ERROR, FAULT, text)
-    return None
+        A call may take `GRACE_S` to end.
+        """
+        patience_s = 0.0 if thread.is_blocked else GRACE_S
+        with trio.CancelScope(deadline=trio.current_time() + patience_s, shield=True):
+            return await ours.serve_cancelled()
+        if thread.is_blocked:
+            thread.tell_blocked()
+        elif self._left_alone is not None:
+            self._left_alone.add(theirs.place())
+        return None
+
+
+class LeftAlone:
+    """The calls that go on after their cancellation: one line in the log for those of a moment."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self._places: list[str] = []
+        self.has_any = False
+
+    def add(self, place: str) -> None:
+        """Note a call, and where it is."""
+        self.has_any = True
+        self._places.append(place)
+        if len(self._places) == 1:
+            self._nursery.start_soon(self._tell)
+
+    async def _tell(self) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(MOMENT_S)
+        places, self._places = self._places, []
+        is_one = len(places) == 1
+        what = "a call of the application" if is_one else f"{len(places)} calls of the application"
+        place = next(filter(None, places), "")
+        where = f" ({'it' if is_one else 'one'} is at {place})" if place else ""
+        after = f"within {GRACE_S:g} seconds of {'its' if is_one else 'their'} cancellation{where}"
+        text = f"{what} did not end {after}; {'it is' if is_one else 'they are'} left alone"
+        logs.server_line(logging.ERROR, FAULT, text)
 
 
 class _Thread:
@@ -131,11 +172,13 @@ class _Thread:
         self._on_end = on_end
         self._token = trio.lowlevel.current_trio_token()
         # A daemon: one that an application keeps for ever must not keep the process from ending.
-        self._thread = threading.Thread(target=self._run, name="rawws-application", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
         self._is_up = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None  # as long as it runs
         self._over = trio.Event()
         self._is_stopping = False
+        self._woken_at: float | None = None  # the time of a wakeup that the loop hasn't heeded yet
+        self._is_told_blocked = False
         self.error: BaseException | None = None  # that has ended the loop
 
     @property
@@ -148,29 +191,62 @@ class _Thread:
         self._thread.start()
         self._is_up.wait()
 
-    async def stop(self) -> None:
-        """Stop the loop. Tasks that still run in it are cancelled, and have `GRACE_S` to end."""
+    async def stop(self, *, is_told_of: bool) -> None:
+        """Stop the loop. Tasks that still run in it are cancelled, and have `GRACE_S` to end.
+
+        ``is_told_of`` says that the log has named such tasks already.
+        """
         self._is_stopping = True
         if not self.has_ended:
             self.inbox.post(self._begin_end)
-        with trio.CancelScope(deadline=trio.current_time() + GRACE_S, shield=True) as patience:
+        patience_s = 0.0 if self.is_blocked else GRACE_S
+        with trio.CancelScope(deadline=trio.current_time() + patience_s, shield=True) as patience:
             await self._over.wait()
-        if patience.cancelled_caught:
+        if not patience.cancelled_caught:
+            return
+        if self.is_blocked:
+            self.tell_blocked()
+        elif not is_told_of:
             text = f"the application's loop did not end within {GRACE_S:g} seconds of its cancellation"
-            logs.server_line(logging.ERROR, FAULT, f"{text}{self._place()}; it is left alone")
+            logs.server_line(logging.ERROR, FAULT, f"{text}; it is left alone")
 
     def _wake(self, call: Callable[[], None]) -> None:
         if self._loop is not None:
+            self._woken_at = trio.current_time()
             with contextlib.suppress(RuntimeError):  # the loop is closed; every call gets to know that
-                self._loop.call_soon_threadsafe(call)
+                self._loop.call_soon_threadsafe(self._heed, call)
 
-    def _place(self) -> str:
-        """Return where the application's thread is at present."""
-        frame = sys._current_frames().get(self._thread.ident or 0)
-        if frame is None:
-            return ""
-        last = traceback.extract_stack(frame)[-1]
-        return f" (it is at {last.filename}:{last.lineno}, in {last.name})"
+    def _heed(self, call: Callable[[], None]) -> None:
+        """In the application's thread: the loop has a turn."""
+        self._woken_at = None
+        self._is_told_blocked = False
+        call()
+
+    @property
+    def _blocked_s(self) -> float:
+        """The time for which the loop hasn't heeded a wakeup."""
+        woken_at = self._woken_at
+        return 0.0 if woken_at is None or self.has_ended else trio.current_time() - woken_at
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the application blocks the loop, and has done so for `GRACE_S` since something was to reach it."""
+        return self._blocked_s >= GRACE_S
+
+    async def wait_blocked(self) -> None:
+        """Return when the loop is blocked. The log says so."""
+        while not self.is_blocked:
+            await trio.sleep(max(0.01, GRACE_S - self._blocked_s))
+        self.tell_blocked()
+
+    def tell_blocked(self) -> None:
+        """Log that the loop is blocked, and where, once."""
+        if self._is_told_blocked:
+            return
+        self._is_told_blocked = True
+        text = f"the application blocks its loop, in the thread {THREAD_NAME!r} at {place_of_thread(self._thread)}"
+        remedy = "have a function that takes long run in a thread of its own: await asyncio.to_thread(function)"
+        logs.server_line(logging.ERROR, FAULT, f"{text}; it is left alone; {remedy}")
 
     # In the server's thread, called by the application's
 

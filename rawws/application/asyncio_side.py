@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 from rawws.application.parcels import Asked, Ended, Mark, Noticed, Parcel
 from rawws.application.spec import Application, ClientDisconnected, Message, Scope
+from rawws.application.whereabouts import place_of_coroutine
 from rawws.limits import KIB
 
 # The application waits when this many bytes of one response are on their way to the client's socket (a guess: asyncio's
@@ -152,6 +153,10 @@ class AsyncioSide:
         self._wake_all()
         if self._task is not None:
             self._task.cancel()
+
+    def place(self) -> str:
+        """Return where the application's task is at present, such as ``/srv/shop.py:12, in report``."""
+        return "" if self._task is None else place_of_coroutine(self._task.get_coro())
 
     def _wake_all(self) -> None:
         for waiter in self._waiting:

@@ -44,6 +44,12 @@ class ApplicationLoop(Protocol):
         The loop may start tasks in the nursery, and cancels it if it ends before the context does.
         """
 
+    async def wait_blocked(self) -> None:
+        """Return when the application blocks the loop, so that nothing has reached it for `GRACE_S`.
+
+        It never returns for a loop that can't be blocked apart from the server's.
+        """
+
     async def call(
         self,
         app: Application,
@@ -73,6 +79,9 @@ class TrioLoop:
 
     def running(self, nursery: trio.Nursery) -> AbstractAsyncContextManager[None]:
         return nullcontext()
+
+    async def wait_blocked(self) -> None:
+        await trio.sleep_forever()
 
     async def call(
         self,

@@ -35,6 +35,9 @@ class Threads:
     def running(self, nursery: trio.Nursery) -> AbstractAsyncContextManager[None]:
         return nullcontext()
 
+    async def wait_blocked(self) -> None:
+        await trio.sleep_forever()
+
     async def call(
         self,
         app: Any,

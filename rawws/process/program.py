@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 import trio
 
 from rawws import logs
+from rawws.application.whereabouts import place_of_blocked_loop
 from rawws.net.addresses import format_address
 from rawws.net.listeners import open_listeners
 from rawws.net.tls import load_certificate
@@ -169,5 +170,7 @@ class _Ending:
 
 async def _tell_who_is_late(after_s: float) -> None:
     await trio.sleep(after_s)
-    reason = "the application goes on: a handler, a thread, its startup or shutdown"
-    _log(logging.WARNING, TIMER, f"{reason}; it is waited for until another signal")
+    place = place_of_blocked_loop()
+    blocked = f", whose loop is at {place}," if place else ""
+    reason = f"the application{blocked} goes on: a handler, a thread, its startup or shutdown"
+    _log(logging.WARNING, TIMER, f"{reason}; another signal ends it at once")

@@ -37,6 +37,7 @@ class Lifespan:
         self._is_up = False
         self._startup_failed: str | None = None  # in the application's words
         self._shutdown_failed: str | None = None
+        self._is_out_of_reach = False
         self._error: BaseException | None = None
 
     @trio.lowlevel.enable_ki_protection
@@ -127,13 +128,30 @@ class Lifespan:
 
     async def _wait_end(self) -> None:
         try:
+            await self._wait_answer()
+        finally:
+            if not self._is_out_of_reach:
+                await self._wait_over()
+
+    async def _wait_over(self) -> None:
+        with trio.CancelScope(deadline=trio.current_time() + GRACE_S, shield=True):
+            await self._over.wait()
+        if not self._over.is_set():
+            log_fault(f"the ASGI application did not end within {GRACE_S:g} seconds of shutdown; cancelled")
+
+    async def _wait_answer(self) -> None:
+        """Wait for the end of the shutdown, unless it can't reach the application, which blocks its loop."""
+
+        async def give_up() -> None:
+            await self._loop.wait_blocked()
+            self._is_out_of_reach = True
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(give_up)
             # "A server must wait for this message before terminating."
             await self._shutdown_answered.wait()
-        finally:
-            with trio.CancelScope(deadline=trio.current_time() + GRACE_S, shield=True):
-                await self._over.wait()
-            if not self._over.is_set():
-                log_fault(f"the ASGI application did not end within {GRACE_S:g} seconds of shutdown; cancelled")
+            nursery.cancel_scope.cancel()
 
 
 def log_fault(text: str) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import contextvars
 import logging
 import math
+import re
 import threading
 import time
 from functools import partial
@@ -535,9 +536,66 @@ async def test_an_application_that_does_not_end_is_left_alone(
         await cancelled_server(on_asyncio(app))
     finally:
         release.set()
-    text_of_log = caplog.text
-    assert "the application did not end within 0.2 seconds of its cancellation; it is left alone" in text_of_log
-    assert "the application's loop did not end within 0.2 seconds of its cancellation" in text_of_log
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert re.fullmatch(
+        r"#0 ! a call of the application did not end within 0\.2 seconds of its cancellation "
+        r"\(it is at \S+test_asyncio\.py:\d+, in app\); it is left alone",
+        line,
+    )
+
+
+async def test_calls_that_do_not_end_together_have_one_line(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asyncio_loop, "GRACE_S", 0.2)
+    release = threading.Event()
+
+    @only_http
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start())
+        while not release.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.01)
+
+    try:
+        async with serving(on_asyncio(app), drain=0) as site:
+            for _ in range(3):
+                client = await site.connect()
+                await client.send(get("/"))
+                await client.until(b"\r\n\r\n")
+            site.server.stop()
+    finally:
+        release.set()
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert line.startswith(
+        "#0 ! 3 calls of the application did not end within 0.2 seconds of their cancellation (one is"
+    )
+
+
+async def test_a_task_of_its_own_that_does_not_end_is_left_alone(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asyncio_loop, "GRACE_S", 0.2)
+    release = threading.Event()
+    tasks: list[asyncio.Task[None]] = []
+
+    async def goes_on() -> None:
+        while not release.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.01)
+
+    @only_http
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        tasks.append(asyncio.create_task(goes_on()))
+        await answer(send)
+
+    try:
+        async with serving(on_asyncio(app)) as site:
+            assert await site.ask(get("/")) == (200, b"ok")
+    finally:
+        release.set()
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert line == "#0 ! the application's loop did not end within 0.2 seconds of its cancellation; it is left alone"
 
 
 async def test_a_loop_that_is_blocked_at_the_end_is_named(
@@ -558,8 +616,12 @@ async def test_a_loop_that_is_blocked_at_the_end_is_named(
         await cancelled_server(on_asyncio(app), ready=is_blocked)
     finally:
         release.set()
-    assert "threading.py:" in caplog.text
-    assert ", in wait)" in caplog.text
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert re.match(
+        r"#0 ! the application blocks its loop, in the thread 'rawws-application' at \S+threading\.py:\d+, in wait; "
+        r"it is left alone; have a function that takes long run in a thread",
+        line,
+    )
 
 
 async def until_its_stream_ends(app: AsgiApp) -> None:

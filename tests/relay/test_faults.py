@@ -194,12 +194,50 @@ async def test_an_application_that_cant_be_cancelled_is_logged_and_ended_by_a_se
         await (await program.connect()).send(get(path))
     assert (await (await program.connect()).ask(get())).status == 204  # both are being answered by now
     program.signal(signal.SIGTERM)
-    await trio.to_thread.run_sync(program.wait_for_line, "it is waited for until another signal")
+    await trio.to_thread.run_sync(program.wait_for_line, "another signal ends it at once")
     began = time.monotonic()
     program.signal(signal.SIGTERM)
     assert await end(program) == 1
     assert "ending without it" in program.lines[-1]
     assert time.monotonic() - began < PATIENCE_S / 2
+
+
+BLOCKING_APP = """
+import time
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while True:
+            kind = (await receive())["type"]
+            await send({"type": f"{kind}.complete"})
+            if kind == "lifespan.shutdown":
+                return
+    if scope["path"] == "/blocking":
+        while True:
+            time.sleep(0.1)
+    await send({"type": "http.response.start", "status": 204})
+    await send({"type": "http.response.body"})
+"""
+
+
+async def test_a_stop_does_not_wait_for_ever_for_a_loop_of_asyncio_that_is_blocked(
+    start_program: StartProgram, tmp_path: Path
+) -> None:
+    (tmp_path / "app.py").write_text(BLOCKING_APP)
+    constants = IMPATIENT | {"rawws.application.asyncio_loop.GRACE_S": 0.3}
+    flags = ("--app", "app:app", "--no-page", "--drain", "0.1")
+    program = start_program(*flags, directory=tmp_path, constants=constants)
+    assert (await (await program.connect()).ask(get())).status == 204
+    await (await program.connect()).send(get("/blocking"))
+    await trio.sleep(0.1)
+    program.signal(signal.SIGTERM)
+    assert await end(program) == 0
+    late = (
+        f"the application, whose loop is at {tmp_path}/app.py:13, in app, goes on: a handler, a thread, its startup or"
+    )
+    blocks = f"the application blocks its loop, in the thread 'rawws-application' at {tmp_path}/app.py:13, in app"
+    alarms = [line for line in program.lines if "WARNING" in line or "ERROR" in line]
+    assert [part in line for part, line in zip((late, blocks, "the drain of 0.1 s"), alarms, strict=True)] == [True] * 3
 
 
 async def test_two_signals_end_a_program_whose_loop_is_blocked(start_program: StartProgram, tmp_path: Path) -> None:
@@ -246,7 +284,7 @@ async def test_a_startup_that_cant_be_cancelled_is_ended_by_a_second_signal(
     program = start_program.fork(*flags, directory=tmp_path, constants=IMPATIENT)
     await trio.to_thread.run_sync(program.wait_for_line, "starting")
     program.signal(signal.SIGTERM)
-    await trio.to_thread.run_sync(program.wait_for_line, "it is waited for until another signal")
+    await trio.to_thread.run_sync(program.wait_for_line, "another signal ends it at once")
     program.signal(signal.SIGTERM)
     assert await end(program) == 1
     assert "ending without it" in program.lines[-1]
