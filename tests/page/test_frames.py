@@ -111,6 +111,7 @@ def test_each_filter_passes_the_frames_that_fit(start_program: StartProgram, vis
         r"/order \d+ now/": [5],
         "/HELLO/i": [1, 2],
         "-/HELLO/": [1, 2, 3, 4, 5, 6],
+        "/(l+)+$/": [],
         "opcode:text": [1, 2, 5],
         "-op:text": [3, 4, 6],
         "from:client": [1, 3, 6],
@@ -136,6 +137,7 @@ def test_each_filter_passes_the_frames_that_fit(start_program: StartProgram, vis
     }.items():
         assert passed(line) == expected, line
     assert passed("/(/").startswith("Invalid regular expression")
+    assert passed("/(?=l)/").startswith("a filter can't have (?=l")
     assert passed("size:big").startswith("a size is ")
     assert passed("from:me").startswith("a frame is from:client or from:server")
     assert passed("is:odd").startswith("a frame is:data, ")

@@ -3,6 +3,7 @@
 // Every term has to hold; a "-" before a term negates it. What has no known name before a colon is text.
 
 import { DIRECTIONS } from "../marks.js";
+import { compile } from "./expressions.js";
 
 /** What can't be read as a filter, and why. */
 export class BadFilter extends Error {}
@@ -120,10 +121,10 @@ export function readFilter(line) {
 function readTerm({ expression, flags, name, value, word }) {
   if (expression !== undefined) {
     try {
-      const pattern = new RegExp(expression, `${flags}su`);
-      return { test: (frame) => pattern.test(textOf(frame)), said: `payload matches /${expression}/${flags}` };
+      const matches = compile(expression, flags);
+      return { test: (frame) => matches(textOf(frame)), said: `payload matches /${expression}/${flags}` };
     } catch (error) {
-      throw new BadFilter(error.message);
+      throw new BadFilter(error.message); // a SyntaxError, or the depth of its groups
     }
   }
   const known = NAMES[ALIASES[name] ?? name];
