@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import ast
+import sys
 import textwrap
 from importlib.resources import files
 
 import rawws.examples
+from rawws.cli.streams import drop_output
 
 
 def main() -> None:
     """Print each example's first line, and the commands that run it, as its docstring has them."""
+    try:
+        _print_all()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as head(1), has seen enough
+        drop_output()
+
+
+def _print_all() -> None:
     for line in (rawws.examples.__doc__ or "").splitlines():
         if line.startswith("``"):
             name = line.split("``")[1]

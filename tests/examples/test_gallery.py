@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from rawws.examples import __main__ as listing
 from rawws.examples.common import page
 from rawws.wire.messages import Headers, Request
 from tests.examples.running import FOLDER
+from tests.serving.machine import PATIENCE_S
 
 SHARED = {"__init__", "__main__", "common"}
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in SHARED)
@@ -36,6 +40,15 @@ def test_the_list_has_each_example_with_its_command(capsys: pytest.CaptureFixtur
     assert sorted(name for name, _, _ in listed) == NAMES
     for name, _, commands in listed:
         assert f"python -m rawws.examples.{name}" in commands
+
+
+def test_a_reader_that_has_seen_enough_of_the_list_causes_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as output:
+        command = [sys.executable, "-m", "rawws.examples"]
+        ran = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, check=False, timeout=PATIENCE_S)
+    assert (ran.returncode, ran.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.name)
