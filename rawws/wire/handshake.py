@@ -193,7 +193,7 @@ def check_version(request: Request) -> RequestCheck:
         refusal = Refusal(
             426,
             "version",
-            "The WebSocket version spoken here is 13; say so in one Sec-WebSocket-Version header.",
+            "The Sec-WebSocket-Version must be 13, the version of RFC 6455; send it in one header.",
             _WHAT_IS_REQUIRED,
         )
     return Check(

@@ -7,7 +7,7 @@ import pytest
 from rawws.errors import Refusal
 from rawws.wire.checks import AnyCheck, Check, found
 
-REFUSAL = Refusal(426, "version", "The WebSocket version spoken here is 13.")
+REFUSAL = Refusal(426, "version", "The Sec-WebSocket-Version must be 13.")
 
 
 @pytest.mark.parametrize(
