@@ -85,7 +85,8 @@ def wsgi(app: WsgiApplication, *, root_path: str | None = None, threads: int = D
     """Return a WSGI application (Flask, Django and others; PEP 3333) as the ``http`` of `rawws.serve`.
 
     Each request has a thread until its response is sent, and at most ``threads`` requests have one at a time; further
-    ones wait. Bodies stream both ways. ``root_path`` is that of `asgi`, as ``SCRIPT_NAME``. The application finds the
+    ones wait. Bodies stream both ways; a client that sends less than 500 bytes a second for 20 seconds while the
+    application waits for its upload gets 408. ``root_path`` is that of `asgi`, as ``SCRIPT_NAME``. The application finds the
     server's `Hub`, if there is one, as ``environ["rawws"]``.
     """
     return make_wsgi_app(app, root_path, threads)

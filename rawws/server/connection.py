@@ -32,7 +32,7 @@ from rawws.wire.messages import NO_STORE, Headers, Request, Response
 from rawws.wire.role import Role
 from rawws.wire.trace import FAULT, OUT, STATE, TIMER, head_lines, mask_target
 
-# A connection in its HTTP phase, with its task, and h11's state (measured).
+# A connection in its HTTP phase, with its task (measured). h11's state takes 1 KiB more, and is made for few of them.
 CONNECTION_BYTES = 8 * KIB
 # Added while it waits for an event, with the tasks for that (measured).
 WAIT_BYTES = 7 * KIB
