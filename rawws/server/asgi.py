@@ -58,7 +58,8 @@ def asgi(
     it may not support them. An application that fails to start makes `rawws.serve` raise `UsageError`.
 
     The application finds the server's `Hub`, if there is one, as ``rawws`` in its lifespan's state and in that of each
-    request: ``request.state.rawws.room("/room/x").publish("hi")`` in Starlette and FastAPI.
+    request: ``request.state.rawws.room("/room/x").publish("hi")`` in Starlette and FastAPI. Beside a handler it is the
+    hub of the rooms in front of the application, or the first one in ``routes``.
 
     ``loop`` is the event loop in which the application runs:
 
@@ -86,8 +87,8 @@ def wsgi(app: WsgiApplication, *, root_path: str | None = None, threads: int = D
 
     Each request has a thread until its response is sent, and at most ``threads`` requests have one at a time; further
     ones wait. Bodies stream both ways; a client that sends less than 500 bytes a second for 20 seconds while the
-    application waits for its upload gets 408. ``root_path`` is that of `asgi`, as ``SCRIPT_NAME``. The application finds the
-    server's `Hub`, if there is one, as ``environ["rawws"]``.
+    application waits for its upload gets 408. ``root_path`` is that of `asgi`, as ``SCRIPT_NAME``. The application
+    finds the server's `Hub`, as described there, in ``environ["rawws"]``.
     """
     return make_wsgi_app(app, root_path, threads)
 

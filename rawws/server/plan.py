@@ -114,9 +114,10 @@ class ServerPlan:
         if self.options.max_memory is not None:
             current_loop().limit_memory(self.options.max_memory)
         async with contextlib.AsyncExitStack() as stack:
-            for each in _hubs_of(self.handler, self.http, routes):
+            hubs = _hubs_of(self.handler, self.http, routes)
+            for each in hubs:
                 stack.enter_context(each.serving())
-            _give_hub(self.handler, self.http)
+            _give_hub(hubs, self.http)
             if isinstance(self.http, HttpApp):
                 await stack.enter_async_context(self.http.lifespan())
             # Only now, since an application may add endpoints as it starts.
@@ -154,21 +155,16 @@ class ServerPlan:
         return replace(config, access=self.access, limits_by_flag=limits_by_flag)
 
 
-def _hubs_of(handler: object, http: object, routes: Mapping[str, Route]) -> set[Hub]:
-    """Return the hubs of a server."""
-    handlers = [handler, *(route.handler for route in routes.values())]
-    hubs = {each for each in handlers if isinstance(each, Hub)}
-    return hubs | {app.hub for app in apps_of(http) if isinstance(app, RoomApp)}
+def _hubs_of(handler: object, http: object, routes: Mapping[str, Route]) -> list[Hub]:
+    """Return the hubs of a server, each once: its own, those of rooms in front of an application, those of routes."""
+    in_front = [app.hub for app in apps_of(http) if isinstance(app, RoomApp)]
+    candidates = [handler, *in_front, *(route.handler for route in routes.values())]
+    return list(dict.fromkeys(each for each in candidates if isinstance(each, Hub)))
 
 
-def _give_hub(handler: object, http: object) -> None:
-    """Give an ASGI application the hub that it belongs to: the server's, or that of the rooms in front of it."""
+def _give_hub(hubs: Sequence[Hub], http: object) -> None:
+    """Give an ASGI application the first of its server's hubs."""
     application = plain_apps.find_application(http)
-    hubs = [
-        each
-        for each in (handler, *(app.hub for app in apps_of(http) if isinstance(app, RoomApp)))
-        if isinstance(each, Hub)
-    ]
     if hubs and isinstance(application, AsgiApp):
         application.give("rawws", hubs[0])
 

@@ -41,10 +41,10 @@ BOUNDED = pytest.mark.usefixtures("bounded")
 
 
 @contextlib.asynccontextmanager
-async def serving(hub: Hub, http: HttpApp, handler: Any = None) -> AsyncIterator[Site]:
+async def serving(hub: Hub, http: HttpApp, handler: Any = None, **options: Any) -> AsyncIterator[Site]:
     """Serve a hub, or a handler, with an application."""
     async with trio.open_nursery() as nursery:
-        start = partial(rawws.serve, hub if handler is None else handler, 0, host=LOOPBACK, http=http)
+        start = partial(rawws.serve, hub if handler is None else handler, 0, host=LOOPBACK, http=http, **options)
         server: Server = await nursery.start(start)
         site = Site(server)
         try:
@@ -71,6 +71,18 @@ async def test_an_application_publishes_in_the_rooms_beside_it(wraps: bool) -> N
     hub = Hub()
     http = asgi(publisher)
     async with serving(hub, rawws.rooms(hub, elsewhere=http) if wraps else http) as site, join(site) as ws:
+        assert await site.ask(get("/hi")) == (200, b'[1, ["/room/x"], 0]')
+        assert await ws.recv() == "/hi"
+
+
+@BOUNDED
+async def test_an_application_beside_a_handler_has_the_first_hub_of_the_routes() -> None:
+    async def handler(ws: rawws.WebSocket) -> None:
+        await ws.send("of the handler")
+
+    hub, other = Hub(), Hub()
+    routes = {"/handler": handler, "/room/x": hub, "/room/y": other}
+    async with serving(hub, asgi(publisher), handler, routes=routes) as site, join(site) as ws:
         assert await site.ask(get("/hi")) == (200, b'[1, ["/room/x"], 0]')
         assert await ws.recv() == "/hi"
 
