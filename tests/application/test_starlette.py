@@ -227,10 +227,24 @@ app = Starlette(routes=[Route("/block", block)])
 """
 
 
+BLOCKING_WSGI = """
+import time
+
+
+def app(environ, start_response):
+    time.sleep(3)
+    start_response("200 OK", [])
+    return [b"done"]
+"""
+
+
 @pytest.mark.thorough
-def test_a_hundred_peers_notice_nothing_of_a_route_that_blocks(tmp_path: Path, start_program: StartProgram) -> None:
+@pytest.mark.parametrize("source", [BLOCKING, BLOCKING_WSGI], ids=["asyncio", "WSGI"])
+def test_a_hundred_peers_notice_nothing_of_a_route_that_blocks(
+    source: str, tmp_path: Path, start_program: StartProgram
+) -> None:
     """The age of each message at each peer, while a route sleeps for three seconds, and while none does."""
-    (tmp_path / "blocking.py").write_text(BLOCKING, "utf-8")
+    (tmp_path / "blocking.py").write_text(source, "utf-8")
     program = start_program("--app", "blocking:app", "--hello", "", directory=tmp_path)
     free_s, blocked_s = (trio.run(partial(measure_ages, program.port, path)) for path in ("/room/none", "/block"))
     p99 = [statistics.quantiles(ages, n=100)[98] for ages in (free_s, blocked_s)]
