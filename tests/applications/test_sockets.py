@@ -20,8 +20,11 @@ from tests.serving.programs import Program, StartProgram
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-# `auto` is asyncio for these.
-LOOPS = pytest.mark.parametrize("loop", ["auto", "trio", pytest.param("asyncio", marks=pytest.mark.thorough)])
+THOROUGH = pytest.mark.thorough
+# `auto` is asyncio for these. One test of each framework runs on trio in every run.
+ASYNCIO = pytest.param("asyncio", marks=THOROUGH)
+LOOPS = pytest.mark.parametrize("loop", ["auto", pytest.param("trio", marks=THOROUGH), ASYNCIO])
+BOTH_LOOPS = pytest.mark.parametrize("loop", ["auto", "trio", ASYNCIO])
 
 Said = str | bytes | int
 
@@ -67,7 +70,7 @@ def alarms(program: Program, *expected: str) -> None:
 # Starlette
 
 
-@LOOPS
+@BOTH_LOOPS
 def test_starlette_s_messages_of_every_kind(loop: str, start_program: StartProgram) -> None:
     program = start(start_program, "starlette_sockets", loop)
     said: list[str | bytes] = ["text", b"bytes", '{"é": 1}', b'{"b": 2}', "last"]
@@ -118,7 +121,7 @@ def test_starlette_s_handshakes(loop: str, start_program: StartProgram) -> None:
     alarms(program, "the ASGI application failed at /raises; its WebSocket is closed with 1011")
 
 
-@pytest.mark.parametrize("name", ["app", pytest.param("Socket", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("name", ["app", pytest.param("Socket", marks=THOROUGH)])
 @LOOPS
 def test_starlette_s_shortest_applications(name: str, loop: str, start_program: StartProgram) -> None:
     need_packages("starlette")
@@ -146,7 +149,7 @@ def test_fastapi_s_cookie_or_token(loop: str, start_program: StartProgram) -> No
     alarms(program)
 
 
-@LOOPS
+@BOTH_LOOPS
 def test_fastapi_s_many_clients(loop: str, start_program: StartProgram) -> None:
     program = start(start_program, "fastapi_sockets", loop)
     assert "<h2" in get(program, "/").text
@@ -163,7 +166,7 @@ def test_fastapi_s_many_clients(loop: str, start_program: StartProgram) -> None:
 # Quart
 
 
-@pytest.mark.parametrize("loop", ["auto", pytest.param("asyncio", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("loop", ["auto", ASYNCIO])
 def test_quart_s_guide_to_websockets(loop: str, start_program: StartProgram) -> None:
     program = start(start_program, "quart_sockets", loop)
     assert talk(program, "/echo", ["text", b"bytes"], 2) == ["text", b"bytes"]
@@ -211,7 +214,7 @@ def browser() -> Iterator[Browser]:
     yield from browsing()
 
 
-@pytest.mark.thorough
+@THOROUGH
 @pytest.mark.parametrize("name", ["starlette_sockets", "fastapi_sockets"])
 @pytest.mark.parametrize("loop", ["auto", "trio"])
 def test_the_page_of_the_documentation_in_chromium(
