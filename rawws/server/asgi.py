@@ -32,6 +32,7 @@ from rawws.server.asgi_conversation import Conversation
 from rawws.server.asgi_endpoints import endpoints, websocket_paths
 from rawws.server.asgi_lifespan import Lifespan, NeedsOtherLoop, log_fault
 from rawws.server.asgi_socket import SocketConversation, Untaken
+from rawws.wire.messages import Request
 from rawws.wire.trace import STATE
 
 # A second slash would make the next word a host's name where an application redirects to it; to browsers a backslash is
@@ -159,6 +160,9 @@ class AsgiApp:
         calls.start_soon(conversation.run, self._loop, self._app, scope | self._scope(exchange))
         with exchange.on_stop(conversation.heed_stop):
             await conversation.wait_answered()
+
+    def answer_now(self, request: Request, *, stopping: bool) -> None:
+        """Return None: an application has to be asked."""
 
     async def answer_upgrade(self, exchange: UpgradeExchange) -> Acceptance | Refusal | None:
         """Have the application decide about one request for a WebSocket. `UpgradeApp` describes the result."""

@@ -69,6 +69,7 @@ class HandshakeOptions:
         app, limits = _choose_app(http, options.to_limits())
         return ServerConfig(
             app=app,
+            answer_now=http.answer_now if isinstance(http, HttpApp) else None,
             is_own=http.is_own if isinstance(http, Middleware) else None,
             limits=limits,
             fast_lane=options.fast_lane,

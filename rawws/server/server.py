@@ -141,7 +141,7 @@ class Server:
                 stack.callback(loop.drop_all, endpoint)
             self._config.tracer.on_change = partial(loop.show_frames, self._endpoint)
             self._config.tracer.list_open = self._list_open
-            async with trio.open_nursery() as tasks:
+            async with self._state.resting.running(), trio.open_nursery() as tasks:
                 tasks.start_soon(self._accept_all, tasks)
                 task_status.started(self)
                 await self._stop.wait()

@@ -18,7 +18,7 @@ from http import HTTPStatus
 import h11
 
 from rawws.limits import Limits
-from rawws.wire.messages import Headers, Request
+from rawws.wire.messages import Headers, Request, Response
 
 # RFC 9110 §7.2: a host with an optional port, after RFC 3986 §3.2.2 without user information.
 HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
@@ -28,13 +28,15 @@ LINE_BYTES = 32
 _TOKEN = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
 _HEAD = re.compile(rb'(GET|HEAD) (/[!"$-~]*) HTTP/1\.1\r\n((?:' + _TOKEN + rb":[\t -~]*\r\n)*)\r\n")
 # Fields that say how the message ends, or that want an answer before it does.
-_ABOUT_FRAMING = ("content-length", "transfer-encoding", "expect")
+_ABOUT_FRAMING = frozenset({"content-length", "transfer-encoding", "expect"})
+_ABOUT_CONNECTION = frozenset({"connection", "upgrade"})
 
 _NAME = re.compile(_TOKEN)
 _VALUE = re.compile(rb"(?:[!-~]+(?:[ \t]+[!-~]+)*)?")
 _LENGTH = re.compile(rb"[0-9]{1,15}")
 # Fields that change what comes after the head, or that h11 puts elsewhere.
 _JUDGED_IN_RESPONSES = frozenset({b"connection", b"host", b"transfer-encoding", b"upgrade"})
+_JUDGED_IN_WHOLE = frozenset({"connection", "content-length", "host", "transfer-encoding", "upgrade"})
 _JUDGED_IN_SWITCHES = frozenset({b"content-length", b"host", b"transfer-encoding"})
 
 
@@ -79,6 +81,26 @@ class CleanExchange:
 
     # Output. h11 has to write whatever a method returns None for. A part that is out of turn raises
     # `h11.LocalProtocolError`: h11 doesn't know what was sent here, and would write a second head into the body.
+
+    def respond(
+        self, response: Response, more_fields: Sequence[tuple[bytes, bytes]]
+    ) -> tuple[bytes, bytes] | None:
+        """Return a whole response as its head and its body, or None. ``more_fields`` come before its own."""
+        self.check_turn("Response")
+        status, headers = response.status, response.headers
+        if status < 200 or status in (204, 304) or headers.has_any(_JUDGED_IN_WHOLE):
+            return None
+        own = headers.lines()
+        if not own and len(headers):
+            return None
+        lines = [_status_line(status)]
+        for field in more_fields:
+            if (line := _common_line(*field)) is None:
+                return None
+            lines.append(line)
+        lines += own, b"Content-Length: %d\r\n\r\n" % len(response.body)
+        self._sent = _Sent.ALL
+        return b"".join(lines), b"" if self._is_head else response.body
 
     def begin_response(
         self, status: int, fields: Sequence[tuple[bytes, bytes]], *, close: bool = False
@@ -158,8 +180,10 @@ def read_clean(received: bytearray, limits: Limits, room: int) -> CleanExchange 
 
 def _is_clean(headers: Headers) -> bool:
     hosts = headers.get_all("Host")
-    if len(hosts) != 1 or not HOST.fullmatch(hosts[0]) or any(name in headers for name in _ABOUT_FRAMING):
+    if len(hosts) != 1 or not HOST.fullmatch(hosts[0]) or headers.has_any(_ABOUT_FRAMING):
         return False
+    if not headers.has_any(_ABOUT_CONNECTION):
+        return True
     if "Connection" in headers and "close" in headers.tokens("Connection"):
         return False
     return "Upgrade" not in headers or bool(headers.tokens("Upgrade"))
@@ -175,6 +199,15 @@ def _write_head(status: int, fields: Sequence[tuple[bytes, bytes]], judged: froz
         lines.append(b"%b: %b\r\n" % (name, value))
     lines.append(b"\r\n")
     return b"".join(lines)
+
+
+@lru_cache(maxsize=16)
+def _common_line(name: bytes, value: bytes) -> bytes | None:
+    """Return the line of a field that all responses have, or None if h11 has to judge it. Each Date is new."""
+    lower = _lower(name)
+    if lower is None or lower in _JUDGED_IN_RESPONSES or lower == b"content-length" or not _VALUE.fullmatch(value):
+        return None
+    return b"%b: %b\r\n" % (name, value)
 
 
 @lru_cache(maxsize=256)
