@@ -34,6 +34,7 @@ from rawws.wire.trace import shorten
 __all__ = ["HOME", "TRACE", "About", "Access", "CaseGrant", "Page"]
 
 TRACE = HOME + "trace"
+_AT_HOME = frozenset({HOME, HOME.removesuffix("/")})
 
 
 class Page:
@@ -119,11 +120,11 @@ class Page:
     def answer(self, request: Request) -> Response | None:
         """Return the answer to a request that is meant for the page; None for any other."""
         path = request.path or ""
-        is_at_home = path in (HOME, HOME.removesuffix("/"))
+        is_at_home = path in _AT_HOME
         is_link = (
-            request.method in ("GET", "HEAD")
+            (is_at_home or (path == "/" and self._at_root))
+            and request.method in ("GET", "HEAD")
             and token_of(request) is not None
-            and (is_at_home or (path == "/" and self._at_root))
         )
         if not is_link and not is_at_home and not path.startswith(HOME):
             return None

@@ -27,6 +27,8 @@ LINE_BYTES = 32
 
 _TOKEN = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
 _HEAD = re.compile(rb'(GET|HEAD) (/[!"$-~]*) HTTP/1\.1\r\n((?:' + _TOKEN + rb":[\t -~]*\r\n)*)\r\n")
+# A field of a head that the pattern above has matched. White space at the end of the value is left.
+_FIELD = re.compile(r"([^:]+):[\t ]*([^\r]*)\r\n")
 # Fields that say how the message ends, or that want an answer before it does.
 _ABOUT_FRAMING = frozenset({"content-length", "transfer-encoding", "expect"})
 _ABOUT_CONNECTION = frozenset({"connection", "upgrade"})
@@ -164,12 +166,10 @@ def read_clean(received: bytearray, limits: Limits, room: int) -> CleanExchange 
     match = _HEAD.match(received)
     if match is None or match.end() > room or match.end(2) + len(b" HTTP/1.1\r") > limits.max_target_bytes + LINE_BYTES:
         return None
-    lines = match[3].decode("ascii").split("\r\n")
-    lines.pop()  # after the last line's end
-    fields = []
-    for line in lines:
-        name, _, value = line.partition(":")
-        fields.append((name, value.strip(" \t")))
+    lines = match[3].decode("ascii")
+    fields = _FIELD.findall(lines)
+    if " \r" in lines or "\t\r" in lines:
+        fields = [(name, value.rstrip(" \t")) for name, value in fields]
     headers = Headers(fields)
     if len(fields) > limits.max_headers or not _is_clean(headers):
         return None
