@@ -21,10 +21,11 @@ import sniffio
 import trio
 
 from rawws import logs
+from rawws.application.asyncio_call import AsyncioCall
 from rawws.application.asyncio_side import AsyncioSide
 from rawws.application.handover import Handover
 from rawws.application.loop import GRACE_S, ReceiveNow, Track
-from rawws.application.parcels import Ended, Parcel
+from rawws.application.parcels import Parcel
 from rawws.application.server_side import ServerSide
 from rawws.application.spec import Application, Receive, Scope, Send
 from rawws.errors import RawwsError, UsageError
@@ -47,7 +48,7 @@ class AsyncioLoop:
         self._make_loop = make_loop
         self._thread: _Thread | None = None
         self._nursery: trio.Nursery | None = None
-        self._calls: set[ServerSide] = set()
+        self._calls: set[AsyncioCall] = set()
         self.failure: BaseException | None = None
 
     def describe(self) -> str:
@@ -69,12 +70,12 @@ class AsyncioLoop:
 
     def _give_up(self, *, is_early: bool) -> None:
         """The loop has ended, so that nothing can be answered any more."""
-        for call in self._calls:
-            call.take(Ended(RawwsError("the loop in which the application runs has ended")))
+        for call in list(self._calls):
+            call.give_up(RawwsError("the loop in which the application runs has ended"))
         if is_early and self._nursery is not None:
             self._nursery.cancel_scope.cancel()
 
-    async def call(
+    def begin(
         self,
         app: Application,
         scope: Scope,
@@ -82,7 +83,7 @@ class AsyncioLoop:
         send: Send,
         receive_now: ReceiveNow | None = None,
         track: Track | None = None,
-    ) -> None:
+    ) -> AsyncioCall:
         thread, nursery = self._thread, self._nursery
         if thread is None or nursery is None or thread.has_ended:
             raise UsageError("an application on asyncio can be called only while its loop runs")
@@ -95,35 +96,29 @@ class AsyncioLoop:
         if sniffio.current_async_library_cvar.get() is not None:
             context.run(sniffio.current_async_library_cvar.set, None)  # that of the server's loop
         thread.inbox.post(partial(thread.start_call, theirs, app, scope, context))
-        self._calls.add(ours)
-        try:
-            error = await ours.serve()
-        except trio.Cancelled:
-            thread.inbox.post(theirs.cancel)
-            error = await _wait_cancelled(ours)
-            if error is None:
-                raise
-        finally:
-            self._calls.discard(ours)
-            ours.close()
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del error  # its traceback has this frame
+        call = AsyncioCall(ours, theirs, thread.inbox.post, self._calls.discard)
+        self._calls.add(call)
+        return call
+
+    async def call(
+        self,
+        app: Application,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        receive_now: ReceiveNow | None = None,
+        track: Track | None = None,
+    ) -> None:
+        await self.begin(app, scope, receive, send, receive_now, track).follow(bool)
 
 
-async def _wait_cancelled(call: ServerSide) -> BaseException | None:
-    """Return the error that a cancelled call has raised, if it is one of its own. A call may take `GRACE_S` to end."""
-    with trio.CancelScope(deadline=trio.current_time() + GRACE_S, shield=True):
-        return await call.serve_cancelled()
-    text = f"the application did not end within {GRACE_S:g} seconds of its cancellation; it is left alone"
-    logs.server_line(logging.ERROR, FAULT, text)
-    return None
+class _Thread(trio.abc.Instrument):
+    """The thread in which a loop of asyncio runs. The server's thread owns this object.
 
-
-class _Thread:
-    """The thread in which a loop of asyncio runs. The server's thread owns this object."""
+    As an instrument of trio's, it learns when the server's thread has nothing else to do. Only then is the
+    application's thread woken, for all that was posted in this turn. If it were woken earlier, both would compete for
+    Python's lock.
+    """
 
     def __init__(self, make_loop: MakeLoop | None, on_end: _OnEnd) -> None:
         """``on_end`` is called in the server's thread when the loop has ended."""
@@ -134,6 +129,7 @@ class _Thread:
         self._thread = threading.Thread(target=self._run, name="rawws-application", daemon=True)
         self._is_up = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None  # as long as it runs
+        self._server_posts: Callable[[], None] | None = None  # for the application's thread, which isn't woken yet
         self._over = trio.Event()
         self._is_stopping = False
         self.error: BaseException | None = None  # that has ended the loop
@@ -147,6 +143,7 @@ class _Thread:
         self.inbox = Handover(self._wake)
         self._thread.start()
         self._is_up.wait()
+        trio.lowlevel.add_instrument(self)
 
     async def stop(self) -> None:
         """Stop the loop. Tasks that still run in it are cancelled, and have `GRACE_S` to end."""
@@ -155,14 +152,20 @@ class _Thread:
             self.inbox.post(self._begin_end)
         with trio.CancelScope(deadline=trio.current_time() + GRACE_S, shield=True) as patience:
             await self._over.wait()
+        trio.lowlevel.remove_instrument(self)
         if patience.cancelled_caught:
             text = f"the application's loop did not end within {GRACE_S:g} seconds of its cancellation"
             logs.server_line(logging.ERROR, FAULT, f"{text}{self._place()}; it is left alone")
 
     def _wake(self, call: Callable[[], None]) -> None:
-        if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed; every call gets to know that
-                self._loop.call_soon_threadsafe(call)
+        self._server_posts = call
+
+    def before_io_wait(self, timeout: float) -> None:
+        if self._server_posts is not None:
+            call, self._server_posts = self._server_posts, None
+            if self._loop is not None:
+                with contextlib.suppress(RuntimeError):  # the loop is closed; every call gets to know that
+                    self._loop.call_soon_threadsafe(call)
 
     def _place(self) -> str:
         """Return where the application's thread is at present."""

@@ -24,6 +24,21 @@ ReceiveNow = Callable[[], Message | None]
 Track = Callable[[Callable[[], int]], None]
 
 
+class Call(Protocol):
+    """A call of an application that runs by itself. It has to be followed until it has ended."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the application has returned."""
+
+    async def follow(self, may_leave: Callable[[], bool]) -> None:
+        """Make the calls of ``receive`` and ``send`` that the application wants, until it has ended.
+
+        Returns earlier if nothing is to be done at present and ``may_leave`` returns True. Raises what the application
+        raises. A cancellation is passed on to the application, which has some time to clean up, and ends the call.
+        """
+
+
 class ApplicationLoop(Protocol):
     """Calls an application. All of its methods belong to the thread in which the server's trio runs."""
 
@@ -43,6 +58,17 @@ class ApplicationLoop(Protocol):
 
         The loop may start tasks in the nursery, and cancels it if it ends before the context does.
         """
+
+    def begin(
+        self,
+        app: Application,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        receive_now: ReceiveNow | None = None,
+        track: Track | None = None,
+    ) -> Call | None:
+        """Begin what `call` does, if the application then runs by itself. None where `call` needs a task of its own."""
 
     async def call(
         self,
@@ -73,6 +99,9 @@ class TrioLoop:
 
     def running(self, nursery: trio.Nursery) -> AbstractAsyncContextManager[None]:
         return nullcontext()
+
+    def begin(self, *_: object) -> None:
+        return None
 
     async def call(
         self,

@@ -60,16 +60,27 @@ class ServerSide:
             trio.lowlevel.reschedule(self._sleeper)
             self._sleeper = None
 
-    async def serve(self) -> BaseException | None:
-        """Do what the application's parcels say until it ends. Return the error that it has raised."""
+    async def serve(self, may_leave: Callable[[], bool]) -> bool:
+        """Do what the application's parcels say until it ends; return True then.
+
+        Returns False when all parcels are dealt with, and ``may_leave`` says that others may wait.
+        """
         while not isinstance(parcel := await self._next(), Ended):
             await self._heed(parcel)
-        try:
-            return parcel.error or self._error
-        finally:
-            del parcel  # an error's traceback may have this frame: the circle would keep a stream open
+            if not self._parcels and may_leave():
+                return False
+        self._error = parcel.error or self._error
+        return True
+
+    def take_error(self) -> BaseException | None:
+        """Return the error that the application has raised, once."""
+        error, self._error = self._error, None
+        return error
 
     async def _heed(self, parcel: Parcel) -> None:
+        if type(parcel) is dict:  # as nearly every one
+            await self._forward(parcel)
+            return
         match parcel:
             case Mark():
                 error, self._error = self._error, None

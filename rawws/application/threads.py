@@ -35,6 +35,9 @@ class Threads:
     def running(self, nursery: trio.Nursery) -> AbstractAsyncContextManager[None]:
         return nullcontext()
 
+    def begin(self, *_: object) -> None:
+        return None
+
     async def call(
         self,
         app: Any,

@@ -155,11 +155,8 @@ class AsgiApp:
         calls = self._running
         conversation = Conversation(exchange, self._make_pace())
         scope: dict[str, Any] = {"type": "http", "scheme": exchange.scheme, "method": exchange.request.method.upper()}
-        # In a task of its own, which outlives the response: the next request on this connection doesn't wait for what
-        # the application does in the background, nor does it see its context variables.
-        calls.start_soon(conversation.run, self._loop, self._app, scope | self._scope(exchange))
         with exchange.on_stop(conversation.heed_stop):
-            await conversation.wait_answered()
+            await conversation.answer(self._loop, self._app, scope | self._scope(exchange), calls)
 
     def answer_now(self, request: Request, *, stopping: bool) -> None:
         """Return None: an application has to be asked."""

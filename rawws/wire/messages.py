@@ -267,6 +267,13 @@ def _weight_of(parameters: Sequence[str]) -> float | None:
     return 1.0
 
 
+def check_status(status: object) -> int:
+    """Return a status that our caller gave. Raises `UsageError` for one that does not exist."""
+    if not isinstance(status, int) or not 100 <= status <= 599:
+        raise UsageError(f"{status!r} is not an HTTP status; give one from 200 to 599")
+    return status
+
+
 class Response:
     """An HTTP response: a status, header fields, and a whole body.
 
@@ -287,8 +294,7 @@ class Response:
         *,
         raw_head: bytes | None = None,
     ) -> None:
-        if not isinstance(status, int) or not 100 <= status <= 599:
-            raise UsageError(f"{status!r} is not an HTTP status; give one from 200 to 599")
+        check_status(status)
         if body and (status < 200 or status in (204, 304)):
             raise UsageError(f"a response with status {status} has no body (RFC 9110 §6.4.1); leave the body out")
         self.status = status
