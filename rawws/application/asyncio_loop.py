@@ -25,6 +25,7 @@ from rawws.application.asyncio_call import AsyncioCall
 from rawws.application.asyncio_side import AsyncioSide
 from rawws.application.handover import Handover
 from rawws.application.loop import GRACE_S, ReceiveNow, Track
+from rawws.application.outbox import Outbox
 from rawws.application.parcels import Parcel
 from rawws.application.server_side import ServerSide
 from rawws.application.spec import Application, Receive, Scope, Send
@@ -201,8 +202,7 @@ class _Thread(trio.abc.Instrument):
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._end = asyncio.Event()
-        self._outgoing = Handover(self._wake_server)
-        self._server_call: Callable[[], None] | None = None  # for the server's thread, which isn't woken yet
+        self._outbox = Outbox(self._wake_server, self._loop.call_soon)
         self._is_up.set()
         await self._end.wait()
 
@@ -211,28 +211,19 @@ class _Thread(trio.abc.Instrument):
 
     def start_call(self, call: AsyncioSide, app: Application, scope: Scope, context: contextvars.Context) -> None:
         assert self._loop is not None
-        task = self._loop.create_task(call.run(app, scope), context=context)
+        task = self._loop.create_task(self._outbox.run(call.run(app, scope)), context=context)
         self._tasks.add(task)  # the loop itself keeps no task alive
 
     def end_call(self) -> None:
-        """Forget the task that runs now, and hand over its last parcel at once."""
+        """Forget the task that runs now, whose last parcel crosses with its last step."""
         task = asyncio.current_task()
         assert task is not None
         self._tasks.discard(task)
-        self._wake_server_now()
 
     def to_server(self, take: Callable[[Parcel], None]) -> Callable[[Parcel], None]:
         """Return a function that hands parcels to the server's thread."""
-        return lambda parcel: self._outgoing.post(partial(take, parcel))
+        return lambda parcel: self._outbox.post(take, parcel)
 
     def _wake_server(self, call: Callable[[], None]) -> None:
-        assert self._loop is not None
-        self._server_call = call
-        # At the end of this turn of the loop, so that what the turn still does crosses together with this.
-        self._loop.call_soon(self._wake_server_now)
-
-    def _wake_server_now(self) -> None:
-        if self._server_call is not None:
-            call, self._server_call = self._server_call, None
-            with contextlib.suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(call)
+        with contextlib.suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(call)

@@ -108,6 +108,7 @@ class ServerSide:
         self._is_closed = True
         self._error = None
         self._parcels.clear()
+        self.other = None  # which knows this one, too: the two would be kept until they are collected
         if self._receiving is not None:
             self._receiving.cancel()
 
@@ -121,8 +122,8 @@ class ServerSide:
                     self._tell(error)
 
     def _tell(self, error: BaseException) -> None:
-        assert self.other is not None
-        self._post(partial(self.other.fail, error))
+        if self.other is not None:
+            self._post(partial(self.other.fail, error))
 
     def _ask(self) -> None:
         """Have the next event fetched, by a task that is started for the first one."""
@@ -140,7 +141,9 @@ class ServerSide:
     @trio.lowlevel.enable_ki_protection
     async def _pull(self) -> None:
         """Fetch an event each time that the application asks for one, until the call ends."""
-        assert self.other is not None
+        other = self.other
+        if other is None:  # the call has ended meanwhile
+            return
         assert self._receiving is not None
         with self._receiving:
             while not self._is_closed:
@@ -149,7 +152,7 @@ class ServerSide:
                     await trio.lowlevel.wait_task_rescheduled(self._abort_puller)
                 self._asked -= 1
                 # Without a name for the events, which would keep them until the next ones come.
-                self._post(partial(self.other.arrive, await self._fetch()))
+                self._post(partial(other.arrive, await self._fetch()))
 
     async def _fetch(self) -> list[Any]:
         """Return the next event, or the error of receiving it, and the events that may cross together with it."""

@@ -111,13 +111,12 @@ class CleanExchange:
         self.check_turn("Response")
         if close or status < 200 or status in (204, 304):
             return None
-        lengths = [value for name, value in fields if _lower(name) == b"content-length"]
-        if len(lengths) != 1 or not _LENGTH.fullmatch(lengths[0]):
+        lengths: list[bytes] = []
+        head = _write_head(status, fields, _JUDGED_IN_RESPONSES, lengths)
+        if head is None or len(lengths) != 1 or not _LENGTH.fullmatch(lengths[0]):
             return None
-        head = _write_head(status, fields, _JUDGED_IN_RESPONSES)
-        if head is not None:
-            self._left = 0 if self._is_head else int(lengths[0])
-            self._sent = _Sent.HEAD
+        self._left = 0 if self._is_head else int(lengths[0])
+        self._sent = _Sent.HEAD
         return head
 
     def send_body(self, data: bytes) -> bytes:
@@ -141,7 +140,7 @@ class CleanExchange:
         self.check_turn("InformationalResponse")
         if not self._wants_upgrade:
             return None
-        head = _write_head(101, fields, _JUDGED_IN_SWITCHES)
+        head = _write_head(101, fields, _JUDGED_IN_SWITCHES, [])
         if head is not None:
             self._sent = _Sent.SWITCHED
         return head
@@ -189,13 +188,17 @@ def _is_clean(headers: Headers) -> bool:
     return "Upgrade" not in headers or bool(headers.tokens("Upgrade"))
 
 
-def _write_head(status: int, fields: Sequence[tuple[bytes, bytes]], judged: frozenset[bytes]) -> bytes | None:
-    """Return a head, or None if h11 has to judge one of its fields."""
+def _write_head(
+    status: int, fields: Sequence[tuple[bytes, bytes]], judged: frozenset[bytes], lengths: list[bytes]
+) -> bytes | None:
+    """Return a head, or None if h11 has to judge one of its fields. Values of Content-Length are added to a list."""
     lines = [_status_line(status)]
     for name, value in fields:
         lower = _lower(name)
         if lower is None or lower in judged or not _VALUE.fullmatch(value):
             return None
+        if lower == b"content-length":
+            lengths.append(value)
         lines.append(b"%b: %b\r\n" % (name, value))
     lines.append(b"\r\n")
     return b"".join(lines)
