@@ -19,10 +19,12 @@ import sniffio
 import trio
 
 from rawws import logs
+from rawws.application.asyncio_call import AsyncioCall
 from rawws.application.asyncio_side import AsyncioSide
 from rawws.application.handover import Handover
 from rawws.application.loop import GRACE_S, ReceiveNow, Track
-from rawws.application.parcels import Ended, Parcel
+from rawws.application.outbox import Outbox
+from rawws.application.parcels import Parcel
 from rawws.application.server_side import ServerSide
 from rawws.application.spec import Application, Receive, Scope, Send
 from rawws.application.whereabouts import THREAD_NAME, place_of_thread
@@ -49,7 +51,7 @@ class AsyncioLoop:
         self._make_loop = make_loop
         self._thread: _Thread | None = None
         self._nursery: trio.Nursery | None = None
-        self._calls: set[ServerSide] = set()
+        self._calls: set[AsyncioCall] = set()
         self._left_alone: LeftAlone | None = None
         self.failure: BaseException | None = None
 
@@ -77,12 +79,12 @@ class AsyncioLoop:
 
     def _give_up(self, *, is_early: bool) -> None:
         """The loop has ended, so that nothing can be answered any more."""
-        for call in self._calls:
-            call.take(Ended(RawwsError("the loop in which the application runs has ended")))
+        for call in list(self._calls):
+            call.give_up(RawwsError("the loop in which the application runs has ended"))
         if is_early and self._nursery is not None:
             self._nursery.cancel_scope.cancel()
 
-    async def call(
+    def begin(
         self,
         app: Application,
         scope: Scope,
@@ -90,7 +92,7 @@ class AsyncioLoop:
         send: Send,
         receive_now: ReceiveNow | None = None,
         track: Track | None = None,
-    ) -> None:
+    ) -> AsyncioCall:
         thread, nursery = self._thread, self._nursery
         if thread is None or nursery is None or thread.has_ended:
             raise UsageError("an application on asyncio can be called only while its loop runs")
@@ -103,36 +105,27 @@ class AsyncioLoop:
         if sniffio.current_async_library_cvar.get() is not None:
             context.run(sniffio.current_async_library_cvar.set, None)  # that of the server's loop
         thread.inbox.post(partial(thread.start_call, theirs, app, scope, context))
-        self._calls.add(ours)
-        try:
-            error = await ours.serve()
-        except trio.Cancelled:
-            thread.inbox.post(theirs.cancel)
-            error = await self._wait_cancelled(ours, theirs, thread)
-            if error is None:
-                raise
-        finally:
-            self._calls.discard(ours)
-            ours.close()
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del error  # its traceback has this frame
+        call = AsyncioCall(ours, theirs, thread.inbox.post, self._calls.discard, thread.patience, self._leave_alone)
+        self._calls.add(call)
+        return call
 
-    async def _wait_cancelled(self, ours: ServerSide, theirs: AsyncioSide, thread: _Thread) -> BaseException | None:
-        """Return the error that a cancelled call has raised, if it is one of its own.
+    async def call(
+        self,
+        app: Application,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        receive_now: ReceiveNow | None = None,
+        track: Track | None = None,
+    ) -> None:
+        await self.begin(app, scope, receive, send, receive_now, track).follow(bool)
 
-        A call may take `GRACE_S` to end.
-        """
-        patience_s = 0.0 if thread.is_blocked else GRACE_S
-        with trio.CancelScope(deadline=trio.current_time() + patience_s, shield=True):
-            return await ours.serve_cancelled()
-        if thread.is_blocked:
-            thread.tell_blocked()
+    def _leave_alone(self, call: AsyncioSide) -> None:
+        """Tell of a call that goes on after its cancellation."""
+        if self._thread is not None and self._thread.is_blocked:
+            self._thread.tell_blocked()
         elif self._left_alone is not None:
-            self._left_alone.add(theirs.place())
-        return None
+            self._left_alone.add(call.place())
 
 
 class LeftAlone:
@@ -163,8 +156,13 @@ class LeftAlone:
         logs.server_line(logging.ERROR, FAULT, text)
 
 
-class _Thread:
-    """The thread in which a loop of asyncio runs. The server's thread owns this object."""
+class _Thread(trio.abc.Instrument):
+    """The thread in which a loop of asyncio runs. The server's thread owns this object.
+
+    As an instrument of trio's, it learns when the server's thread has nothing else to do. Only then is the
+    application's thread woken, for all that was posted in this turn. If it were woken earlier, both would compete for
+    Python's lock.
+    """
 
     def __init__(self, make_loop: MakeLoop | None, on_end: _OnEnd) -> None:
         """``on_end`` is called in the server's thread when the loop has ended."""
@@ -175,6 +173,7 @@ class _Thread:
         self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
         self._is_up = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None  # as long as it runs
+        self._server_posts: Callable[[], None] | None = None  # for the application's thread, which isn't woken yet
         self._over = trio.Event()
         self._is_stopping = False
         self._woken_at: float | None = None  # the time of a wakeup that the loop hasn't heeded yet
@@ -190,6 +189,7 @@ class _Thread:
         self.inbox = Handover(self._wake)
         self._thread.start()
         self._is_up.wait()
+        trio.lowlevel.add_instrument(self)
 
     async def stop(self, *, is_told_of: bool) -> None:
         """Stop the loop. Tasks that still run in it are cancelled, and have `GRACE_S` to end.
@@ -199,9 +199,9 @@ class _Thread:
         self._is_stopping = True
         if not self.has_ended:
             self.inbox.post(self._begin_end)
-        patience_s = 0.0 if self.is_blocked else GRACE_S
-        with trio.CancelScope(deadline=trio.current_time() + patience_s, shield=True) as patience:
+        with trio.CancelScope(deadline=trio.current_time() + self.patience(), shield=True) as patience:
             await self._over.wait()
+        trio.lowlevel.remove_instrument(self)
         if not patience.cancelled_caught:
             return
         if self.is_blocked:
@@ -211,10 +211,15 @@ class _Thread:
             logs.server_line(logging.ERROR, FAULT, f"{text}; it is left alone")
 
     def _wake(self, call: Callable[[], None]) -> None:
-        if self._loop is not None:
-            self._woken_at = trio.current_time()
-            with contextlib.suppress(RuntimeError):  # the loop is closed; every call gets to know that
-                self._loop.call_soon_threadsafe(self._heed, call)
+        self._server_posts = call
+
+    def before_io_wait(self, timeout: float) -> None:
+        if self._server_posts is not None:
+            call, self._server_posts = self._server_posts, None
+            if self._loop is not None:
+                self._woken_at = trio.current_time()
+                with contextlib.suppress(RuntimeError):  # the loop is closed; every call gets to know that
+                    self._loop.call_soon_threadsafe(self._heed, call)
 
     def _heed(self, call: Callable[[], None]) -> None:
         """In the application's thread: the loop has a turn."""
@@ -232,6 +237,10 @@ class _Thread:
     def is_blocked(self) -> bool:
         """Whether the application blocks the loop, and has done so for `GRACE_S` since something was to reach it."""
         return self._blocked_s >= GRACE_S
+
+    def patience(self) -> float:
+        """Return the seconds that something cancelled in the loop has to end: none while the loop is blocked."""
+        return 0.0 if self.is_blocked else GRACE_S
 
     async def wait_blocked(self) -> None:
         """Return when the loop is blocked. The log says so."""
@@ -274,8 +283,7 @@ class _Thread:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._end = asyncio.Event()
-        self._outgoing = Handover(self._wake_server)
-        self._server_call: Callable[[], None] | None = None  # for the server's thread, which isn't woken yet
+        self._outbox = Outbox(self._wake_server, self._loop.call_soon)
         self._is_up.set()
         await self._end.wait()
 
@@ -284,28 +292,19 @@ class _Thread:
 
     def start_call(self, call: AsyncioSide, app: Application, scope: Scope, context: contextvars.Context) -> None:
         assert self._loop is not None
-        task = self._loop.create_task(call.run(app, scope), context=context)
+        task = self._loop.create_task(self._outbox.run(call.run(app, scope)), context=context)
         self._tasks.add(task)  # the loop itself keeps no task alive
 
     def end_call(self) -> None:
-        """Forget the task that runs now, and hand over its last parcel at once."""
+        """Forget the task that runs now, whose last parcel crosses with its last step."""
         task = asyncio.current_task()
         assert task is not None
         self._tasks.discard(task)
-        self._wake_server_now()
 
     def to_server(self, take: Callable[[Parcel], None]) -> Callable[[Parcel], None]:
         """Return a function that hands parcels to the server's thread."""
-        return lambda parcel: self._outgoing.post(partial(take, parcel))
+        return lambda parcel: self._outbox.post(take, parcel)
 
     def _wake_server(self, call: Callable[[], None]) -> None:
-        assert self._loop is not None
-        self._server_call = call
-        # At the end of this turn of the loop, so that what the turn still does crosses together with this.
-        self._loop.call_soon(self._wake_server_now)
-
-    def _wake_server_now(self) -> None:
-        if self._server_call is not None:
-            call, self._server_call = self._server_call, None
-            with contextlib.suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(call)
+        with contextlib.suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(call)

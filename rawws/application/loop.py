@@ -24,6 +24,21 @@ ReceiveNow = Callable[[], Message | None]
 Track = Callable[[Callable[[], int]], None]
 
 
+class Call(Protocol):
+    """A call of an application that runs by itself. It has to be followed until it has ended."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the application has returned."""
+
+    async def follow(self, may_leave: Callable[[], bool]) -> None:
+        """Make the calls of ``receive`` and ``send`` that the application wants, until it has ended.
+
+        Returns earlier if nothing is to be done at present and ``may_leave`` returns True. Raises what the application
+        raises. A cancellation is passed on to the application, which has some time to clean up, and ends the call.
+        """
+
+
 class ApplicationLoop(Protocol):
     """Calls an application. All of its methods belong to the thread in which the server's trio runs."""
 
@@ -49,6 +64,17 @@ class ApplicationLoop(Protocol):
 
         It never returns for a loop that can't be blocked apart from the server's.
         """
+
+    def begin(
+        self,
+        app: Application,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        receive_now: ReceiveNow | None = None,
+        track: Track | None = None,
+    ) -> Call | None:
+        """Begin what `call` does, if the application then runs by itself. None where `call` needs a task of its own."""
 
     async def call(
         self,
@@ -82,6 +108,9 @@ class TrioLoop:
 
     async def wait_blocked(self) -> None:
         await trio.sleep_forever()
+
+    def begin(self, *_: object) -> None:
+        return None
 
     async def call(
         self,

@@ -60,16 +60,27 @@ class ServerSide:
             trio.lowlevel.reschedule(self._sleeper)
             self._sleeper = None
 
-    async def serve(self) -> BaseException | None:
-        """Do what the application's parcels say until it ends. Return the error that it has raised."""
+    async def serve(self, may_leave: Callable[[], bool]) -> bool:
+        """Do what the application's parcels say until it ends; return True then.
+
+        Returns False when all parcels are dealt with, and ``may_leave`` says that others may wait.
+        """
         while not isinstance(parcel := await self._next(), Ended):
             await self._heed(parcel)
-        try:
-            return parcel.error or self._error
-        finally:
-            del parcel  # an error's traceback may have this frame: the circle would keep a stream open
+            if not self._parcels and may_leave():
+                return False
+        self._error = parcel.error or self._error
+        return True
+
+    def take_error(self) -> BaseException | None:
+        """Return the error that the application has raised, once."""
+        error, self._error = self._error, None
+        return error
 
     async def _heed(self, parcel: Parcel) -> None:
+        if type(parcel) is dict:  # as nearly every one
+            await self._forward(parcel)
+            return
         match parcel:
             case Mark():
                 error, self._error = self._error, None
@@ -97,6 +108,7 @@ class ServerSide:
         self._is_closed = True
         self._error = None
         self._parcels.clear()
+        self.other = None  # which knows this one, too: the two would be kept until they are collected
         if self._receiving is not None:
             self._receiving.cancel()
 
@@ -110,8 +122,8 @@ class ServerSide:
                     self._tell(error)
 
     def _tell(self, error: BaseException) -> None:
-        assert self.other is not None
-        self._post(partial(self.other.fail, error))
+        if self.other is not None:
+            self._post(partial(self.other.fail, error))
 
     def _ask(self) -> None:
         """Have the next event fetched, by a task that is started for the first one."""
@@ -129,7 +141,9 @@ class ServerSide:
     @trio.lowlevel.enable_ki_protection
     async def _pull(self) -> None:
         """Fetch an event each time that the application asks for one, until the call ends."""
-        assert self.other is not None
+        other = self.other
+        if other is None:  # the call has ended meanwhile
+            return
         assert self._receiving is not None
         with self._receiving:
             while not self._is_closed:
@@ -138,7 +152,7 @@ class ServerSide:
                     await trio.lowlevel.wait_task_rescheduled(self._abort_puller)
                 self._asked -= 1
                 # Without a name for the events, which would keep them until the next ones come.
-                self._post(partial(self.other.arrive, await self._fetch()))
+                self._post(partial(other.arrive, await self._fetch()))
 
     async def _fetch(self) -> list[Any]:
         """Return the next event, or the error of receiving it, and the events that may cross together with it."""

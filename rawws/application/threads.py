@@ -38,6 +38,9 @@ class Threads:
     async def wait_blocked(self) -> None:
         await trio.sleep_forever()
 
+    def begin(self, *_: object) -> None:
+        return None
+
     async def call(
         self,
         app: Any,

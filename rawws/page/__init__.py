@@ -34,6 +34,7 @@ from rawws.wire.trace import shorten
 __all__ = ["HOME", "TRACE", "About", "Access", "CaseGrant", "Page"]
 
 TRACE = HOME + "trace"
+_AT_HOME = frozenset({HOME, HOME.removesuffix("/")})
 
 
 class Page:
@@ -119,11 +120,11 @@ class Page:
     def answer(self, request: Request) -> Response | None:
         """Return the answer to a request that is meant for the page; None for any other."""
         path = request.path or ""
-        is_at_home = path in (HOME, HOME.removesuffix("/"))
+        is_at_home = path in _AT_HOME
         is_link = (
-            request.method in ("GET", "HEAD")
+            (is_at_home or (path == "/" and self._at_root))
+            and request.method in ("GET", "HEAD")
             and token_of(request) is not None
-            and (is_at_home or (path == "/" and self._at_root))
         )
         if not is_link and not is_at_home and not path.startswith(HOME):
             return None
@@ -151,12 +152,22 @@ class _PageFirst(Middleware):
         return self._page.is_own(request) or super().is_own(request)
 
     async def serve_exchange(self, exchange: Exchange) -> None:
-        response = self._page.answer(exchange.request)
+        response = self._answer(exchange.request)
         if response is None and self.elsewhere is not None:
             await self.elsewhere.serve_exchange(exchange)
-        else:
+        elif response is not None:
             await exchange.discard_body()
-            await exchange.answer(response or Response(404, f"Nothing is here; the page is at {HOME}.\n", [NO_STORE]))
+            await exchange.answer(response)
+
+    def answer_now(self, request: Request, *, stopping: bool) -> Response | Refusal | None:
+        return self._answer(request) or super().answer_now(request, stopping=stopping)
+
+    def _answer(self, request: Request) -> Response | None:
+        """Return the answer to a request; None for one that the other app has to answer."""
+        response = self._page.answer(request)
+        if response is None and self.elsewhere is None:
+            return Response(404, f"Nothing is here; the page is at {HOME}.\n", [NO_STORE])
+        return response
 
 
 class _OwnOrigin(Origins):

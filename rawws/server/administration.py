@@ -75,6 +75,9 @@ class AdminApp(Middleware):
         await exchange.discard_body()
         await exchange.answer(await self._answer(exchange, path))
 
+    def answer_now(self, request: Request, *, stopping: bool) -> Response | Refusal | None:
+        return None if request.path in METHODS else super().answer_now(request, stopping=stopping)
+
     async def _answer(self, exchange: Exchange, path: str) -> Response | Refusal:
         request = exchange.request
         if request.method == "OPTIONS":
@@ -149,11 +152,21 @@ class ReservedApp(Middleware):
         self.elsewhere: HttpApp = elsewhere
 
     async def serve_exchange(self, exchange: Exchange) -> None:
-        if f"{exchange.request.path}/".startswith(OWN_PATHS):
+        if _is_reserved(exchange.request):
             await exchange.discard_body()
-            await exchange.answer(Response(404, "Nothing is here: this path is reserved.\n", [NO_STORE]))
+            await exchange.answer(_NOTHING_HERE)
         else:
             await self.elsewhere.serve_exchange(exchange)
+
+    def answer_now(self, request: Request, *, stopping: bool) -> Response | Refusal | None:
+        return _NOTHING_HERE if _is_reserved(request) else super().answer_now(request, stopping=stopping)
+
+
+_NOTHING_HERE = Response(404, "Nothing is here: this path is reserved.\n", [NO_STORE])
+
+
+def _is_reserved(request: Request) -> bool:
+    return f"{request.path}/".startswith(OWN_PATHS)
 
 
 def _no_room(path: str) -> Refusal:

@@ -225,6 +225,12 @@ class HttpApp(Protocol):
     async def serve_exchange(self, exchange: Exchange) -> None:
         """Answer one request. An exception is logged, and answered with 500 if no response has begun."""
 
+    def answer_now(self, request: Request, *, stopping: bool) -> Response | Refusal | None:
+        """Return what `serve_exchange` would answer to a GET or HEAD without a body, if that needs no waiting.
+
+        None has `serve_exchange` called. ``stopping`` says whether the server is.
+        """
+
     def lifespan(self) -> AbstractAsyncContextManager[None]:
         """Return a context that lasts from before the server listens until after the last exchange."""
 
@@ -245,6 +251,10 @@ class Middleware:
     async def serve_exchange(self, exchange: Exchange) -> None:
         """Answer one request, or have the other app answer it."""
         raise NotImplementedError
+
+    def answer_now(self, request: Request, *, stopping: bool) -> Response | Refusal | None:
+        """Return the other app's answer."""
+        return None if self.elsewhere is None else self.elsewhere.answer_now(request, stopping=stopping)
 
     def lifespan(self) -> AbstractAsyncContextManager[None]:
         """Return the other app's lifespan."""

@@ -32,6 +32,7 @@ from rawws.server.asgi_conversation import Conversation
 from rawws.server.asgi_endpoints import endpoints, websocket_paths
 from rawws.server.asgi_lifespan import Lifespan, NeedsOtherLoop, log_fault
 from rawws.server.asgi_socket import SocketConversation, Untaken
+from rawws.wire.messages import Request
 from rawws.wire.trace import STATE
 
 # A second slash would make the next word a host's name where an application redirects to it; to browsers a backslash is
@@ -156,11 +157,11 @@ class AsgiApp:
         calls = self._running
         conversation = Conversation(exchange, self._make_pace())
         scope: dict[str, Any] = {"type": "http", "scheme": exchange.scheme, "method": exchange.request.method.upper()}
-        # In a task of its own, which outlives the response: the next request on this connection doesn't wait for what
-        # the application does in the background, nor does it see its context variables.
-        calls.start_soon(conversation.run, self._loop, self._app, scope | self._scope(exchange))
         with exchange.on_stop(conversation.heed_stop):
-            await conversation.wait_answered()
+            await conversation.answer(self._loop, self._app, scope | self._scope(exchange), calls)
+
+    def answer_now(self, request: Request, *, stopping: bool) -> None:
+        """Return None: an application has to be asked."""
 
     async def answer_upgrade(self, exchange: UpgradeExchange) -> Acceptance | Refusal | None:
         """Have the application decide about one request for a WebSocket. `UpgradeApp` describes the result."""

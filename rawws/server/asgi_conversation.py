@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import h11
 import trio
 
 from rawws import logs
 from rawws.application.leaving import is_about_leaving
-from rawws.application.loop import ApplicationLoop
+from rawws.application.loop import ApplicationLoop, Call
 from rawws.application.pace import LEAST_BYTES_PER_S, Pace
 from rawws.application.spec import Application, ClientDisconnected, Message, Scope
 from rawws.broadcast.stream_encodings import EVENTS
@@ -18,7 +20,8 @@ from rawws.errors import RETRY_SOON, SHUTTING_DOWN, RawwsError, Refusal, UsageEr
 from rawws.hooks import is_application_error, log_failure
 from rawws.server.apps import Body, Exchange
 from rawws.server.exchange import ClientError
-from rawws.wire.messages import Response
+from rawws.server.quick_lock import QuickLock
+from rawws.wire.messages import check_status
 from rawws.wire.trace import FAULT, STATE, mask_target
 
 _DISCONNECT = "http.disconnect"
@@ -66,16 +69,43 @@ class Conversation:
         self._call = trio.CancelScope()
         self._failure: BaseException | None = None  # the exception that the application raised
         self._settled = trio.Event()  # the response is complete, or the application has returned
-        self._receiving = trio.Lock()  # only one task at a time may wait for the socket
+        self._receiving = QuickLock()  # only one task at a time may wait for the socket
         self._wait: trio.CancelScope | None = None  # the scope of the task that waits
-        self._sending = trio.Lock()
+        self._sending = QuickLock()
+
+    async def answer(self, loop: ApplicationLoop, app: Application, scope: Scope, calls: trio.Nursery) -> None:
+        """Have the application answer in its loop. Return when the response is complete.
+
+        What the application does afterwards is followed in the nursery. Raises the exception that has prevented the
+        response.
+        """
+        asgi = (app, scope, self.receive, self.send, self.receive_now, self._exchange.count)
+        call = loop.begin(*asgi)
+        if call is None:
+            # In a task of its own, which outlives the response: the next request on this connection doesn't wait for
+            # what the application does in the background, nor does it see its context variables.
+            calls.start_soon(self._record, partial(loop.call, *asgi))
+        else:
+            await self._follow(call, calls)
+        await self._wait_answered()
+
+    async def _follow(self, call: Call, calls: trio.Nursery) -> None:
+        """Follow a call until the response is complete, and have the rest of it followed in the nursery."""
+        try:
+            await self._record(partial(call.follow, lambda: self._complete))
+        finally:
+            if self._receiving.locked():
+                await self._end_call()
+        if not call.has_ended:
+            self._call = trio.CancelScope()
+            calls.start_soon(self._record, partial(call.follow, bool))
 
     @trio.lowlevel.enable_ki_protection
-    async def run(self, loop: ApplicationLoop, app: Application, scope: Scope) -> None:
-        """Call the application in its loop, and record its return or its exception."""
+    async def _record(self, follow: Callable[[], Awaitable[None]]) -> None:
+        """Follow the application's call, and record its return or its exception."""
         try:
             with self._call:
-                await loop.call(app, scope, self.receive, self.send, self.receive_now, self._exchange.count)
+                await follow()
         except BaseException as error:
             if not is_application_error(error):
                 raise
@@ -94,10 +124,11 @@ class Conversation:
         """Whether the whole response has been sent."""
         return self._complete
 
-    async def wait_answered(self) -> None:
+    async def _wait_answered(self) -> None:
         """Wait until the response is complete. Raises the exception that has prevented it."""
         try:
-            await self._settled.wait()
+            if not self._settled.is_set():
+                await self._settled.wait()
         finally:
             if not self._complete or self._receiving.locked():
                 await self._end_call()
@@ -120,8 +151,8 @@ class Conversation:
             if not self._complete:
                 self._call.cancel()
                 await self._settled.wait()
-            async with self._receiving:
-                pass
+            await self._receiving.acquire()
+            self._receiving.release()
 
     def _explain(self) -> BaseException:
         """Return why the application has returned without completing its response."""
@@ -187,7 +218,7 @@ class Conversation:
         Applications ask whether the client has gone by cancelling this at once. So there is no checkpoint here: an
         exchange looks before it waits.
         """
-        await acquire(self._receiving)
+        await self._receiving.acquire()
         try:
             if self._complete or self._gone:
                 return {"type": _DISCONNECT}
@@ -244,7 +275,7 @@ class Conversation:
             raise UsageError(f"an ASGI application can't send {kind!r} in answer to an HTTP request")
         if message.get("more_body"):
             await trio.lowlevel.checkpoint()  # otherwise a stream to a fast client would block all others
-        await acquire(self._sending)
+        await self._sending.acquire()
         try:
             await self._send(kind, message)
         except ClientDisconnected:
@@ -277,11 +308,15 @@ class Conversation:
         for name, value in message.get("headers", ()):
             if not isinstance(name, bytes) or not isinstance(value, bytes):
                 raise UsageError(f"the ASGI application's header {name!r}: {value!r} must be two byte strings")
-            if name.lower() != b"transfer-encoding":  # "the server must ignore it"
-                headers.append((name, value))
-        self._head = Response(message["status"]).status, headers  # it raises for a status that does not exist
-        self._has_length = any(name.lower() == b"content-length" for name, _ in headers)
-        self._is_event_stream = any(_is_event_stream(name, value) for name, value in headers)
+            lower = name.lower()
+            if lower == b"transfer-encoding":  # "the server must ignore it"
+                continue
+            headers.append((name, value))
+            if lower == b"content-length":
+                self._has_length = True
+            elif lower == b"content-type" and _is_event_stream(value):
+                self._is_event_stream = True
+        self._head = check_status(message["status"]), headers
         self.heed_stop()
         # A head that gives the length waits for the body, so that there can still be a 500 if none comes. Without a
         # length it is a stream, whose first piece may be long in coming: an EventSource opens with the head.
@@ -329,14 +364,5 @@ class Conversation:
             self._wait.cancel()
 
 
-async def acquire(lock: trio.Lock) -> None:
-    """Acquire a lock. There is no checkpoint if the lock is free, as in almost every request."""
-    try:
-        lock.acquire_nowait()
-    except trio.WouldBlock:
-        await lock.acquire()
-
-
-def _is_event_stream(name: bytes, value: bytes) -> bool:
-    kind = value.partition(b";")[0].strip().lower()
-    return name.lower() == b"content-type" and kind == EVENTS.content_type.encode("ascii")
+def _is_event_stream(content_type: bytes) -> bool:
+    return content_type.partition(b";")[0].strip().lower() == EVENTS.content_type.encode("ascii")

@@ -14,7 +14,8 @@ from rawws.application.spec import Application, ClientDisconnected, Message, Sco
 from rawws.errors import RETRY_SOON, Cause, ConnectionClosed, Refusal
 from rawws.hooks import is_application_error, log_failure
 from rawws.server.apps import Acceptance, UpgradeExchange
-from rawws.server.asgi_conversation import Conversation, acquire
+from rawws.server.asgi_conversation import Conversation
+from rawws.server.quick_lock import QuickLock
 from rawws.websocket import WebSocket
 from rawws.websocket.internals import close_because, count_besides, has_waiting_messages, take_waiting_message
 from rawws.wire.asgi_websocket import ABNORMAL, Accept, AsgiWebSocket, Close, Deny, Reject, Send, TooLate, event_of
@@ -69,7 +70,7 @@ class SocketConversation:
         self._decided = trio.Event()  # there is a decision, or there will be none
         self._settled = trio.Event()  # the WebSocket is there, or there will be none
         self._returned = trio.Event()
-        self._receiving = trio.Lock()
+        self._receiving = QuickLock()
         self._wait: trio.CancelScope | None = None  # the scope of the task that waits for a message
 
     @trio.lowlevel.enable_ki_protection
@@ -206,7 +207,7 @@ class SocketConversation:
 
         Cancelling this loses no message.
         """
-        await acquire(self._receiving)
+        await self._receiving.acquire()
         try:
             while (event := self._state.next_event()) is None:
                 if self._state.is_exhausted:

@@ -30,7 +30,7 @@ from rawws.server.config import ServerState
 from rawws.wire.http1 import HttpEvent, HttpPhase, Signal
 from rawws.wire.messages import NO_STORE, Headers, Request, Response
 from rawws.wire.role import Role
-from rawws.wire.trace import FAULT, OUT, STATE, TIMER, head_lines, mask_target
+from rawws.wire.trace import FAULT, IN, OUT, STATE, TIMER, head_lines, mask_target
 
 # A connection in its HTTP phase, with its task (measured). h11's state takes 1 KiB more, and is made for few of them.
 CONNECTION_BYTES = 8 * KIB
@@ -97,6 +97,8 @@ class HttpConnection:
         self.request: Request | None = None  # the one that is being answered
         self.also_held_bytes = 0  # for that request: its complete body, and tasks that wait
         self.held_for_call: Callable[[], int] = int  # returns the bytes that the application's call holds for it
+        self.taken: Request | None = None  # received while the connection rested, and not answered yet
+        self.unsent = b""  # of the answer to a request that was answered at once
 
     def announce(self) -> None:
         """Report the connection to the log and the tracer, unless that was done before."""
@@ -138,12 +140,18 @@ class HttpConnection:
         self.is_quiet = is_own is not None and isinstance(request, Request) and is_own(request)
         if not self.is_quiet:
             self.announce()
+        if self.is_watched:
+            self.config.tracer.head(self.number, Role.CLIENT, self.http.raw_head)
+        if logs.http.isEnabledFor(logging.DEBUG) and not self.is_quiet:
+            for text in head_lines(self.http.raw_head):
+                self.log(logs.http, logging.DEBUG, IN, text)
 
     @property
     def held_bytes(self) -> int:
         """The bytes of memory that it uses, without a body that is being received or sent."""
         held = CONNECTION_BYTES + self.transport.held_bytes + self.http.held_bytes + self.also_held_bytes
         held += self.held_for_call()
+        held += len(self.unsent)
         return held if self.request is None else held + self.request.held_bytes
 
     def end_request(self) -> None:
@@ -264,15 +272,19 @@ class HttpConnection:
         await self.send_response(Response.from_refusal(refusal), logger, close=close)
 
     async def send_response(self, response: Response, logger: logging.Logger, *, close: bool = False) -> None:
-        self.answered = response
         if logger is logs.handshake:
             self.server.handshakes[response.status] += 1
-        head, body = self.http.respond_apart(response, self.common_fields(response.headers), close=close)
+        head, body = self.write_response(response, close=close)
         if len(body) < RECEIVE_BYTES:
             await self.send(head + body, logger)
         else:  # several clients may be sent the same body at a time, so it isn't copied
             await self.send(head, logger)
             await self.send(body)
+
+    def write_response(self, response: Response, *, close: bool = False) -> tuple[bytes, bytes]:
+        """Return the head of a whole response, and its body, to be sent now."""
+        self.answered = response
+        return self.http.respond_apart(response, self.common_fields(response.headers), close=close)
 
     def common_fields(self, own: Headers = _NO_FIELDS) -> list[tuple[bytes, bytes]]:
         """Return the fields of every response, but those that it has as its ``own``.
@@ -291,20 +303,36 @@ class HttpConnection:
 
         ``of`` is what the data is a part of. It counts as memory while this waits.
         """
+        sent = self.try_send(data, logger)
+        if sent < len(data):
+            await self._send_slowly(data, sent, of.obj if isinstance(of, memoryview) else of)
+
+    def try_send(self, data: bytes, logger: logging.Logger | None = None) -> int:
+        """Send what the kernel takes now of data, and return how many bytes that was; a logger gets its head."""
         if logger is not None and logger.isEnabledFor(logging.DEBUG) and not self.is_quiet:
             for text in head_lines(data.partition(b"\r\n\r\n")[0]):
                 self.log(logger, logging.DEBUG, OUT, text)
         if logger is not None and self.is_watched:
             self.config.tracer.head(self.number, Role.SERVER, data[: data.find(b"\r\n\r\n") + 4])
         try:
-            sent = self.transport.try_send(data)
-            if sent < len(data):
-                await self._send_slowly(data, sent, of.obj if isinstance(of, memoryview) else of)
+            return self.transport.try_send(data)
         except OSError:
             self.is_lost = True
             raise
 
+    async def send_unsent(self) -> None:
+        """Send the rest of an answer. Raises TimeoutError when the client doesn't read."""
+        await self._send_slowly(self.unsent, 0, b"")
+        self.unsent = b""
+
     async def _send_slowly(self, data: bytes, sent: int, of: Any) -> None:
+        try:
+            await self._send_in_pieces(data, sent, of)
+        except OSError:
+            self.is_lost = True
+            raise
+
+    async def _send_in_pieces(self, data: bytes, sent: int, of: Any) -> None:
         with current_loop().memory.track(lambda: (data, of)) as scope, memoryview(data) as view:
             while sent < len(data):
                 # Each piece has a deadline of its own, so that a large response can reach a slow reader.

@@ -204,8 +204,9 @@ class HttpExchange(Exchange):
 
     async def start_response(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: Body = b"") -> None:
         names = {name.lower() for name, _ in headers}
-        added = [(name, value) for name, value in self._connection.common_fields() if name.lower() not in names]
-        head = self._connection.http.begin_response(status, [*added, *headers], close=self._closes)
+        fields = [field for field in self._connection.common_fields() if field[0].lower() not in names]
+        fields += headers
+        head = self._connection.http.begin_response(status, fields, close=self._closes)
         try:
             head += self._connection.http.send_body(bytes(body[:PIECE_BYTES])) if body else b""
         finally:  # a body that is too long for its head doesn't keep the head back

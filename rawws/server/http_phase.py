@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import ssl
 from dataclasses import dataclass, replace
+from functools import partial
 
 import trio
 
@@ -21,6 +22,7 @@ from rawws.net.tls import explain_client
 from rawws.net.transport import Transport
 from rawws.relay.loop import current_loop
 from rawws.server.apps import Adopt
+from rawws.server.at_once import take
 from rawws.server.connection import HttpConnection
 from rawws.server.exchange import NO_MEMORY, ClientError, HttpExchange
 from rawws.server.upgrade import Upgraded, upgrade
@@ -28,8 +30,7 @@ from rawws.wire.first_bytes import is_proxy_header
 from rawws.wire.handshake import wants_websocket
 from rawws.wire.http1 import PROXY_PROTOCOL, Signal
 from rawws.wire.messages import Request
-from rawws.wire.role import Role
-from rawws.wire.trace import FAULT, IN, STATE, TIMER, head_lines, mask_target
+from rawws.wire.trace import FAULT, STATE, TIMER, mask_target
 
 PLAIN_ON_TLS_PORT = Refusal(400, "plain_on_tls_port", "This port speaks TLS: use https:// or wss://.")
 # Such a proxy passes TLS through, and so can't add X-Forwarded-For.
@@ -67,6 +68,7 @@ async def serve_http(connection: HttpConnection) -> Upgraded | HandedOver | None
         level = logging.DEBUG if connection.is_quiet or connection.is_idle else logging.INFO
         connection.log(logs.http, level, FAULT, f"lost in the HTTP phase: {error.strerror or error}")
     finally:
+        connection.server.resting.forget(connection.transport)
         if upgraded is None:
             connection.transport.close()
             if connection.is_announced:
@@ -103,7 +105,8 @@ async def _serve_requests(connection: HttpConnection) -> Upgraded | HandedOver |
     if connection.transport.has_handshake and not await _begin_tls(connection):
         return None
     while True:
-        request = await _receive_head(connection)
+        request = connection.taken or await _receive_head(connection)
+        connection.taken = None
         if request is None:
             connection.log(logs.http, logging.DEBUG, STATE, "closed by the client without a further request")
             connection.transport.shutdown_write()  # a bare close would end TLS without its alert (RFC 8446 §6.1)
@@ -164,11 +167,6 @@ async def _receive_head(connection: HttpConnection) -> Request | Refusal | None:
 
 async def _handle_event(connection: HttpConnection, request: Request | Refusal) -> Upgraded | None:
     connection.begin_request(request)
-    if connection.is_watched:
-        connection.config.tracer.head(connection.number, Role.CLIENT, connection.http.raw_head)
-    if logs.http.isEnabledFor(logging.DEBUG) and not connection.is_quiet:
-        for text in head_lines(connection.http.raw_head):
-            connection.log(logs.http, logging.DEBUG, IN, text)
     if isinstance(request, Refusal):
         await connection.refuse(logs.http, request)
     elif await _is_refused(connection, request):
@@ -230,18 +228,27 @@ async def _answer(connection: HttpConnection, request: Request) -> None:
 async def _wait_for_next(connection: HttpConnection) -> bool:
     """Wait for the first byte of another request; return False when the connection has ended or was idle too long."""
     # The task of an application has sent its response some turns of the loop ago, so that a busy client's next request
-    # has often arrived. A deadline would add a tenth to its cost.
+    # has often arrived. To rest would add a tenth to its cost.
     if connection.answered is None and (data := connection.transport.try_receive()) is not None:
         await trio.lowlevel.cancel_shielded_checkpoint()
         connection.http.receive_data(data)
         return True
-    rest_until = trio.current_time() + connection.config.limits.keep_alive_timeout_s
-    with trio.move_on_at(rest_until) as rest, connection.interruptible_by_stop(rest, True):
-        data = await connection.transport.receive()
-    if rest.cancelled_caught:
-        data = connection.transport.try_receive()
+    while await _rest(connection):
+        if not connection.unsent:
+            return True
+        await connection.send_unsent()
+        connection.http.start_next_request()
+        if connection.http.request_begun:
+            return True
+    data = connection.transport.try_receive()
     if data is None:
         connection.log(logs.http, logging.DEBUG, TIMER, "closed by us: no further request in time")
         return False
     connection.http.receive_data(data)
     return True
+
+
+async def _rest(connection: HttpConnection) -> bool:
+    """Answer requests at once as long as that is possible; return False when no more have come in time."""
+    rest_s = connection.config.limits.keep_alive_timeout_s
+    return await connection.server.resting.rest(connection.transport, partial(take, connection), rest_s)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from rawws.errors import UsageError
+from rawws.errors import Refusal, UsageError
 from rawws.extras import install_command
 from rawws.hub.hub import Hub
 from rawws.hub.paths import METRICS
 from rawws.relay.loop import current_loop
 from rawws.server.apps import Exchange, HttpApp, Middleware
-from rawws.wire.messages import NO_STORE, Response
+from rawws.wire.messages import NO_STORE, Request, Response
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -42,7 +42,7 @@ class MetricsApp(Middleware):
         self._worker = worker
 
     async def serve_exchange(self, exchange: Exchange) -> None:
-        if exchange.request.path != METRICS or exchange.request.method not in ("GET", "HEAD"):
+        if not _asks_for_metrics(exchange.request):
             await self.elsewhere.serve_exchange(exchange)
             return
         await exchange.discard_body()
@@ -51,6 +51,13 @@ class MetricsApp(Middleware):
         body = self._prometheus.generate_latest(registry)
         headers = [("Content-Type", self._prometheus.CONTENT_TYPE_LATEST), NO_STORE]
         await exchange.answer(Response(200, body, headers))
+
+    def answer_now(self, request: Request, *, stopping: bool) -> Response | Refusal | None:
+        return None if _asks_for_metrics(request) else super().answer_now(request, stopping=stopping)
+
+
+def _asks_for_metrics(request: Request) -> bool:
+    return request.path == METRICS and request.method in ("GET", "HEAD")
 
 
 class _Figures:

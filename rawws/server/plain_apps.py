@@ -47,7 +47,7 @@ class HelloApp:
         self._obstacle = obstacle
         self._allowed = (*ALLOWED_METHODS, *methods)
 
-    def answer(self, request: Request, *, stopping: bool = False) -> Response | Refusal:
+    def answer_now(self, request: Request, *, stopping: bool = False) -> Response | Refusal:
         allowed = ALLOWED_METHODS if is_own(request.path or "") else self._allowed
         if request.method == "OPTIONS":
             return answer_options(allowed)
@@ -72,7 +72,7 @@ class HelloApp:
 
     async def serve_exchange(self, exchange: Exchange) -> None:
         await exchange.discard_body()
-        await exchange.answer(self.answer(exchange.request, stopping=exchange.stopping))
+        await exchange.answer(self.answer_now(exchange.request, stopping=exchange.stopping))
 
     def lifespan(self) -> AbstractAsyncContextManager[None]:
         return nullcontext()

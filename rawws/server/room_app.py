@@ -86,12 +86,16 @@ class RoomApp(Middleware):
             case _:
                 await self.elsewhere.serve_exchange(exchange)
 
+    def answer_now(self, request: Request, *, stopping: bool) -> Response | Refusal | None:
+        # To ask about grants, and to load a room, may take time.
+        if (request.path or "") in self._paths and _find_reader(request, read_request(request)) is not None:
+            return None
+        return super().answer_now(request, stopping=stopping)
+
     async def _read(self, exchange: Exchange, path: str) -> None:
         request = exchange.request
         reading = read_request(request)
-        # A query that can't be read is answered, whatever it asks for.
-        asked = RoomQuery(polls=True) if isinstance(reading, Refusal) else reading
-        reader = next((reader for reader in READERS if reader.suits(request, asked)), None)
+        reader = _find_reader(request, reading)
         if reader is None:
             await self.elsewhere.serve_exchange(exchange)
             return
@@ -137,6 +141,13 @@ def rooms(
     if admin_token is None:
         return app
     return AdminApp(hub, ReservedApp(app), TokenHolders(SharedToken(check_admin_token(admin_token))))
+
+
+def _find_reader(request: Request, reading: RoomQuery | Refusal) -> RoomReader | None:
+    """Return the way to read a room that a request asks for, if it does; ``reading`` is what its query says."""
+    # A query that can't be read is answered, whatever it asks for.
+    asked = RoomQuery(polls=True) if isinstance(reading, Refusal) else reading
+    return next((reader for reader in READERS if reader.suits(request, asked)), None)
 
 
 def _answer_options(request: Request) -> Response:

@@ -53,9 +53,10 @@ class Stream:
         self._encoding = encoding
 
     def suits(self, request: Request, reading: RoomQuery) -> bool:
+        if not self._encoding.suits(reading):
+            return False
         polls = reading.polls or reading.wants_peers
-        accepts = request.accepts(self._encoding.content_type, rather_than="application/json" if polls else None)
-        return accepts and self._encoding.suits(reading)
+        return request.accepts(self._encoding.content_type, rather_than="application/json" if polls else None)
 
     async def answer(
         self, exchange: Exchange, hub: Hub, path: str, reading: RoomQuery, *, policy: PublishPolicy, admitted: Admitted

@@ -143,7 +143,7 @@ class Server:
             self._config.tracer.list_open = self._list_open
             loop.memory.extra_usage.add(self._config.tracer.held_bytes)
             stack.callback(loop.memory.extra_usage.discard, self._config.tracer.held_bytes)
-            async with trio.open_nursery() as tasks:
+            async with self._state.resting.running(), trio.open_nursery() as tasks:
                 tasks.start_soon(self._accept_all, tasks)
                 task_status.started(self)
                 await self._stop.wait()

@@ -32,7 +32,7 @@ class Hosts:
 
     def allow(self, host: str) -> bool:
         """Say whether a ``Host`` is allowed, in any case, with or without a port."""
-        return "*" in self._names or name_of(host) in self._names or is_local_name(host)
+        return is_local_name(host) or "*" in self._names or name_of(host) in self._names
 
     def refuse(self, request: Request) -> Refusal | None:
         """Return a refusal for a request that was not meant for this server; None for others (RFC 9110 §7.4)."""

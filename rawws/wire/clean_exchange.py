@@ -18,7 +18,7 @@ from http import HTTPStatus
 import h11
 
 from rawws.limits import Limits
-from rawws.wire.messages import Headers, Request
+from rawws.wire.messages import Headers, Request, Response
 
 # RFC 9110 §7.2: a host with an optional port, after RFC 3986 §3.2.2 without user information.
 HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
@@ -27,14 +27,18 @@ LINE_BYTES = 32
 
 _TOKEN = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
 _HEAD = re.compile(rb'(GET|HEAD) (/[!"$-~]*) HTTP/1\.1\r\n((?:' + _TOKEN + rb":[\t -~]*\r\n)*)\r\n")
+# A field of a head that the pattern above has matched. White space at the end of the value is left.
+_FIELD = re.compile(r"([^:]+):[\t ]*([^\r]*)\r\n")
 # Fields that say how the message ends, or that want an answer before it does.
-_ABOUT_FRAMING = ("content-length", "transfer-encoding", "expect")
+_ABOUT_FRAMING = frozenset({"content-length", "transfer-encoding", "expect"})
+_ABOUT_CONNECTION = frozenset({"connection", "upgrade"})
 
 _NAME = re.compile(_TOKEN)
 _VALUE = re.compile(rb"(?:[!-~]+(?:[ \t]+[!-~]+)*)?")
 _LENGTH = re.compile(rb"[0-9]{1,15}")
 # Fields that change what comes after the head, or that h11 puts elsewhere.
 _JUDGED_IN_RESPONSES = frozenset({b"connection", b"host", b"transfer-encoding", b"upgrade"})
+_JUDGED_IN_WHOLE = frozenset({"connection", "content-length", "host", "transfer-encoding", "upgrade"})
 _JUDGED_IN_SWITCHES = frozenset({b"content-length", b"host", b"transfer-encoding"})
 
 
@@ -80,6 +84,24 @@ class CleanExchange:
     # Output. h11 has to write whatever a method returns None for. A part that is out of turn raises
     # `h11.LocalProtocolError`: h11 doesn't know what was sent here, and would write a second head into the body.
 
+    def respond(self, response: Response, more_fields: Sequence[tuple[bytes, bytes]]) -> tuple[bytes, bytes] | None:
+        """Return a whole response as its head and its body, or None. ``more_fields`` come before its own."""
+        self.check_turn("Response")
+        status, headers = response.status, response.headers
+        if status < 200 or status in (204, 304) or headers.has_any(_JUDGED_IN_WHOLE):
+            return None
+        own = headers.lines()
+        if not own and len(headers):
+            return None
+        lines = [_status_line(status)]
+        for field in more_fields:
+            if (line := _common_line(*field)) is None:
+                return None
+            lines.append(line)
+        lines += own, b"Content-Length: %d\r\n\r\n" % len(response.body)
+        self._sent = _Sent.ALL
+        return b"".join(lines), b"" if self._is_head else response.body
+
     def begin_response(
         self, status: int, fields: Sequence[tuple[bytes, bytes]], *, close: bool = False
     ) -> bytes | None:
@@ -87,13 +109,12 @@ class CleanExchange:
         self.check_turn("Response")
         if close or status < 200 or status in (204, 304):
             return None
-        lengths = [value for name, value in fields if _lower(name) == b"content-length"]
-        if len(lengths) != 1 or not _LENGTH.fullmatch(lengths[0]):
+        lengths: list[bytes] = []
+        head = _write_head(status, fields, _JUDGED_IN_RESPONSES, lengths)
+        if head is None or len(lengths) != 1 or not _LENGTH.fullmatch(lengths[0]):
             return None
-        head = _write_head(status, fields, _JUDGED_IN_RESPONSES)
-        if head is not None:
-            self._left = 0 if self._is_head else int(lengths[0])
-            self._sent = _Sent.HEAD
+        self._left = 0 if self._is_head else int(lengths[0])
+        self._sent = _Sent.HEAD
         return head
 
     def send_body(self, data: bytes) -> bytes:
@@ -117,7 +138,7 @@ class CleanExchange:
         self.check_turn("InformationalResponse")
         if not self._wants_upgrade:
             return None
-        head = _write_head(101, fields, _JUDGED_IN_SWITCHES)
+        head = _write_head(101, fields, _JUDGED_IN_SWITCHES, [])
         if head is not None:
             self._sent = _Sent.SWITCHED
         return head
@@ -142,12 +163,10 @@ def read_clean(received: bytearray, limits: Limits, room: int) -> CleanExchange 
     match = _HEAD.match(received)
     if match is None or match.end() > room or match.end(2) + len(b" HTTP/1.1\r") > limits.max_target_bytes + LINE_BYTES:
         return None
-    lines = match[3].decode("ascii").split("\r\n")
-    lines.pop()  # after the last line's end
-    fields = []
-    for line in lines:
-        name, _, value = line.partition(":")
-        fields.append((name, value.strip(" \t")))
+    lines = match[3].decode("ascii")
+    fields = _FIELD.findall(lines)
+    if " \r" in lines or "\t\r" in lines:
+        fields = [(name, value.rstrip(" \t")) for name, value in fields]
     headers = Headers(fields)
     if len(fields) > limits.max_headers or not _is_clean(headers):
         return None
@@ -158,23 +177,38 @@ def read_clean(received: bytearray, limits: Limits, room: int) -> CleanExchange 
 
 def _is_clean(headers: Headers) -> bool:
     hosts = headers.get_all("Host")
-    if len(hosts) != 1 or not HOST.fullmatch(hosts[0]) or any(name in headers for name in _ABOUT_FRAMING):
+    if len(hosts) != 1 or not HOST.fullmatch(hosts[0]) or headers.has_any(_ABOUT_FRAMING):
         return False
+    if not headers.has_any(_ABOUT_CONNECTION):
+        return True
     if "Connection" in headers and "close" in headers.tokens("Connection"):
         return False
     return "Upgrade" not in headers or bool(headers.tokens("Upgrade"))
 
 
-def _write_head(status: int, fields: Sequence[tuple[bytes, bytes]], judged: frozenset[bytes]) -> bytes | None:
-    """Return a head, or None if h11 has to judge one of its fields."""
+def _write_head(
+    status: int, fields: Sequence[tuple[bytes, bytes]], judged: frozenset[bytes], lengths: list[bytes]
+) -> bytes | None:
+    """Return a head, or None if h11 has to judge one of its fields. Values of Content-Length are added to a list."""
     lines = [_status_line(status)]
     for name, value in fields:
         lower = _lower(name)
         if lower is None or lower in judged or not _VALUE.fullmatch(value):
             return None
+        if lower == b"content-length":
+            lengths.append(value)
         lines.append(b"%b: %b\r\n" % (name, value))
     lines.append(b"\r\n")
     return b"".join(lines)
+
+
+@lru_cache(maxsize=16)
+def _common_line(name: bytes, value: bytes) -> bytes | None:
+    """Return the line of a field that all responses have, or None if h11 has to judge it. Each Date is new."""
+    lower = _lower(name)
+    if lower is None or lower in _JUDGED_IN_RESPONSES or lower == b"content-length" or not _VALUE.fullmatch(value):
+        return None
+    return b"%b: %b\r\n" % (name, value)
 
 
 @lru_cache(maxsize=256)

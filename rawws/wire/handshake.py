@@ -90,6 +90,9 @@ class Handshake:
         return Response(101, b"", Headers(fields))
 
 
+_OF_A_WEBSOCKET = frozenset({"sec-websocket-key", "sec-websocket-version"})
+
+
 def wants_websocket(request: Request) -> bool:
     """Say whether a request means to open a WebSocket, well or badly.
 
@@ -97,9 +100,7 @@ def wants_websocket(request: Request) -> bool:
     has a Sec-WebSocket-Key but no Upgrade does mean it: a proxy in between has dropped the header.
     """
     headers = request.headers
-    return (
-        "websocket" in headers.tokens("Upgrade") or "Sec-WebSocket-Key" in headers or "Sec-WebSocket-Version" in headers
-    )
+    return headers.has_any(_OF_A_WEBSOCKET) or "websocket" in headers.tokens("Upgrade")
 
 
 def check_method(request: Request) -> RequestCheck:

@@ -193,6 +193,18 @@ class HttpPhase:
                         return refusal
                     return Signal.NEED_DATA
 
+    def next_clean_request(self) -> Request | None:
+        """Return the next request if its head is clean, with the end of its body, which is empty.
+
+        Otherwise None, and `next_event` says what there is.
+        """
+        if not (self._in_head and self._fast_lane and self._made_h11 is None):
+            return None
+        request = self._read_clean()
+        if self._clean is not None:
+            self._clean.end_was_told = True
+        return request
+
     # Checks of a head
 
     def _read_clean(self) -> Request | None:
@@ -361,6 +373,11 @@ class HttpPhase:
 
         ``more_fields`` come before the response's own.
         """
+        if self._clean is not None and self._clean.end_was_told and not close:
+            whole = self._clean.respond(response, more_fields)
+            if whole is not None:
+                self.response_status = response.status
+                return whole
         fields = [*more_fields, *response.headers.raw()]
         if response.status not in (204, 304):  # RFC 9110 §8.6: no length where there is no body
             fields.append((b"Content-Length", str(len(response.body)).encode()))

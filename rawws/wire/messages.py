@@ -7,7 +7,7 @@ LF in a value would end the header field and begin another one (RFC 9110 §5.5).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TypeVar, overload
@@ -48,14 +48,20 @@ class Headers:
     value.
     """
 
-    __slots__ = ("_fields", "_values")
+    __slots__ = ("_fields", "_lines", "_values")
 
     def __init__(self, fields: Sequence[tuple[str, str]] | None = None) -> None:
         fields = fields or ()
         self._fields = tuple(fields)
+        self._lines: bytes | None = None  # once they were asked for
         self._values: dict[str, list[str]] = {}
+        values = self._values
         for name, value in fields:
-            self._values.setdefault(name.lower(), []).append(value)
+            lower = name.lower()
+            if lower in values:
+                values[lower].append(value)
+            else:
+                values[lower] = [value]
 
     @classmethod
     def checked(cls, given: FieldsLike) -> Headers:
@@ -105,7 +111,13 @@ class Headers:
     def get(self, name: str, default: object = None) -> object:
         """Return what ``headers[name]`` does, or the default when there is no such field."""
         values = self._values.get(name.lower())
-        return default if values is None else ", ".join(values)
+        if values is None:
+            return default
+        return values[0] if len(values) == 1 else ", ".join(values)
+
+    def has_any(self, names: Set[str]) -> bool:
+        """Say whether there is a field with one of these names, which are in lower case."""
+        return not names.isdisjoint(self._values)
 
     def get_all(self, name: str) -> list[str]:
         """Return the value of every field of that name."""
@@ -127,6 +139,17 @@ class Headers:
     def raw(self) -> list[tuple[bytes, bytes]]:
         """Return the fields as h11 takes them."""
         return [(name.encode("ascii"), value.encode("ascii")) for name, value in self._fields]
+
+    def lines(self) -> bytes:
+        """Return the fields as they go on the wire, each as a line; empty if one of them can't be sent as it is.
+
+        They are kept, since one response often answers many requests.
+        """
+        if self._lines is None:
+            is_sound = all(_TOKEN.fullmatch(name) and _VALUE.fullmatch(value) for name, value in self._fields)
+            lines = (f"{name}: {value}\r\n" for name, value in self._fields)
+            self._lines = "".join(lines).encode("ascii") if is_sound else b""
+        return self._lines
 
 
 # RFC 7239, RFC 9110 §7.6.3, and what nginx's manual has everybody add; beside X-Forwarded-*.
@@ -152,6 +175,10 @@ class Request:
     body: bytes = field(repr=False, default=b"")  # the whole body, where it was read before the application was called
     action: str = ""  # the access to its path's room that it needs: "read", "write", "read write", or none
     client: str = ""  # the address of its sender, or the one that a trusted proxy reports; empty if that isn't known
+    _path: str | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_path", _path_of(self.target))
 
     @property
     def held_bytes(self) -> int:
@@ -161,11 +188,7 @@ class Request:
     @property
     def path(self) -> str | None:
         """The target's path without its query; None when it has none, as ``*`` (RFC 9112 §3.2)."""
-        if self.target.startswith("/"):
-            return self.target.partition("?")[0]
-        if absolute := _ABSOLUTE_FORM.match(self.target):
-            return absolute[2] or "/"
-        return None
+        return self._path
 
     @property
     def authority(self) -> str:
@@ -173,7 +196,7 @@ class Request:
 
         RFC 9112 §3.2.2 has it in this order. Empty when there is none, as HTTP/1.0 allows.
         """
-        if absolute := _ABSOLUTE_FORM.match(self.target):
+        if not self.target.startswith("/") and (absolute := _ABSOLUTE_FORM.match(self.target)):
             return absolute[1]
         return self.headers.get("Host") or ""
 
@@ -188,7 +211,7 @@ class Request:
         If the field also accepts ``rather_than``, by ``*/*`` too, the weight of that must not be higher (RFC 9110
         §12.5.1).
         """
-        if not any(media_type in value.lower() for value in self.headers.get_all("Accept")):
+        if media_type not in self.headers.get("Accept", "").lower():
             return False  # as for nearly every request; to take the field apart costs more
         weights: dict[str, float] = {}
         for media_range, *parameters in self.headers.elements("Accept"):
@@ -228,6 +251,13 @@ class Request:
         return "Transfer-Encoding" in self.headers
 
 
+def _path_of(target: str) -> str | None:
+    if target.startswith("/"):
+        return target.partition("?")[0]
+    absolute = _ABSOLUTE_FORM.match(target)
+    return absolute and (absolute[2] or "/")
+
+
 def _weight_of(parameters: Sequence[str]) -> float | None:
     """Return the weight of a media range, 0 if it is not acceptable; None for an invalid weight (RFC 9110 §12.4.2)."""
     for parameter in parameters:
@@ -235,6 +265,13 @@ def _weight_of(parameters: Sequence[str]) -> float | None:
         if name.strip().lower() == "q":
             return float(value) if _WEIGHT.fullmatch(value.strip()) else None
     return 1.0
+
+
+def check_status(status: object) -> int:
+    """Return a status that our caller gave. Raises `UsageError` for one that does not exist."""
+    if not isinstance(status, int) or not 100 <= status <= 599:
+        raise UsageError(f"{status!r} is not an HTTP status; give one from 200 to 599")
+    return status
 
 
 class Response:
@@ -257,8 +294,7 @@ class Response:
         *,
         raw_head: bytes | None = None,
     ) -> None:
-        if not isinstance(status, int) or not 100 <= status <= 599:
-            raise UsageError(f"{status!r} is not an HTTP status; give one from 200 to 599")
+        check_status(status)
         if body and (status < 200 or status in (204, 304)):
             raise UsageError(f"a response with status {status} has no body (RFC 9110 §6.4.1); leave the body out")
         self.status = status

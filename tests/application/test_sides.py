@@ -80,7 +80,7 @@ async def test_bytes_on_their_way_are_counted() -> None:
         half = ServerSide(receive, send, lambda _: None, nursery, receive_now)
         half.other = Side().half
         try:
-            nursery.start_soon(half.serve)
+            nursery.start_soon(half.serve, bool)
             for wrong in (3, None):
                 half.take({"type": "websocket.send", "bytes": wrong})
             for _ in range(4):

@@ -383,7 +383,7 @@ async def test_nothing_is_formatted_when_debug_is_off(
     def formatted(*_: object) -> NoReturn:
         pytest.fail("something was formatted that nobody reads")
 
-    for name in ("logs.frame_line", "logs.frame_hex", "server.http_phase.head_lines", "server.connection.head_lines"):
+    for name in ("logs.frame_line", "logs.frame_hex", "server.connection.head_lines"):
         monkeypatch.setattr(f"rawws.{name}", formatted)
     monkeypatch.setattr("rawws.wire.checks.Check.__str__", formatted)
     caplog.set_level(logging.INFO, "rawws")

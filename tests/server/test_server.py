@@ -131,10 +131,11 @@ async def test_an_error_of_our_own_in_the_http_phase_costs_its_connection_alone(
 
     client = await running.connect()
     with monkeypatch.context() as stumbling:
-        stumbling.setattr(rawws.server.plain_apps.HelloApp, "answer", stumble)
+        stumbling.setattr(rawws.server.plain_apps.HelloApp, "answer_now", stumble)
         assert (await client.ask(get())).status == 500
-    (error,) = [record for record in caplog.records if record.exc_info]
-    assert error.getMessage() == "#1 ! the http handler failed at /"
+        assert (await client.ask(get())).status == 500  # now the connection rests when it comes
+    errors = [record.getMessage() for record in caplog.records if record.exc_info]
+    assert errors == ["#1 ! the http handler failed at /"] * 2
     assert (await client.ask(get())).body == b"hi there"
     assert (await (await running.connect()).ask(get())).body == b"hi there"
 
