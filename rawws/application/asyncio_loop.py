@@ -105,7 +105,14 @@ class AsyncioLoop:
         if sniffio.current_async_library_cvar.get() is not None:
             context.run(sniffio.current_async_library_cvar.set, None)  # that of the server's loop
         thread.inbox.post(partial(thread.start_call, theirs, app, scope, context))
-        call = AsyncioCall(ours, theirs, thread.inbox.post, self._calls.discard, thread.patience, self._leave_alone)
+        call = AsyncioCall(
+            ours,
+            theirs,
+            thread.inbox.post,
+            self._calls.discard,
+            thread.patience,
+            partial(self._leave_alone, thread),
+        )
         self._calls.add(call)
         return call
 
@@ -120,10 +127,10 @@ class AsyncioLoop:
     ) -> None:
         await self.begin(app, scope, receive, send, receive_now, track).follow(bool)
 
-    def _leave_alone(self, call: AsyncioSide) -> None:
+    def _leave_alone(self, thread: _Thread, call: AsyncioSide) -> None:
         """Tell of a call that goes on after its cancellation."""
-        if self._thread is not None and self._thread.is_blocked:
-            self._thread.tell_blocked()
+        if thread.is_blocked:
+            thread.tell_blocked()
         elif self._left_alone is not None:
             self._left_alone.add(call.place())
 
@@ -212,12 +219,12 @@ class _Thread(trio.abc.Instrument):
 
     def _wake(self, call: Callable[[], None]) -> None:
         self._server_posts = call
+        self._woken_at = trio.current_time()
 
     def before_io_wait(self, timeout: float) -> None:
         if self._server_posts is not None:
             call, self._server_posts = self._server_posts, None
             if self._loop is not None:
-                self._woken_at = trio.current_time()
                 with contextlib.suppress(RuntimeError):  # the loop is closed; every call gets to know that
                     self._loop.call_soon_threadsafe(self._heed, call)
 

@@ -56,6 +56,7 @@ class AsyncioSide:
         self._error: BaseException | None = None  # of an event that was sent without waiting
         self._under_way = 0  # bytes that were sent since the application last waited
         self._task: asyncio.Task[None] | None = None
+        self._called: object = None  # what the application is awaited as
         self._is_closed = False
         self._farewell: Message | None = None
 
@@ -66,7 +67,7 @@ class AsyncioSide:
         try:
             if self._is_closed:  # it was cancelled before it began
                 raise asyncio.CancelledError
-            result = app(scope, self.receive, self.send)
+            self._called = result = app(scope, self.receive, self.send)
             if inspect.isawaitable(result):
                 await result
         except BaseException as error:
@@ -76,6 +77,7 @@ class AsyncioSide:
 
     def _end(self, error: BaseException | None) -> None:
         self._is_closed = True
+        self._called = None
         self._post(Ended(error))
         self._on_end()
 
@@ -156,7 +158,7 @@ class AsyncioSide:
 
     def place(self) -> str:
         """Return where the application's task is at present, such as ``/srv/shop.py:12, in report``."""
-        return "" if self._task is None else place_of_coroutine(self._task.get_coro())
+        return place_of_coroutine(self._called)
 
     def _wake_all(self) -> None:
         for waiter in self._waiting:

@@ -21,7 +21,7 @@ import sniffio
 import trio
 
 import rawws
-from rawws.application import asyncio_call, asyncio_loop, asyncio_side, choice, handover
+from rawws.application import asyncio_loop, asyncio_side, choice, handover
 from rawws.application.spec import ClientDisconnected, Message, Receive, Scope, Send
 from rawws.errors import RawwsError, UsageError
 from rawws.relay.loop import current_loop
@@ -521,8 +521,7 @@ async def test_a_cancelled_application_cleans_up(bounded: None) -> None:
 async def test_an_application_that_does_not_end_is_left_alone(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, bounded: None
 ) -> None:
-    for module in (asyncio_call, asyncio_loop):
-        monkeypatch.setattr(module, "GRACE_S", 0.2)
+    monkeypatch.setattr(asyncio_loop, "GRACE_S", 0.2)
     release = threading.Event()
 
     @only_http
