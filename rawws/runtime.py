@@ -161,14 +161,21 @@ def _needs_asyncio(error: BaseException) -> bool:
     return bool(begins and str(error).startswith(begins)) or _broke_in_asyncio(error)
 
 
-def hint_at_loop(lines: str) -> str:
-    """Return advice for an application that reports this traceback itself; empty if its loop isn't the cause."""
+def hint_at_loop(lines: str, *, is_on_trio: bool) -> str:
+    """Return a phrase of advice for an application that reports this error itself; empty for another cause.
+
+    Starlette reports a whole traceback, and Quart the message alone.
+    """
     last = lines.rpartition("\n")[2]
-    if _ASYNCIO_CALLER.replace(".", os.sep) in lines:
-        begins = tuple(f"RuntimeError: {words}" for words in _WORDS_OF_TRIO)
-        return f"\nIt needs trio, but rawws runs it on asyncio; {_ON_TRIO}." if last.startswith(begins) else ""
-    begins = tuple(f"{kind.__name__}: {words}" for kind, each in _WORDS.items() for words in each)
-    return f"\nIt needs asyncio, but rawws runs it on trio; {_ON_ASYNCIO}." if last.startswith(begins) else ""
+    words_of = _WORDS if is_on_trio else {RuntimeError: _WORDS_OF_TRIO}
+    begins = [
+        f"{name}{words}" for kind, each in words_of.items() for words in each for name in ("", f"{kind.__name__}: ")
+    ]
+    if not last.startswith(tuple(begins)):
+        return ""
+    if is_on_trio:
+        return f"it needs asyncio, but rawws runs it on trio; {_ON_ASYNCIO}"
+    return f"it needs trio, but rawws runs it on asyncio; {_ON_TRIO}"
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -95,9 +95,9 @@ class Lifespan:
         needs_other_loop = "" if self._error is None else explain_loop(self._error)
         if (message := self._startup_failed) is not None:
             message = message.rstrip()  # Starlette's is a whole traceback
-            hint = hint_at_loop(message)
+            hint = self._hint(message)
             space = "\n" if "\n" in message else " "
-            message = f" {needs_other_loop}" if needs_other_loop else f"{space}{message}{hint}"
+            message = f" {needs_other_loop}" if needs_other_loop else space + _advise(message, hint)
             kind = NeedsOtherLoop if (needs_other_loop or hint) and not is_last else UsageError
             raise kind(f"the ASGI application can't start:{message}") from self._error
         if needs_other_loop and not is_last:
@@ -124,7 +124,11 @@ class Lifespan:
         finally:
             self._scope.cancel()
         if self._shutdown_failed is not None and self._error is None:  # else it has been logged
-            log_fault(f"the ASGI application failed to shut down: {self._shutdown_failed}")
+            message = self._shutdown_failed.rstrip()
+            log_fault(f"the ASGI application failed to shut down: {_advise(message, self._hint(message))}")
+
+    def _hint(self, message: str) -> str:
+        return hint_at_loop(message, is_on_trio=self._loop.name == "trio")
 
     async def _wait_end(self) -> None:
         try:
@@ -156,3 +160,10 @@ class Lifespan:
 
 def log_fault(text: str) -> None:
     logs.server_line(logging.ERROR, FAULT, text)
+
+
+def _advise(message: str, hint: str) -> str:
+    """Return an application's own message, which may be a whole traceback, and advice after it."""
+    if not hint:
+        return message
+    return f"{message}\nI{hint[1:]}." if "\n" in message else f"{message}; {hint}"

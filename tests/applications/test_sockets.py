@@ -204,6 +204,8 @@ def test_quart_on_trio_is_told_to_use_asyncio(start_program: StartProgram) -> No
     program = start(start_program, "quart_sockets", "trio")
     assert refused(program, "/echo")[0] == 500
     assert "have it run there: --app-loop asyncio" in program.wait_for_line("it needs asyncio")
+    stop(program)
+    assert any("no running event loop; it needs asyncio, but rawws runs it on trio" in line for line in program.lines)
 
 
 # In a browser

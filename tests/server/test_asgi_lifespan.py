@@ -226,6 +226,12 @@ class FailsToStop(Life):
     ("message", "raises", "logged"),
     [
         ("still busy", False, "the ASGI application failed to shut down: still busy"),
+        (
+            "no running event loop",
+            False,
+            "the ASGI application failed to shut down: no running event loop; it needs asyncio, but rawws "
+            "runs it on trio; have it run there: --app-loop asyncio, or rawws.asgi(app, loop='asyncio')",
+        ),
         ("still busy", True, "the ASGI application's lifespan failed"),
         (None, True, "the ASGI application's lifespan failed"),
     ],
