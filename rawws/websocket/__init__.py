@@ -100,8 +100,16 @@ class WebSocket(WebSocketBase):
         return bool(self._inbox.items)
 
     async def _wait_for_item(self) -> None:
-        """Wait for an item, or raise if none can come any more. Queued frames go out first."""
+        """Wait for an item, or raise if none can come any more. Only one task at a time does so."""
         check_in_trio("ws.recv", is_async=True)
+        self._receiving = True
+        try:
+            await self._wait_for_news()
+        finally:
+            self._receiving = False
+
+    async def _wait_for_news(self) -> None:
+        """Wait until an item may have come, or raise if none can come any more. Queued frames go out first."""
         peer, inbox = self._peer, self._inbox
         if inbox.closed is not None:
             raise self._closed_error(inbox.closed)
@@ -112,11 +120,7 @@ class WebSocket(WebSocketBase):
         if inbox.deferred_close is not None:
             self._loop.send_deferred_close(peer)
             return
-        self._receiving = True
-        try:
-            await inbox.wait()
-        finally:
-            self._receiving = False
+        await inbox.wait()
         self._calls = 0
 
     async def _next_part(self) -> Message | MessagePart:
