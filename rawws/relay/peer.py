@@ -22,6 +22,7 @@ from rawws.limits import Limits
 from rawws.net.accept import Address
 from rawws.net.transport import RECEIVE_BYTES, Transport
 from rawws.relay.room_base import RoomBase
+from rawws.relay.sleepers import Sleepers
 from rawws.relay.writer import PeerWriter
 from rawws.tracing import Tracer
 from rawws.wire.events import Event, Message, MessagePart, PongReceived
@@ -289,7 +290,6 @@ class Inbox:
 
     __slots__ = (
         "__weakref__",
-        "_readers",
         "also_held",
         "closed",
         "deferred_close",
@@ -304,6 +304,7 @@ class Inbox:
         "owner",
         "paused",
         "pings",
+        "readers",
     )
 
     def __init__(self, limit: float) -> None:
@@ -320,7 +321,7 @@ class Inbox:
         self.own_bytes = 0  # memory of the program's WebSocket, without the messages in here
         self.is_released = False  # the program is done with the WebSocket
         self.also_held: Callable[[], int] | None = None  # returns the bytes that the program keeps for the peer
-        self._readers = trio.lowlevel.ParkingLot()
+        self.readers = Sleepers()  # the tasks that wait for an item, or for the end
         # Tasks with something to send wait here until the peer has taken earlier data.
         self.drained = trio.lowlevel.ParkingLot()
         self.drains = 0  # how many times the operating system has taken all that was queued
@@ -361,7 +362,7 @@ class Inbox:
             elif type(event) is PongReceived:
                 self.answer_ping(event.payload, trio.current_time())
             # Pings, closes and faults need nothing here: the session itself has acted on them.
-        self.wake()
+        self.readers.wake()
         stops = self.is_full and not self.paused and not closing
         if stops:
             self.paused = True
@@ -389,20 +390,11 @@ class Inbox:
         """Whether a message has been dropped, so that none may follow."""
         return self.limit == _NOTHING
 
-    async def wait(self) -> None:
-        """Wait until there is an item or the end. Cancelling loses nothing."""
-        await self._readers.park()
-
-    def wake(self) -> None:
-        """Wake the tasks that wait for an item."""
-        if self._readers:
-            self._readers.unpark_all()
-
     def end(self, closed: Closed) -> None:
         """Wake every task that waits, with the end of the connection; `Peer.end` calls this once."""
         self.closed = closed
         self.ended.set()
-        self.wake()
+        self.readers.wake()
         self.drained.unpark_all()
         for ping in self.pings.values():
             ping.answered.set()

@@ -120,7 +120,7 @@ class WebSocket(WebSocketBase):
         if inbox.deferred_close is not None:
             self._loop.send_deferred_close(peer)
             return
-        await inbox.wait()
+        await inbox.readers.sleep()
         self._calls = 0
 
     async def _next_part(self) -> Message | MessagePart:
@@ -202,10 +202,13 @@ class WebSocket(WebSocketBase):
         Raises `ConnectionClosed`; TypeError and ValueError for an invalid message.
         """
         check_in_trio("ws.send, message", is_async=True)
-        if not isinstance(message, Data) and isinstance(message, AsyncIterable):  # asking an abstract class takes long
+        if type(message) is str and text is None:  # as_message(), written out for most messages
+            opcode, payload = _TEXT, message.encode()
+        elif not isinstance(message, Data) and isinstance(message, AsyncIterable):  # an abstract class takes long
             await self._send_stream(message, text, compress=bool(compress))
             return
-        opcode, payload = as_message(message, text)
+        else:
+            opcode, payload = as_message(message, text)  # type: ignore[assignment]
         if self._calls >= CALLS_IN_A_ROW:
             await self._let_others_go()
         self._calls += 1

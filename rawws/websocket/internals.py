@@ -101,7 +101,7 @@ async def receive_or_wait(websocket: WebSocket) -> str | bytes | None:
 
 def wake_receivers(websocket: WebSocket) -> None:
     """Have every task in `receive_or_wait` return, to look at what else may have happened."""
-    _inbox_of(websocket).wake()
+    _inbox_of(websocket).readers.wake()
 
 
 def count_besides(websocket: WebSocket, held_bytes: Callable[[], int]) -> None:
