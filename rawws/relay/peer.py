@@ -25,7 +25,7 @@ from rawws.relay.room_base import RoomBase
 from rawws.relay.sleepers import Sleepers
 from rawws.relay.writer import PeerWriter
 from rawws.tracing import Tracer
-from rawws.wire.events import Event, Message, MessagePart, PongReceived
+from rawws.wire.events import MessagePart, PlainEvent, PlainMessage, PongReceived
 from rawws.wire.frames import MAX_CONTROL_PAYLOAD_BYTES
 from rawws.wire.session import Session
 
@@ -309,7 +309,7 @@ class Inbox:
 
     def __init__(self, limit: float) -> None:
         self.limit = limit
-        self.items: deque[Message | MessagePart] = deque()
+        self.items: deque[PlainMessage | MessagePart] = deque()
         self.paused = False  # the loop has stopped reading
         # The session has ended, and our close waits until the program has taken and answered the messages before it.
         self.deferred_close: bytes | None = None
@@ -344,9 +344,9 @@ class Inbox:
         if not self.items and self.also_held is None:
             return 0
         also = 0 if self.also_held is None else self.also_held()
-        return also + sum(len(item.payload) + WAITING_BYTES for item in self.items)
+        return also + sum(len(item[1]) + WAITING_BYTES for item in self.items)
 
-    def deliver(self, peer: Peer, events: Sequence[Event]) -> bool:
+    def deliver(self, peer: Peer, events: Sequence[PlainEvent]) -> bool:
         """Take the events of a read. Return whether reading has to stop until the program has taken some messages.
 
         After our close, or when the peer is lost, messages are taken while they fit. Reading must go on, or the peer's
@@ -354,9 +354,9 @@ class Inbox:
         """
         closing = peer.session.close_sent is not None or peer.lost is not None
         for event in events:
-            if type(event) is Message or type(event) is MessagePart:
+            if type(event) is tuple or type(event) is MessagePart:  # a whole message is a plain tuple
                 if not closing or not self.is_full:
-                    self.items.append(event)
+                    self.items.append(event)  # type: ignore[arg-type]
                 else:
                     self.take_no_more()
             elif type(event) is PongReceived:

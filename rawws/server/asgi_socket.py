@@ -208,7 +208,7 @@ class SocketConversation:
     async def receive(self) -> Message:
         """Return the next event: one ``websocket.connect``, messages, and then ``websocket.disconnect``.
 
-        Cancelling this loses no message. If several tasks receive, each message goes to one of them, and the end to all.
+        Cancelling this loses no message. Several tasks may receive: a message goes to one of them, and the end to all.
         """
         while (event := self._state.next_event()) is None:
             if self._state.is_exhausted:

@@ -134,7 +134,7 @@ class WebSocket(WebSocketBase):
         self._in_stream = type(item) is MessagePart and not item.final
         if not self._in_stream:
             self._session.end_streaming()
-        return item
+        return item if isinstance(item, MessagePart) else Message(*item)
 
     async def _skip_stream(self) -> None:
         while self._in_stream:
@@ -215,7 +215,7 @@ class WebSocket(WebSocketBase):
         peer, session = self._peer, self._session
         if peer.is_busy or self._sending_stream is not None or not self._can_send:
             await self._wait_to_send()
-        frames = session.message(opcode, payload, compress=compress)  # type: ignore[arg-type]
+        frames = session.message(opcode, payload, compress=compress)
         if self._inbox.items and not peer.rooms:
             self._loop.sending.send_soon(peer, frames)
         else:
