@@ -18,6 +18,7 @@ from rawws.broadcast.encodings import Encoding
 from rawws.broadcast.response_stream import ResponseStream
 from rawws.broadcast.token_bucket import TokenBucket
 from rawws.errors import Cause, Closed, ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
+from rawws.hooks import is_application_error
 from rawws.limits import Limits
 from rawws.net.accept import Address
 from rawws.net.transport import RECEIVE_BYTES, Transport
@@ -45,7 +46,7 @@ WAITING_BYTES = 120
 class PeerGroup:
     """The limits, the count and the tracer of all peers of one server, or of the one peer of a client."""
 
-    __slots__ = ("_gone", "_on_leave", "_shows_frames", "limits", "peer_count", "tracer")
+    __slots__ = ("_gone", "_on_leave", "_shows_frames", "limits", "on_program_end", "peer_count", "tracer")
 
     def __init__(
         self,
@@ -64,6 +65,9 @@ class PeerGroup:
         self._shows_frames = shows_frames
         self.peer_count = 0
         self._on_leave = on_leave
+        # Takes an exception that ends the program, such as SystemExit, which a callback of the program has raised, and
+        # returns whether it will be raised.
+        self.on_program_end: Callable[[BaseException], bool] | None = None
         self._gone = trio.Event()
 
     def show_frames(self, number: int, session: Session) -> None:
@@ -72,6 +76,16 @@ class PeerGroup:
             return
         on_frame = self.tracer.frame_watcher(number, session.our_role)
         session.watch(on_frame, max(MAX_CONTROL_PAYLOAD_BYTES, self.tracer.shown_bytes))
+
+    def takes_for_end(self, error: BaseException) -> bool:
+        """Pass on an exception of a callback if it ends the program, and return whether it will be raised.
+
+        The loop of all peers runs in a system task, where trio would take it for an error of trio's own. So the server
+        raises it. Without a server, it is a failure of the callback like any other.
+        """
+        if self.on_program_end is None or is_application_error(error):
+            return False
+        return self.on_program_end(error)
 
     def on_peer_gone(self, number: int) -> None:
         """Count one peer less. The loop calls this."""

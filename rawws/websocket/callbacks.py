@@ -16,7 +16,7 @@ import trio
 
 from rawws import logs
 from rawws.callables import check_plain
-from rawws.errors import Cause, Closed, UsageError
+from rawws.errors import SHUTTING_DOWN, Cause, Closed, UsageError
 from rawws.hooks import log_failure
 from rawws.limits import KIB, MAX_LAG_BYTES, Limits
 from rawws.net.poller import READABLE
@@ -311,6 +311,9 @@ class _Receiver(Inbox):
 
     def _fail(self, name: str, error: BaseException) -> None:
         websocket = self._websocket
+        if websocket._peer.endpoint.takes_for_end(error):
+            websocket._loop.close(websocket._peer, 1001, SHUTTING_DOWN, Cause.SHUTDOWN)
+            return
         if self.closed is not None:
             log_failure(logs.hub, websocket.id, f"the callback {name} failed", error)
             return
