@@ -75,6 +75,7 @@ TYPES = {
     "OnMessage": "`Callable[[Sender, str | bytes], str | bytes | bytearray | memoryview | Close | None]`",
     "ProcessRequest": "`Callable[[Request], Awaitable[Response | None] | Response | None]`",
     "ProcessResponse": "`Callable[[Request, Response], Awaitable[Response | None] | Response | None]`",
+    "PlainEvent": "An `Event`, with `tuple[Opcode, bytes | bytearray]` in place of a `Message`.",
     "Refusal": "Why a request is refused: `status`, `code`, `sentence`, `headers` and `hint`; see "
     "[Refusals](refusals.md).",
     "RequestCheck": "A `Check` whose problem is a `Refusal`.",

@@ -45,7 +45,7 @@ class ResponseStream:
         """Ignore the bytes that a client sends after its request: they can't be answered any more."""
         return []
 
-    def receive_data(self, data: bytes, most: float = 0) -> list[Event]:
+    def receive_plain(self, data: bytes, most: float = 0) -> list[Event]:
         return []
 
     def received(self, size: int) -> list[Event]:

@@ -7,13 +7,13 @@ from functools import partial
 
 from rawws import logs
 from rawws.broadcast.moderation import Answer, as_data, judge, moderate
-from rawws.errors import Cause, CloseFrame, Refusal
-from rawws.hooks import log_failure
+from rawws.errors import SHUTTING_DOWN, Cause, CloseFrame, Refusal
+from rawws.hooks import is_application_error, log_failure
 from rawws.hub.member import Member
 from rawws.hub.sender import Sender
 from rawws.relay.gates import Passage
 from rawws.relay.loop import current_loop
-from rawws.relay.peer import Peer
+from rawws.relay.peer import Peer, PeerGroup
 from rawws.relay.watchers import Watchers
 from rawws.wire.events import Message
 
@@ -21,6 +21,7 @@ OnMessage = Callable[[Sender, str | bytes], Answer]
 OnMember = Callable[[Member], object]
 
 _INTERNAL_ERROR = CloseFrame(1011, "internal error")
+_SHUTTING_DOWN = CloseFrame(1001, SHUTTING_DOWN)
 _FAILED = "on_message failed; its connection is closed with 1011"
 
 
@@ -40,6 +41,8 @@ class Moderator:
 
         frames, received, published, close, error = moderate(frames, ask)
         if error is not None:
+            if peer.endpoint.takes_for_end(error):
+                return Passage(frames, received - published, _SHUTTING_DOWN, Cause.SHUTDOWN)
             log_failure(logs.hub, peer.number, _FAILED, error)
             return Passage(frames, received - published, _INTERNAL_ERROR, Cause.ERROR)
         return Passage(frames, received - published, close)
@@ -50,6 +53,8 @@ class Moderator:
         try:
             verdict = judge(message, data, self._on_message(sender, data))
         except BaseException as error:
+            if not is_application_error(error):
+                raise
             log_failure(logs.hub, number, "on_message failed; its request is answered with 500", error)
             return Refusal(500, "internal_error", "The server failed to decide about this message.")
         if verdict is None:
@@ -75,6 +80,8 @@ class Attendance:
             try:
                 self._on_join(member)
             except BaseException as error:
+                if peer.endpoint.takes_for_end(error):
+                    return
                 log_failure(logs.hub, peer.number, "on_join failed; its connection is closed with 1011", error)
                 current_loop().close(peer, *_INTERNAL_ERROR, Cause.ERROR)
 
@@ -82,13 +89,15 @@ class Attendance:
         """Tell the program soon that a peer has left its room, unless it hasn't been told of the join."""
         member = self._present.pop(peer, None)
         if member is not None and self._on_leave is not None:
-            current_loop().calls.add(partial(_call, self._on_leave, member))
+            current_loop().calls.add(partial(_call, self._on_leave, member, peer.endpoint))
 
 
-def _call(on_leave: OnMember, member: Member) -> None:
+def _call(on_leave: OnMember, member: Member, endpoint: PeerGroup) -> None:
     try:
         on_leave(member)
     except BaseException as error:
+        if endpoint.takes_for_end(error):
+            return
         log_failure(logs.hub, member.id, "on_leave failed", error)
 
 

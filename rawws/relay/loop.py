@@ -55,7 +55,7 @@ from rawws.relay.room_state import RoomState
 from rawws.relay.turnstile import Turnstile
 from rawws.runtime import check_runs_on_trio
 from rawws.wire.deflate import AT_ONCE_BYTES, deflate_frames
-from rawws.wire.events import Event
+from rawws.wire.events import PlainEvent
 from rawws.wire.masking import speed
 from rawws.wire.session import State
 
@@ -253,7 +253,7 @@ class Loop(Connections):
         elif not peer.lost:
             self._lose(peer, "")  # the reason shows when all has been read
 
-    def _act_on(self, peer: Peer, got: Sequence[bytes | bytearray] | Sequence[Event]) -> None:
+    def _act_on(self, peer: Peer, got: Sequence[bytes | bytearray] | Sequence[PlainEvent]) -> None:
         """Pass on the messages of a peer, and send it the answers of its session."""
         session = peer.session
         room = peer.publishes_to

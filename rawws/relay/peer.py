@@ -18,13 +18,15 @@ from rawws.broadcast.encodings import Encoding
 from rawws.broadcast.response_stream import ResponseStream
 from rawws.broadcast.token_bucket import TokenBucket
 from rawws.errors import Cause, Closed, ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
+from rawws.hooks import is_application_error
 from rawws.limits import Limits
 from rawws.net.accept import Address
 from rawws.net.transport import RECEIVE_BYTES, Transport
 from rawws.relay.room_base import RoomBase
+from rawws.relay.sleepers import Sleepers
 from rawws.relay.writer import PeerWriter
 from rawws.tracing import Tracer
-from rawws.wire.events import Event, Message, MessagePart, PongReceived
+from rawws.wire.events import MessagePart, PlainEvent, PlainMessage, PongReceived
 from rawws.wire.frames import MAX_CONTROL_PAYLOAD_BYTES
 from rawws.wire.session import Session
 
@@ -44,7 +46,7 @@ WAITING_BYTES = 120
 class PeerGroup:
     """The limits, the count and the tracer of all peers of one server, or of the one peer of a client."""
 
-    __slots__ = ("_gone", "_on_leave", "_shows_frames", "limits", "peer_count", "tracer")
+    __slots__ = ("_gone", "_on_leave", "_shows_frames", "limits", "on_program_end", "peer_count", "tracer")
 
     def __init__(
         self,
@@ -63,6 +65,9 @@ class PeerGroup:
         self._shows_frames = shows_frames
         self.peer_count = 0
         self._on_leave = on_leave
+        # Takes an exception that ends the program, such as SystemExit, which a callback of the program has raised, and
+        # returns whether it will be raised.
+        self.on_program_end: Callable[[BaseException], bool] | None = None
         self._gone = trio.Event()
 
     def show_frames(self, number: int, session: Session) -> None:
@@ -71,6 +76,16 @@ class PeerGroup:
             return
         on_frame = self.tracer.frame_watcher(number, session.our_role)
         session.watch(on_frame, max(MAX_CONTROL_PAYLOAD_BYTES, self.tracer.shown_bytes))
+
+    def takes_for_end(self, error: BaseException) -> bool:
+        """Pass on an exception of a callback if it ends the program, and return whether it will be raised.
+
+        The loop of all peers runs in a system task, where trio would take it for an error of trio's own. So the server
+        raises it. Without a server, it is a failure of the callback like any other.
+        """
+        if self.on_program_end is None or is_application_error(error):
+            return False
+        return self.on_program_end(error)
 
     def on_peer_gone(self, number: int) -> None:
         """Count one peer less. The loop calls this."""
@@ -289,7 +304,6 @@ class Inbox:
 
     __slots__ = (
         "__weakref__",
-        "_readers",
         "also_held",
         "closed",
         "deferred_close",
@@ -304,11 +318,12 @@ class Inbox:
         "owner",
         "paused",
         "pings",
+        "readers",
     )
 
     def __init__(self, limit: float) -> None:
         self.limit = limit
-        self.items: deque[Message | MessagePart] = deque()
+        self.items: deque[PlainMessage | MessagePart] = deque()
         self.paused = False  # the loop has stopped reading
         # The session has ended, and our close waits until the program has taken and answered the messages before it.
         self.deferred_close: bytes | None = None
@@ -320,7 +335,7 @@ class Inbox:
         self.own_bytes = 0  # memory of the program's WebSocket, without the messages in here
         self.is_released = False  # the program is done with the WebSocket
         self.also_held: Callable[[], int] | None = None  # returns the bytes that the program keeps for the peer
-        self._readers = trio.lowlevel.ParkingLot()
+        self.readers = Sleepers()  # the tasks that wait for an item, or for the end
         # Tasks with something to send wait here until the peer has taken earlier data.
         self.drained = trio.lowlevel.ParkingLot()
         self.drains = 0  # how many times the operating system has taken all that was queued
@@ -343,9 +358,9 @@ class Inbox:
         if not self.items and self.also_held is None:
             return 0
         also = 0 if self.also_held is None else self.also_held()
-        return also + sum(len(item.payload) + WAITING_BYTES for item in self.items)
+        return also + sum(len(item[1]) + WAITING_BYTES for item in self.items)
 
-    def deliver(self, peer: Peer, events: Sequence[Event]) -> bool:
+    def deliver(self, peer: Peer, events: Sequence[PlainEvent]) -> bool:
         """Take the events of a read. Return whether reading has to stop until the program has taken some messages.
 
         After our close, or when the peer is lost, messages are taken while they fit. Reading must go on, or the peer's
@@ -353,15 +368,15 @@ class Inbox:
         """
         closing = peer.session.close_sent is not None or peer.lost is not None
         for event in events:
-            if type(event) is Message or type(event) is MessagePart:
+            if type(event) is tuple or type(event) is MessagePart:  # a whole message is a plain tuple
                 if not closing or not self.is_full:
-                    self.items.append(event)
+                    self.items.append(event)  # type: ignore[arg-type]
                 else:
                     self.take_no_more()
             elif type(event) is PongReceived:
                 self.answer_ping(event.payload, trio.current_time())
             # Pings, closes and faults need nothing here: the session itself has acted on them.
-        self.wake()
+        self.readers.wake()
         stops = self.is_full and not self.paused and not closing
         if stops:
             self.paused = True
@@ -389,20 +404,11 @@ class Inbox:
         """Whether a message has been dropped, so that none may follow."""
         return self.limit == _NOTHING
 
-    async def wait(self) -> None:
-        """Wait until there is an item or the end. Cancelling loses nothing."""
-        await self._readers.park()
-
-    def wake(self) -> None:
-        """Wake the tasks that wait for an item."""
-        if self._readers:
-            self._readers.unpark_all()
-
     def end(self, closed: Closed) -> None:
         """Wake every task that waits, with the end of the connection; `Peer.end` calls this once."""
         self.closed = closed
         self.ended.set()
-        self.wake()
+        self.readers.wake()
         self.drained.unpark_all()
         for ping in self.pings.values():
             ping.answered.set()

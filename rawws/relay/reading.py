@@ -10,7 +10,7 @@ import trio
 from rawws.net.transport import MORE_RECEIVE_BYTES, RECEIVE_BYTES
 from rawws.relay.peer import MOST_MESSAGES, Peer
 from rawws.relay.stats import Stats
-from rawws.wire.events import Event
+from rawws.wire.events import PlainEvent
 
 # The size of a receive from a peer whose bytes take long to read.
 LEAST_RECEIVE_BYTES = 4 * 1024
@@ -19,7 +19,7 @@ LEAST_RECEIVE_BYTES = 4 * 1024
 TURN_S = 0.01
 
 # The result of decoding the bytes of a peer: frames to relay or echo, or events for a program.
-Decoded = Sequence[bytes | bytearray] | Sequence[Event]
+Decoded = Sequence[bytes | bytearray] | Sequence[PlainEvent]
 
 
 class Reader:
@@ -67,7 +67,7 @@ class Reader:
         """Return the frames or events in bytes from a peer, up to the wanted number. Its session keeps the rest."""
         inbox = peer.inbox
         if inbox is not None:
-            return peer.session.receive_data(data, inbox.most_events(peer))
+            return peer.session.receive_plain(data, inbox.most_events(peer))
         if peer.flow is None or peer.flow.bucket is None:
             return peer.session.relay_data(data, MOST_MESSAGES)
         return peer.session.relay_data(data, max(1, int(peer.flow.bucket.credit(trio.current_time()))))

@@ -15,9 +15,14 @@ from rawws.errors import RETRY_SOON, Cause, ConnectionClosed, Refusal
 from rawws.hooks import is_application_error, log_failure
 from rawws.server.apps import Acceptance, UpgradeExchange
 from rawws.server.asgi_conversation import Conversation
-from rawws.server.quick_lock import QuickLock
 from rawws.websocket import WebSocket
-from rawws.websocket.internals import close_because, count_besides, has_waiting_messages, take_waiting_message
+from rawws.websocket.internals import (
+    close_because,
+    count_besides,
+    receive_or_wait,
+    take_waiting_message,
+    wake_receivers,
+)
 from rawws.wire.asgi_websocket import ABNORMAL, Accept, AsgiWebSocket, Close, Deny, Reject, Send, TooLate, event_of
 from rawws.wire.trace import FAULT, TIMER, mask_target, shorten
 
@@ -70,8 +75,6 @@ class SocketConversation:
         self._decided = trio.Event()  # there is a decision, or there will be none
         self._settled = trio.Event()  # the WebSocket is there, or there will be none
         self._returned = trio.Event()
-        self._receiving = QuickLock()
-        self._wait: trio.CancelScope | None = None  # the scope of the task that waits for a message
 
     @trio.lowlevel.enable_ki_protection
     async def run(self, loop: ApplicationLoop, app: Application, scope: Scope) -> None:
@@ -205,29 +208,24 @@ class SocketConversation:
     async def receive(self) -> Message:
         """Return the next event: one ``websocket.connect``, messages, and then ``websocket.disconnect``.
 
-        Cancelling this loses no message.
+        Cancelling this loses no message. Several tasks may receive: a message goes to one of them, and the end to all.
         """
-        await self._receiving.acquire()
-        try:
-            while (event := self._state.next_event()) is None:
-                if self._state.is_exhausted:
-                    raise self._left()
-                if self._websocket is None:
-                    await self._wait_settled()
-                    continue
-                try:
-                    if has_waiting_messages(self._websocket):  # a scope costs as much as a small message
-                        return event_of(await self._websocket.recv())
-                    with trio.CancelScope() as self._wait:  # which the application's own close cancels
-                        return event_of(await self._websocket.recv())
-                except ConnectionClosed as closed:
-                    self._end(closed)
-            if event["type"] == "websocket.disconnect":
-                await trio.lowlevel.checkpoint()  # the application may ignore this, and go on
-            return event
-        finally:
-            self._wait = None
-            self._receiving.release()
+        while (event := self._state.next_event()) is None:
+            if self._state.is_exhausted:
+                raise self._left()
+            if self._websocket is None:
+                await self._wait_settled()
+                continue
+            try:
+                message = await receive_or_wait(self._websocket)
+            except ConnectionClosed as closed:
+                self._end(closed)
+                continue
+            if message is not None:
+                return event_of(message)
+        if event["type"] == "websocket.disconnect":
+            await trio.lowlevel.checkpoint()  # the application may ignore this, and go on
+        return event
 
     def receive_now(self) -> Message | None:
         """Return a message that has been read already, for a loop that hands over several at a time.
@@ -236,9 +234,8 @@ class SocketConversation:
         """
         if self._websocket is None or not self._state.has_connected or self._state.ended is not None:
             return None
-        if self._receiving.locked() or (message := take_waiting_message(self._websocket)) is None:
-            return None
-        return event_of(message)
+        message = take_waiting_message(self._websocket)
+        return None if message is None else event_of(message)
 
     async def _wait_settled(self) -> None:
         """Wait until there is a WebSocket, or the state knows that there will be none."""
@@ -259,9 +256,9 @@ class SocketConversation:
             case Accept() as accept:
                 await self._accept(accept)
             case Close(code, reason):
-                (await self._open_websocket()).begin_close(code, reason)
-                if self._wait is not None:
-                    self._wait.cancel()
+                websocket = await self._open_websocket()
+                websocket.begin_close(code, reason)
+                wake_receivers(websocket)  # they get the event of the end
             case Reject() as reject:
                 self._decision = reject
                 self._decided.set()

@@ -80,6 +80,8 @@ class Server:
         self._endpoints = (self._endpoint, self._unseen)
         self._accepting = trio.CancelScope()
         self._stop = trio.Event()
+        self._tasks: trio.Nursery | None = None  # while it runs
+        self._raised: BaseException | None = None  # by a callback, to end the program
         self._state = ServerState(
             config,
             scheme="http" if tls is None else "https",
@@ -143,7 +145,10 @@ class Server:
             self._config.tracer.list_open = self._list_open
             loop.memory.extra_usage.add(self._config.tracer.held_bytes)
             stack.callback(loop.memory.extra_usage.discard, self._config.tracer.held_bytes)
+            for endpoint in self._endpoints:
+                endpoint.on_program_end = self._end_by
             async with self._state.resting.running(), trio.open_nursery() as tasks:
+                self._tasks = tasks
                 tasks.start_soon(self._accept_all, tasks)
                 task_status.started(self)
                 await self._stop.wait()
@@ -154,10 +159,21 @@ class Server:
                 await self._close_peers()
                 for endpoint in self._endpoints:
                     await endpoint.wait_empty()
+            self._tasks = None
+            if self._raised is not None:
+                raise self._raised
             if cut_off := self._state.cut_off:
                 message = f"the drain of {self.limits.drain_s:g} s (--drain) ended before "
                 message += "these requests were answered: "
                 logs.server_line(logging.WARNING, FAULT, message + name_some(cut_off))
+
+    def _end_by(self, error: BaseException) -> bool:
+        """End at once, and raise an exception of a callback that ends the program; False if it is too late for that."""
+        if self._tasks is None or self._raised is not None:
+            return False
+        self._raised = error
+        self._tasks.cancel_scope.cancel()
+        return True
 
     def _list_open(self, most: int) -> tuple[list[OpenConnection], int]:
         """Return the newest WebSockets and event streams that a tracer sees, and the number of the others."""

@@ -100,8 +100,16 @@ class WebSocket(WebSocketBase):
         return bool(self._inbox.items)
 
     async def _wait_for_item(self) -> None:
-        """Wait for an item, or raise if none can come any more. Queued frames go out first."""
+        """Wait for an item, or raise if none can come any more. Only one task at a time does so."""
         check_in_trio("ws.recv", is_async=True)
+        self._receiving = True
+        try:
+            await self._wait_for_news()
+        finally:
+            self._receiving = False
+
+    async def _wait_for_news(self) -> None:
+        """Wait until an item may have come, or raise if none can come any more. Queued frames go out first."""
         peer, inbox = self._peer, self._inbox
         if inbox.closed is not None:
             raise self._closed_error(inbox.closed)
@@ -112,11 +120,7 @@ class WebSocket(WebSocketBase):
         if inbox.deferred_close is not None:
             self._loop.send_deferred_close(peer)
             return
-        self._receiving = True
-        try:
-            await inbox.wait()
-        finally:
-            self._receiving = False
+        await inbox.readers.sleep()
         self._calls = 0
 
     async def _next_part(self) -> Message | MessagePart:
@@ -130,7 +134,7 @@ class WebSocket(WebSocketBase):
         self._in_stream = type(item) is MessagePart and not item.final
         if not self._in_stream:
             self._session.end_streaming()
-        return item
+        return item if isinstance(item, MessagePart) else Message(*item)
 
     async def _skip_stream(self) -> None:
         while self._in_stream:
@@ -198,17 +202,20 @@ class WebSocket(WebSocketBase):
         Raises `ConnectionClosed`; TypeError and ValueError for an invalid message.
         """
         check_in_trio("ws.send, message", is_async=True)
-        if not isinstance(message, Data) and isinstance(message, AsyncIterable):  # asking an abstract class takes long
+        if type(message) is str and text is None:  # as_message(), written out for most messages
+            opcode, payload = _TEXT, message.encode()
+        elif not isinstance(message, Data) and isinstance(message, AsyncIterable):  # an abstract class takes long
             await self._send_stream(message, text, compress=bool(compress))
             return
-        opcode, payload = as_message(message, text)
+        else:
+            opcode, payload = as_message(message, text)  # type: ignore[assignment]
         if self._calls >= CALLS_IN_A_ROW:
             await self._let_others_go()
         self._calls += 1
         peer, session = self._peer, self._session
         if peer.is_busy or self._sending_stream is not None or not self._can_send:
             await self._wait_to_send()
-        frames = session.message(opcode, payload, compress=compress)  # type: ignore[arg-type]
+        frames = session.message(opcode, payload, compress=compress)
         if self._inbox.items and not peer.rooms:
             self._loop.sending.send_soon(peer, frames)
         else:

@@ -16,7 +16,7 @@ import trio
 
 from rawws import logs
 from rawws.callables import check_plain
-from rawws.errors import Cause, Closed, UsageError
+from rawws.errors import SHUTTING_DOWN, Cause, Closed, UsageError
 from rawws.hooks import log_failure
 from rawws.limits import KIB, MAX_LAG_BYTES, Limits
 from rawws.net.poller import READABLE
@@ -25,7 +25,7 @@ from rawws.relay.reading import TURN_S
 from rawws.relay.sending import MAX_OUTBOX_BYTES
 from rawws.runtime import check_in_trio, not_awaited
 from rawws.websocket.base import WebSocketBase
-from rawws.wire.events import Data, Event, Message, PongReceived, as_message, check_close
+from rawws.wire.events import Data, PlainEvent, PongReceived, as_message, check_close
 from rawws.wire.frames import LENGTH_IN_2_BYTES, SHORT_TEXT, Opcode
 from rawws.wire.session import State
 from rawws.wire.trace import FAULT
@@ -238,16 +238,16 @@ class _Receiver(Inbox):
     def most_events(self, peer: Peer) -> float:
         return self.limit
 
-    def deliver(self, peer: Peer, events: Sequence[Event]) -> bool:
+    def deliver(self, peer: Peer, events: Sequence[PlainEvent]) -> bool:
         websocket, message = self._websocket, self._message
         started_at = time.perf_counter() if len(events) > 1 else 0.0
         websocket._gathered = []
         try:
             for event in events:
-                if type(event) is Message:
+                if type(event) is tuple:  # a whole message
                     if peer.cause is not None:  # §5.5.1: after our close, further data need not be processed
                         continue
-                    opcode, payload = event
+                    opcode, payload = event  # type: ignore[misc]
                     result = message(websocket, payload.decode() if opcode is _TEXT else bytes(payload))
                     if result is not None:
                         _check_result("message", result)
@@ -311,6 +311,9 @@ class _Receiver(Inbox):
 
     def _fail(self, name: str, error: BaseException) -> None:
         websocket = self._websocket
+        if websocket._peer.endpoint.takes_for_end(error):
+            websocket._loop.close(websocket._peer, 1001, SHUTTING_DOWN, Cause.SHUTDOWN)
+            return
         if self.closed is not None:
             log_failure(logs.hub, websocket.id, f"the callback {name} failed", error)
             return

@@ -8,11 +8,12 @@ from rawws.errors import Cause, UsageError
 from rawws.limits import NO_LIMIT
 from rawws.relay.loop import current_loop
 from rawws.relay.peer import Inbox, Peer
-from rawws.websocket import WebSocket
+from rawws.websocket import CALLS_IN_A_ROW, WebSocket
 from rawws.websocket.base import WebSocketBase
-from rawws.wire.events import MessagePart
 from rawws.wire.frames import Opcode
 from rawws.wire.role import Role
+
+_TEXT = Opcode.TEXT  # a global is found faster than an Enum's member
 
 
 def peer_of(websocket: WebSocketBase) -> Peer:
@@ -69,20 +70,38 @@ def receive_without_limit(websocket: WebSocket) -> None:
         current_loop().resume(peer_of(websocket))
 
 
-def has_waiting_messages(websocket: WebSocket) -> bool:
-    """Return whether a message has been read and waits for the program. Nothing more is read, unlike `has_messages`."""
-    return bool(_inbox_of(websocket).items)
-
-
 def take_waiting_message(websocket: WebSocket) -> str | bytes | None:
-    """Return the next message if it has been read, as `WebSocket.recv` does; None if there is none, or only a part."""
-    inbox = _inbox_of(websocket)
-    if not inbox.items or isinstance(inbox.items[0], MessagePart):
+    """Return the next message if it has been read; None if there is none.
+
+    This is for a WebSocket whose messages are never received in parts.
+    """
+    inbox = websocket._inbox
+    if not inbox.items:
         return None
-    item = inbox.items.popleft()
+    opcode, payload = inbox.items.popleft()  # type: ignore[misc]
     if inbox.paused and len(inbox.items) * 2 <= inbox.limit:
         current_loop().resume(peer_of(websocket))
-    return item.payload.decode() if item.opcode is Opcode.TEXT else bytes(item.payload)
+    return payload.decode() if opcode is _TEXT else bytes(payload)
+
+
+async def receive_or_wait(websocket: WebSocket) -> str | bytes | None:
+    """Return the next message if it has been read. Otherwise wait for one, and return None: it can be taken then.
+
+    Unlike `WebSocket.recv`, this also returns None after `wake_receivers`, and any number of tasks may wait. Raises
+    `ConnectionClosed` as that does. Cancelling loses no message. The messages are never received in parts.
+    """
+    if websocket._calls >= CALLS_IN_A_ROW:
+        await websocket._let_others_go()
+    websocket._calls += 1
+    message = take_waiting_message(websocket)
+    if message is None:
+        await websocket._wait_for_news()
+    return message
+
+
+def wake_receivers(websocket: WebSocket) -> None:
+    """Have every task in `receive_or_wait` return, to look at what else may have happened."""
+    _inbox_of(websocket).readers.wake()
 
 
 def count_besides(websocket: WebSocket, held_bytes: Callable[[], int]) -> None:

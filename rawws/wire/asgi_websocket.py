@@ -10,9 +10,9 @@ part of ASGI, 2.4.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from rawws.errors import CloseFrame, UsageError
 from rawws.wire.events import check_close
@@ -57,8 +57,7 @@ class Deny:
     event: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(NamedTuple):  # which is made faster than a frozen dataclass: there is one for each message
     """A message for the client; ``str`` is text."""
 
     data: str | bytes | bytearray | memoryview
@@ -89,58 +88,37 @@ class Phase(enum.Enum):
     OVER = "that has ended"
 
 
-_EXPECTED = {
-    Phase.ASKED: "websocket.accept, websocket.close or websocket.http.response.start",
-    Phase.OPEN: "websocket.send or websocket.close",
-    Phase.DENIED: "websocket.http.response.body",
-}
-
-
 class AsgiWebSocket:
     """The state of one application's WebSocket. Its user performs the actions, and reports the end."""
 
     def __init__(self, offered_subprotocols: Sequence[str] = ()) -> None:
         self._offered = offered_subprotocols
-        self.phase = Phase.ASKED
         self.has_connected = False  # the application has taken ``websocket.connect``
         self.ended: CloseFrame | None = None  # how it ended, once that is known
         self._disconnects = 0  # how often the end has been reported
+        self._enter(Phase.ASKED)
+
+    def _enter(self, phase: Phase) -> None:
+        self.phase = phase
+        self._expected = _EXPECTED[phase]
 
     # Events that the application sends
 
     def take(self, message: Mapping[str, Any]) -> Action:
         """Return what an event of the application asks for. Raises `UsageError` for one that can't be sent now."""
         kind = message.get("type")
+        if isinstance(kind, str) and (read := self._expected.get(kind)) is not None:
+            return read(self, message)
         if self.phase is Phase.OVER:
             return TooLate()
-        match self.phase, kind:
-            case Phase.ASKED, "websocket.accept":
-                accept = self._read_accept(message)
-                self.phase = Phase.OPEN
-                return accept
-            case Phase.ASKED, "websocket.close":
-                self.end(ABNORMAL)
-                return Reject()
-            case Phase.ASKED, "websocket.http.response.start":
-                deny = self._read_denial(message)
-                self.phase = Phase.DENIED
-                return deny
-            case Phase.OPEN, "websocket.send":
-                return Send(_read_data(message))
-            case Phase.OPEN, "websocket.close":
-                close = _read_close(message)
-                self.end(CloseFrame(close.code, close.reason))
-                return close
-            case Phase.DENIED, "websocket.http.response.body":
-                if not message.get("more_body"):
-                    self.end(ABNORMAL)
-                return Deny({**message, "type": "http.response.body"})
+        *others, last = self._expected
+        expected = f"{', '.join(others)} or {last}" if others else last
         raise UsageError(
             f"an ASGI application can't send {shorten(repr(kind))} about a WebSocket {self.phase.value}; "
-            f"it may send {_EXPECTED[self.phase]}"
+            f"it may send {expected}"
         )
 
-    def _read_accept(self, message: Mapping[str, Any]) -> Accept:
+    def _accept(self, message: Mapping[str, Any]) -> Accept:
         subprotocol = message.get("subprotocol")
         if subprotocol is not None and subprotocol not in self._offered:
             offers = f"its offers are {', '.join(self._offered)}" if self._offered else "it offers none"
@@ -148,16 +126,36 @@ class AsgiWebSocket:
                 f"the ASGI application accepts with the subprotocol {subprotocol!r}, which the client doesn't offer "
                 f"(RFC 6455 §4.1); {offers}"
             )
-        return Accept(subprotocol, _read_fields(message.get("headers") or ()))
+        accept = Accept(subprotocol, _read_fields(message.get("headers") or ()))
+        self._enter(Phase.OPEN)
+        return accept
 
-    def _read_denial(self, message: Mapping[str, Any]) -> Deny:
+    def _reject(self, _message: Mapping[str, Any]) -> Reject:
+        self.end(ABNORMAL)
+        return Reject()
+
+    def _begin_denial(self, message: Mapping[str, Any]) -> Deny:
         status = message.get("status")
         if not isinstance(status, int) or not 200 <= status <= 599:
             raise UsageError(
                 f"the ASGI application's response can't have the status {status!r}; give one from 200 to 599, or send "
                 "websocket.accept"
             )
+        self._enter(Phase.DENIED)
         return Deny({**message, "type": "http.response.start"})
+
+    def _deny(self, message: Mapping[str, Any]) -> Deny:
+        if not message.get("more_body"):
+            self.end(ABNORMAL)
+        return Deny({**message, "type": "http.response.body"})
+
+    def _send(self, message: Mapping[str, Any]) -> Send:
+        return Send(_read_data(message))
+
+    def _close(self, message: Mapping[str, Any]) -> Close:
+        close = _read_close(message)
+        self.end(CloseFrame(close.code, close.reason))
+        return close
 
     # Events that it receives
 
@@ -186,9 +184,22 @@ class AsgiWebSocket:
 
     def end(self, how: CloseFrame) -> None:
         """Record the end of the connection, or of the attempt. The first call decides."""
-        self.phase = Phase.OVER
+        self._enter(Phase.OVER)
         if self.ended is None:
             self.ended = how
+
+
+# The events that an application may send in each phase, in the order in which an error names them.
+_EXPECTED: dict[Phase, dict[str, Callable[[AsgiWebSocket, Mapping[str, Any]], Action]]] = {
+    Phase.ASKED: {
+        "websocket.accept": AsgiWebSocket._accept,
+        "websocket.close": AsgiWebSocket._reject,
+        "websocket.http.response.start": AsgiWebSocket._begin_denial,
+    },
+    Phase.OPEN: {"websocket.send": AsgiWebSocket._send, "websocket.close": AsgiWebSocket._close},
+    Phase.DENIED: {"websocket.http.response.body": AsgiWebSocket._deny},
+    Phase.OVER: {},
+}
 
 
 def event_of(message: str | bytes) -> dict[str, Any]:

@@ -39,6 +39,10 @@ class Message(NamedTuple):
     payload: bytes | bytearray
 
 
+# The same without a name, for a server that reads very many messages. An object of a class of its own costs 1 µs (with
+# the caches cold, as between two system calls): as much as all else from the receive of a message to its callback.
+PlainMessage = tuple[Opcode, bytes | bytearray]
+
 # A NamedTuple's own constructor takes its arguments by name through a second call; this takes 0.2 µs less.
 make_message = partial(tuple.__new__, Message)
 
@@ -79,6 +83,7 @@ class Failed(NamedTuple):
 
 
 Event = Message | MessagePart | PingReceived | PongReceived | CloseReceived | Failed
+PlainEvent = PlainMessage | MessagePart | PingReceived | PongReceived | CloseReceived | Failed
 
 
 # The types that a program may send as one message.

@@ -17,7 +17,7 @@ import math
 from typing import Any
 
 from rawws.wire.deflate import inflate_whole
-from rawws.wire.events import PingReceived, PongReceived, make_message
+from rawws.wire.events import PingReceived, PongReceived
 from rawws.wire.frames import (
     FIN,
     LENGTH,
@@ -117,9 +117,10 @@ class _Incomplete:
 class FastReader:
     """Reads whole, plain frames from a frame boundary on, up to the first other frame.
 
-    The frames become events, or with ``relays`` the frames in which a server passes messages on. ``inflates`` says that
-    permessage-deflate was agreed on, so that whole, compressed frames are read too. With ``takes_pings``, the payloads
-    of pings are also put into ``pings``, for the caller to remove and answer; otherwise pings are left to wsproto.
+    The frames become events, where messages are plain, or with ``relays`` the frames in which a server passes messages
+    on. ``inflates`` says that permessage-deflate was agreed on, so that whole, compressed frames are read too. With
+    ``takes_pings``, the payloads of pings are also put into ``pings``, for the caller to remove and answer; otherwise
+    pings are left to wsproto.
     """
 
     __slots__ = (
@@ -258,7 +259,7 @@ class FastReader:
                 if not payload.isascii() and not _is_utf8(payload):  # §8.1: a text is UTF-8
                     break
                 if not relays:
-                    append(make_message((_TEXT, payload)))
+                    append((_TEXT, payload))
                 elif length < LENGTH_IN_2_BYTES:
                     append(SHORT_TEXT[length] + payload)
                 else:
@@ -289,7 +290,7 @@ class FastReader:
         if self._relays:
             encode_message(opcode, payload, out)
         else:
-            out.append(make_message((opcode, payload)))
+            out.append((opcode, payload))
 
     def _take_control(self, first_byte: int, payload: bytes | bytearray, out: list[Any]) -> bool:
         """Record a ping or a pong. Return False if it is to be left to wsproto."""

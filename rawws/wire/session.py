@@ -22,7 +22,7 @@ from wsproto.frame_protocol import CloseReason
 
 from rawws.errors import Fault
 from rawws.wire.deflate import MIN_DEFLATE_BYTES, Deflater, Inflater
-from rawws.wire.events import CloseFrame, CloseReceived, Event, Failed, Message, MessagePart, PingReceived
+from rawws.wire.events import CloseFrame, CloseReceived, Event, Failed, Message, MessagePart, PingReceived, PlainEvent
 from rawws.wire.fast_reader import INFLATED_BYTES_EACH, FastReader
 from rawws.wire.frame_recorder import FrameRecorder
 from rawws.wire.frames import (
@@ -235,7 +235,15 @@ class Session:
 
         Never raises for what a peer sends. Once the state is CLOSED, data is ignored (§5.5.1).
         """
-        events: list[Event] = []
+        events: list[Any] = self.receive_plain(data, most)
+        return [Message(*event) if type(event) is tuple else event for event in events]
+
+    def receive_plain(self, data: bytes, most: float = math.inf) -> list[PlainEvent]:
+        """Do the same as `receive_data`, with plain tuples of opcode and payload in place of each `Message`.
+
+        This is for a server that reads very many messages. The other events are as they are there.
+        """
+        events: list[PlainEvent] = []
         self._receive(data, events, most)
         return events
 
@@ -258,7 +266,7 @@ class Session:
         return None if self._fast is None else self._fast.large_buffer(least_bytes)
 
     def received(self, size: int) -> list[Any]:
-        """Read the bytes that are in the `large_buffer`; returns what `receive_data` or `relay_data` does."""
+        """Read the bytes that are in the `large_buffer`; returns what `receive_plain` or `relay_data` does."""
         assert self._fast is not None
         out: list[Any] = []
         rest = self._fast.received(size, out)
@@ -357,7 +365,7 @@ class Session:
             if isinstance(event, (Message, MessagePart)):
                 work += len(event.payload) // INFLATED_BYTES_EACH
             if not self._relays:
-                out.append(event)
+                out.append(tuple(event) if isinstance(event, Message) else event)
             elif isinstance(event, Message):
                 self._encode(event.opcode, event.payload, out)
             elif self._echoes and isinstance(event, PingReceived) and self.outgoing:

@@ -59,7 +59,7 @@ def test_9_2_7_a_ping_is_a_comment_which_a_reader_ignores_between_any_two_events
 def test_bytes_after_a_request_are_discarded(data: bytes) -> None:
     stream = ResponseStream(EVENTS)
     assert stream.relay_data(data) == []
-    assert stream.receive_data(data) == []
+    assert stream.receive_plain(data) == []
     assert stream.received(len(data)) == []
     assert stream.large_buffer(1) is None  # type: ignore[func-returns-value]
     assert (stream.state, stream.is_closed, stream.held_bytes) == (State.OPEN, False, 0)

@@ -126,7 +126,8 @@ def feed(session: Session, chunk: bytes, way: Way) -> Iterator[list[Any]]:
         buffer[:size] = chunk[:size]
         buffer.release()
         chunk = chunk[size:]
-        yield session.received(size)
+        got: list[Any] = session.received(size)
+        yield [Message(*event) if type(event) is tuple else event for event in got]
     if chunk:
         yield session.relay_data(chunk) if way.relays else session.receive_data(chunk)
 

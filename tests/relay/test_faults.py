@@ -17,6 +17,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
@@ -866,6 +867,57 @@ async def test_any_error_of_an_asgi_lifespan_leaves_the_server_up(kind: str, sta
 
     async with serving(app) as site:
         assert await site.ask(get()) == (200, b"ok")
+
+
+def raises(error: BaseException) -> Callable[..., Any]:
+    """Return a callback that raises an error, except at the message 1."""
+
+    def act(_: object, data: object = None) -> object:
+        if data != "1":
+            raise error
+        return data
+
+    return act
+
+
+async def post(port: int) -> None:
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(b"POST /room HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer t\r\nContent-Length: 3\r\n\r\nbad")
+        await stream.receive_some()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), BaseExceptionGroup("some", [SystemExit(3)])])
+@pytest.mark.parametrize("callback", ["message", "opened", "closed", "on_message", "on_join", "on_leave", "a POST"])
+async def test_a_callback_that_ends_the_program_does_so(
+    open_at: Open, caplog: pytest.LogCaptureFixture, callback: str, error: BaseException
+) -> None:
+    act = raises(error)
+    handler: Any
+    http = None
+    if callback.startswith("on_"):
+        handler = rawws.Hub(**{callback: act})  # type: ignore[arg-type]
+    elif callback == "a POST":
+        handler = rawws.Hub(on_message=act)
+        http = rawws.rooms(handler, publish_token="t")
+    else:
+        handler = SimpleNamespace(**{callback: act})
+
+    async def run() -> None:
+        async with trio.open_nursery() as nursery:
+            server: rawws.Server = await nursery.start(partial(rawws.serve, handler, 0, host=LOOPBACK, http=http))
+            if callback == "a POST":
+                nursery.start_soon(post, server.port)
+                return
+            client = await open_at(server)
+            await client.send(masked(Opcode.TEXT, b"1") + masked(Opcode.TEXT, b"now"))
+            if callback in ("closed", "on_leave"):
+                client.hang_up()
+
+    with pytest.raises(BaseExceptionGroup) as raised:
+        with trio.fail_after(10):
+            await run()
+    assert raised.value.split(type(error) if not isinstance(error, BaseExceptionGroup) else SystemExit)[1] is None
+    assert not any(errors(caplog, logger) for logger in ("rawws.hub", "rawws.http")), "it is no failure"
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, "a group"])

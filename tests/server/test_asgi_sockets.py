@@ -649,6 +649,36 @@ async def test_a_task_that_receives_gets_to_know_of_the_close_of_another_one() -
     assert events == [received("hello"), disconnect(4002, "enough")]
 
 
+async def test_several_tasks_may_receive() -> None:
+    events: list[Message] = []
+
+    async def app(receive: Receive, send: Send) -> None:
+        await receive()
+        await send(ACCEPT)
+
+        async def read() -> None:
+            events.append(await receive())
+            while events[-1]["type"] == "websocket.receive":
+                events.append(await receive())
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(read)
+
+    async with beside_rooms(app) as site:
+        caller = await opened(site)
+        await wait_all_tasks_blocked()
+        await caller.send(text("one"))
+        await wait_all_tasks_blocked()
+        await caller.send(text("two") + text("three") + close(1000))
+        assert await caller.frame() == seen_close(1000)
+        await caller.assert_end()
+        await wait_all_tasks_blocked()
+    messages, ends = events[:3], events[3:]
+    assert messages == [received("one"), received("two"), received("three")], "each goes to one of them, in order"
+    assert ends == [disconnect(1000)] * 3
+
+
 async def test_a_return_without_a_close_closes_with_1000() -> None:
     async def app(receive: Receive, send: Send) -> None:
         await send(ACCEPT)

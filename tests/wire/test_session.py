@@ -483,3 +483,15 @@ def test_a_session_whose_frames_are_shown_counts_a_view_of_each_side(our_role: R
     assert session.memory_bytes == 2 * VIEW_BYTES
     session.watch(None)
     assert session.memory_bytes == 0
+
+
+@pytest.mark.parametrize("fast_lane", [True, False])
+def test_messages_may_be_plain_tuples_among_events_as_always(fast_lane: bool) -> None:
+    session = Session(Role.SERVER, max_message_bytes=1000, fast_lane=fast_lane)
+    frames = [(Opcode.TEXT, b"one"), (Opcode.PING, b"?"), (Opcode.BINARY, b"two")]
+    data = b"".join(encode_frame(opcode, payload, mask_key=b"mask") for opcode, payload in frames)
+    events = session.receive_plain(data)
+    assert events == [(Opcode.TEXT, b"one"), PingReceived(b"?"), (Opcode.BINARY, b"two")]
+    assert [type(event) for event in events] == [tuple, PingReceived, tuple]
+    named = session.receive_data(data)
+    assert [type(event) for event in named] == [Message, PingReceived, Message]
