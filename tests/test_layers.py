@@ -26,6 +26,8 @@ LAYERS = (
     "websocket",
     "hub",  # rooms, as a program holds them
     "backplane",  # rooms that are shared with other nodes
+    "store",  # rooms that survive a restart
+    "groups",  # readers that share the messages of a room as jobs
     "application",  # the event loop in which a program's application runs
     "server",
     "client",
