@@ -42,8 +42,11 @@ ABOVE_ALL = {"__init__", "__main__"}
 
 # Nothing in these can block or depends on a layer that does.
 SANS_IO = ("wire", "broadcast", "access", "inspection")
-# Single modules of other folders that are sans-IO too, and may also import those of such a module's own kind.
-PURE_MODULES = {"rawws.groups.backlog", "rawws.groups.group", "rawws.groups.protocol", "rawws.store.entries"}
+# Single modules of this kind, in folders whose other modules block.
+SANS_IO_SINGLE = {
+    *(f"rawws.store.{name}" for name in ("checksums", "entries", "losses", "modes", "retention")),
+    *(f"rawws.groups.{name}" for name in ("backlog", "group", "protocol")),
+}
 LIBRARIES = {"h11", "wsproto", "numpy", "jwt", "cryptography"}  # the last three only where they are installed
 OURS = {*SANS_IO, "errors", "limits"}
 IMPURE = {
@@ -61,7 +64,7 @@ def name_of(path: Path) -> str:
 
 NAMES = {name_of(path): path for path in MODULES}
 SANS_IO_MODULES = [
-    path for name, path in NAMES.items() if path.relative_to(PACKAGE).parts[0] in SANS_IO or name in PURE_MODULES
+    path for name, path in NAMES.items() if path.relative_to(PACKAGE).parts[0] in SANS_IO or name in SANS_IO_SINGLE
 ]
 
 
@@ -97,7 +100,8 @@ def layer_of(name: str) -> str:
 def is_sans_io(name: str) -> bool:
     top, _, rest = name.partition(".")
     if top == "rawws":
-        return any(f"{name}.".startswith(f"{module}.") for module in PURE_MODULES) or rest.partition(".")[0] in OURS
+        is_single = any(f"{name}.".startswith(f"{module}.") for module in SANS_IO_SINGLE)
+        return is_single or rest.partition(".")[0] in OURS
     return top in LIBRARIES or (top in sys.stdlib_module_names and top not in IMPURE)
 
 
