@@ -11,8 +11,8 @@ from typing import Protocol
 from rawws.errors import RawwsError
 from rawws.store.entries import Entry, GroupState, Outcome, Page, RoomTail
 
-# A room with no messages, groups or Idempotency-Keys left is forgotten when nothing was appended for this time. Its next
-# message begins a new epoch.
+# A room with no messages, groups or Idempotency-Keys left is forgotten when nothing was appended for this time. Its
+# next message begins a new epoch.
 FORGOTTEN_AFTER_S = 86_400.0
 
 

@@ -38,6 +38,9 @@ class Extent(NamedTuple):
         return Extent(max(0, self.messages - record.messages), max(0, self.size - record.size))
 
 
+NO_EXTENT = Extent(0, 0)
+
+
 def removable(oldest: Iterable[Kept], extent: Extent, history: History, now: float, needed: int) -> int:
     """Return how many of the oldest records may go. Messages from the number ``needed`` on stay."""
     count = 0

@@ -11,14 +11,15 @@ The transaction is undone, in memory and in the file. It can be tried again.
 After a failed fsync
 ====================
 
-The kernel reports a failed write to the disk once, and then takes the page for written: the next fsync succeeds, and
-the data is gone as soon as the page leaves the memory (it is known as "fsyncgate"; PostgreSQL ends itself for it). SQLite
-rolls the transaction back, but its frames are in the WAL, and the next commit may be told to be safe while the frames
-before it are not. So the engine refuses everything after a failed fsync. What was committed before is in the
-WAL or the file. At the next start it is read back and checked (each frame of the WAL and each record has a checksum), and the whole
-WAL is written to the file again and synced, which also fails if the disk still does. So what is promised is: no commit after
-the failure is called safe, and at the next start everything that was called safe is on the disk, or told as
-lost. The commit whose fsync has failed may be there too.
+The kernel reports once that it couldn't write a page to the disk, and then takes the page for written: the next fsync
+succeeds, and the data is gone as soon as the page leaves the memory. (For this, PostgreSQL ends itself.) SQLite undoes
+the transaction and would go on, although the frames before it in the WAL may be lost with the machine. So the engine
+refuses everything after a failed fsync. The next start reads the WAL back, where each frame has a checksum,
+writes all of it to the file again, and syncs that, which fails too if the disk still does. So the promise is:
+
+* No commit after the failure is called safe.
+* At the next start, everything that was called safe before is on the disk, or told as lost, or the start is refused.
+* The commit whose fsync has failed may be there too.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ from rawws.store.entries import Entry, GroupState, Outcome, Page, RoomTail
 from rawws.store.modes import SyncMode
 from rawws.store.sqlite_errors import engine_error, fsync_failed
 from rawws.store.sqlite_opening import check_folder, open_file
-from rawws.store.sqlite_read import find_room, is_damage, query, read_all_groups, read_last_page, read_page
-from rawws.store.sqlite_rows import StoredRoom
+from rawws.store.sqlite_read import find_room, is_damage, read_all_groups, read_last_page, read_page
+from rawws.store.sqlite_rows import StoredRoom, query
 from rawws.store.sqlite_schema import connect
 from rawws.store.sqlite_write import Change, Rooms
 from rawws.store.store_lock import StoreLock

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from rawws.errors import UsageError, sentence_of
 from rawws.store.modes import SyncMode
-from rawws.store.sqlite_read import is_damage, query
-from rawws.store.sqlite_rows import ROOM_COLUMNS, StoredRoom, read_room
+from rawws.store.sqlite_read import is_damage
+from rawws.store.sqlite_rows import ROOM_COLUMNS, StoredRoom, query, read_room
 from rawws.store.sqlite_schema import APPLICATION_ID, PAGE_BYTES, VERSION, connect, create
 from rawws.store.store_lock import Mark, StoreLock, boot_id
 
@@ -153,7 +153,7 @@ def _continue(connection: sqlite3.Connection, path: Path, mode: SyncMode, lock: 
     mark = _read_store(connection, path, mode)
     lost = _lost_messages(lock.before, mark)
     if lost:
-        mark = mark.advanced(commits + 1, messages + lost)
+        mark = mark.advanced(mark.commits + 1, mark.messages + lost)
         _skip_numbers(connection, lost, mark)
     lock.write(mark)
     lock.sync()

@@ -83,7 +83,7 @@ def _record_at(connection: sqlite3.Connection, room: StoredRoom, number: int) ->
 
 
 def _ascending(connection: sqlite3.Connection, room: StoredRoom, start: int) -> Iterator[Record]:
-    """Yield the sound records of a room from a row on. Those after a page that can't be read come from the other end."""
+    """Yield the sound records of a room from a row on, without those on pages that can't be read."""
     sql = f"SELECT {RECORD_COLUMNS} FROM records WHERE id BETWEEN ? AND ? ORDER BY id"
     last = start - 1
     try:
@@ -93,18 +93,18 @@ def _ascending(connection: sqlite3.Connection, room: StoredRoom, start: int) -> 
     except sqlite3.DatabaseError as error:
         if not is_damage(error):
             raise
-        if (start := _first_after_damage(connection, room, last + 1)) is not None:
-            yield from _ascending(connection, room, start)
+        yield from _ascending_after_damage(connection, room, last + 1)
 
 
-def _first_after_damage(connection: sqlite3.Connection, room: StoredRoom, start: int) -> int | None:
-    """Return the lowest row from ``start`` on that can be reached from the end of the room."""
-    lowest = None
+def _ascending_after_damage(connection: sqlite3.Connection, room: StoredRoom, start: int) -> Iterator[Record]:
+    """Yield the sound records from the lowest row on that can be reached from the end of the room."""
+    lowest: int | None = None
     with contextlib.suppress(sqlite3.DatabaseError):
         sql = "SELECT id FROM records WHERE id BETWEEN ? AND ? ORDER BY id DESC"
-        for (lowest,) in connection.execute(sql, (start, rows_of(room.id)[1])):
-            pass
-    return lowest
+        for row in connection.execute(sql, (start, rows_of(room.id)[1])):
+            lowest = row[0]
+    if lowest is not None:
+        yield from _ascending(connection, room, lowest)
 
 
 def _descending(connection: sqlite3.Connection, room: StoredRoom) -> Iterator[Record]:

@@ -15,7 +15,7 @@ from rawws.broadcast.idempotency import Repeat
 from rawws.broadcast.log import History
 from rawws.store.checksums import checksum
 from rawws.store.entries import Job, Record, RoomTail
-from rawws.store.retention import Extent, Kept
+from rawws.store.retention import NO_EXTENT, Extent, Kept
 from rawws.store.sqlite_schema import MOST_MESSAGES, number_in, row_id
 
 ROOM_COLUMNS = (
@@ -68,7 +68,7 @@ class StoredRoom:
     epoch: str
     oldest: int = 1
     newest: int = 0
-    extent: Extent = Extent(0, 0)
+    extent: Extent = NO_EXTENT
     oldest_at: float = 0.0
     newest_at: float = 0.0
     keyed_at: float = 0.0  # the time of the latest Idempotency-Key; 0 if there are none
@@ -107,7 +107,7 @@ def read_room(row: Row, path: str | None = None) -> StoredRoom | None:
 def record_row(room: StoredRoom, record: Record) -> Row:
     """Return the row of a record."""
     first, messages, at, frames, key = record
-    own = checksum("record", room.path, room.epoch, first, messages, at, key, frames)
+    own = checksum("record", room.path, room.epoch, first, messages, at, key, data=frames or b"")
     return row_id(room.id, first), messages, at, None if key is None else bindable(key), frames, own
 
 
@@ -116,9 +116,7 @@ def read_record(room: StoredRoom, row: Row) -> Record | None:
     try:
         own, messages, at, key, frames, _ = row
         record = Record(number_in(own), messages, at, frames, None if key is None else _text(key))
-        is_sound = record_row(room, record) == tuple(
-            [*row[:3], None if key is None else bindable(_text(key)), *row[4:]]
-        )
+        is_sound = record_row(room, record)[-1] == row[-1]
     except _DAMAGE:
         return None
     return record if is_sound else None

@@ -45,10 +45,12 @@ _SWEPT_ROOMS = 100  # at once
 # The number of a new room, that of a damaged one with its path, and the number again if there are rows that have it.
 _NEW_ROOM = f"""
 WITH new (id, low, high) AS (
-    SELECT id, id << {NUMBER_BITS}, id << {NUMBER_BITS} | {MOST_MESSAGES} FROM (SELECT ifnull(max(id), 0) + 1 AS id FROM rooms)
+    SELECT id, id << {NUMBER_BITS}, id << {NUMBER_BITS} | {MOST_MESSAGES}
+    FROM (SELECT ifnull(max(id), 0) + 1 AS id FROM rooms)
 )
 SELECT id, (SELECT id FROM rooms WHERE path = ?), CASE
-    WHEN EXISTS (SELECT 1 FROM records WHERE id BETWEEN low AND high) OR EXISTS (SELECT 1 FROM groups WHERE room = new.id)
+    WHEN EXISTS (SELECT 1 FROM records WHERE id BETWEEN low AND high)
+        OR EXISTS (SELECT 1 FROM groups WHERE room = new.id)
         OR EXISTS (SELECT 1 FROM keys WHERE id BETWEEN low AND high)
     THEN id END FROM new
 """
