@@ -11,6 +11,10 @@ from typing import Protocol
 from rawws.errors import RawwsError
 from rawws.store.entries import Entry, GroupState, Outcome, Page, RoomTail
 
+# A room with no messages, groups or Idempotency-Keys left is forgotten when nothing was appended for this time. Its
+# next message begins a new epoch.
+FORGOTTEN_AFTER_S = 86_400.0
+
 
 class StoreError(RawwsError):
     """A store can't do what was asked. Nothing of the commit is stored, and it may be tried again."""
@@ -37,7 +41,9 @@ class Engine(Protocol):
     def commit(self, entries: Sequence[Entry]) -> list[Outcome]:
         """Carry out entries in their order, all or none of them, and return the outcome of each.
 
-        When it returns they are as safe as the engine's mode says. Raises `StoreError`.
+        When it returns they are as safe as the engine's mode says. Each commit also forgets a part of what has grown
+        old in other rooms; an empty one does nothing else, and is due about once a second. A room may begin a new epoch
+        after it was forgotten or damaged. Raises `StoreError`.
         """
 
     def sync(self) -> None:
@@ -49,11 +55,14 @@ class Engine(Protocol):
     def read(self, path: str, after: int, most_messages: int, most_bytes: int) -> Page | None:
         """Return records from the one that has message ``after + 1`` on, at least one if there is one.
 
-        Lost messages are records without frames. Returns None for a room that isn't known.
+        It begins with message ``tail.oldest`` if that is later. The first record may begin before, with messages that
+        are not asked for. A record is the last if it reaches ``most_messages``, or if the next would exceed
+        ``most_bytes``. Lost messages are records without frames, and don't count. Returns None for a room that isn't
+        known.
         """
 
     def read_last(self, path: str, most_messages: int, most_bytes: int) -> Page | None:
-        """Return the last records within the bounds, the oldest first."""
+        """Return the last records within the bounds of `read`, the oldest of them first; at least one."""
 
     def groups(self) -> list[GroupState]:
         """Return the state of all groups."""
