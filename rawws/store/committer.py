@@ -97,6 +97,8 @@ class Committer:
         # Called when `is_held` may have changed, and after all ``on_done`` of one commit.
         self.on_change: list[Callable[[], None]] = []
         self.on_commit: list[Callable[[], None]] = []
+        # Called with all messages that were stored, in their order, before those are told who have put them.
+        self.on_append: list[Callable[[Append, Outcome], None]] = []
         self._sync_every_s = sync_every_s
         self._sync_at = math.inf
         self._max_waiting_bytes = max_waiting_bytes
@@ -277,6 +279,8 @@ class Committer:
         self._sync_at = min(self._sync_at, trio.current_time() + self._sync_every_s)
         self._recover()
         for each, result in done:
+            if self.on_append and isinstance(each.entry, Append) and isinstance(result, Outcome):
+                self._tell_append(each.entry, result)
             _tell(each, result)
         for call in self.on_commit:
             call()
@@ -342,6 +346,11 @@ class Committer:
         for each in failed:
             _tell(each, self.trouble)
         self._release(failed, was_full=False)
+
+    def _tell_append(self, entry: Append, outcome: Outcome) -> None:
+        if not outcome.is_repeat and not outcome.is_reused:
+            for call in self.on_append:
+                call(entry, outcome)
 
     def _tell_change(self) -> None:
         for call in self.on_change:
