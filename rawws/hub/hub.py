@@ -28,6 +28,7 @@ from rawws.hub.doors import Door, action_through
 from rawws.hub.hub_commands import DISCONNECT, HubCommands, disconnect_body
 from rawws.hub.moderator import Attendance, AttendedWatchers, Moderator, OnMember, OnMessage
 from rawws.hub.paths import BESIDE_AN_APPLICATION, RoomPaths
+from rawws.hub.queues import Queues
 from rawws.hub.registry import RoomRegistry, RoomsInUse
 from rawws.hub.regranting import Effect, let_write, regrant
 from rawws.hub.room import Room
@@ -139,6 +140,7 @@ class Hub:
             max_peers,
         )
         self.backplane: Shards | None = None  # through which rooms are shared with other nodes
+        self.queues: Queues | None = None  # the groups of its rooms, if there is a place to keep jobs
         self._rooms_at = None if rooms_at is None else RoomPaths(rooms_at)
         self._settings_for = settings
         self._max_rooms = max_rooms

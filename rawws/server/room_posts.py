@@ -190,6 +190,10 @@ class HttpPublisher:
         if not isinstance(admitted, Admitted):
             await exchange.discard_body()
             return admitted
+        queues = self._hub.queues
+        if queues is not None and (refused := queues.refuse_publishing(path)):
+            await exchange.discard_body()
+            return refused
         most = self.max_message_bytes(exchange.limits)
         sentence = f"A message is over the server's limit of {most} bytes (--max-size)."
         body = await exchange.read_body(most, Refusal(413, "message_too_large", sentence))

@@ -10,7 +10,10 @@ from rawws.access.grant import ANYBODY, NOTHING, Action, Admitted
 from rawws.broadcast.message_ids import MessageId
 from rawws.broadcast.query import RoomQuery, read_request
 from rawws.errors import Refusal
+from rawws.groups.protocol import names_group
+from rawws.groups.websockets import ONLY_OVER_HTTP, WORKING
 from rawws.hub.doors import Door
+from rawws.hub.queues import NO_STORE, Queues
 from rawws.net.accept import Address
 from rawws.net.transport import Transport
 from rawws.relay.peer import Peer, PeerGroup
@@ -42,6 +45,10 @@ class Relay(Protocol):
 
     def action(self, door: Door, path: str) -> Action:
         """Return the action in the room of a path that a door is for."""
+
+    @property
+    def queues(self) -> Queues | None:
+        """The groups of its rooms; None if it has none."""
 
     async def prepare(self, path: str, since: MessageId | None = None) -> Refusal | None:
         """Load the room of a path, to be read from an id on; return a refusal if that fails."""
@@ -89,6 +96,9 @@ class Route:
         refusal = None if self.refuse is None else self.refuse(request)
         if refusal is not None or self.relay is None:
             return NOTHING, refusal
+        if names_group(request.query):
+            refusal = _refuse_worker(self.relay, request)
+            return (NOTHING, refusal) if refusal is not None else (WORKING, None)
         if refusal := self.relay.admit(request):
             return NOTHING, refusal
         return self.relay.action(Door.WEBSOCKET, request.path or ""), None
@@ -97,8 +107,19 @@ class Route:
         """Load the room for a request; return a refusal if that fails."""
         if self.relay is None:
             return None
+        if names_group(request.query):
+            return NO_STORE if self.relay.queues is None else await self.relay.queues.prepare(request)
         reading = read_request(request)
         return await self.relay.prepare(request.path or "", reading.since) if isinstance(reading, RoomQuery) else None
+
+
+def _refuse_worker(relay: Relay, request: Request) -> Refusal | None:
+    """Return why a WebSocket can't be a worker of a group in the room of its path; None if it can."""
+    if relay.queues is None:
+        return NO_STORE
+    if Action.WRITE not in relay.action(Door.WEBSOCKET, request.path or ""):
+        return ONLY_OVER_HTTP
+    return relay.queues.refuse(request)
 
 
 Routes = Mapping[str, Handler | Relay | Callbacks | Route]

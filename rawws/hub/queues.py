@@ -1,0 +1,67 @@
+"""The interface of a hub's groups, whose readers share the messages of a room as jobs.
+
+A hub lies below the groups, and needs only this interface. `rawws.groups.groups` implements it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import NamedTuple, Protocol
+
+from rawws.errors import Refusal
+from rawws.net.accept import Address
+from rawws.websocket.callbacks import Callbacks
+from rawws.wire.messages import Request, Response
+
+NO_STORE = Refusal(
+    501,
+    "no_groups",
+    "This server keeps no jobs: a group needs a store.",
+    hint="start the server with --store PATH, or with --queue-in-memory if jobs may be lost when it ends",
+)
+
+# Waits for something to happen, for at most a number of seconds.
+Happens = Callable[[], Awaitable[None]]
+Wait = Callable[[Happens, float], Awaitable[None]]
+
+
+class WorkerClient(NamedTuple):
+    """The client of a request about a group."""
+
+    number: int  # of its connection
+    address: Address
+    user: object
+
+
+class GroupFigures(NamedTuple):
+    """The figures of one group, by their name."""
+
+    room: str
+    group: str
+    values: Mapping[str, float]
+
+
+class Queues(Protocol):
+    """The groups of all rooms of a hub."""
+
+    @property
+    def callbacks(self) -> Callbacks:
+        """The callbacks of the workers that have a WebSocket."""
+
+    def refuse(self, request: Request) -> Refusal | None:
+        """Return why a request for a WebSocket can't be that of a worker; None if it can."""
+
+    async def prepare(self, request: Request) -> Refusal | None:
+        """Open the group that a request names, if needed; return a refusal if that fails."""
+
+    async def answer(self, request: Request, client: WorkerClient, wait: Wait) -> Response | Refusal:
+        """Answer a GET or a POST about a group, whose client may read and write in the room."""
+
+    def refuse_publishing(self, path: str) -> Refusal | None:
+        """Return why a room takes no message at present: its groups keep too many; None if it does."""
+
+    def figures(self) -> Iterable[GroupFigures]:
+        """Return the figures of each group."""
+
+    async def end(self, path: str, group: str) -> bool:
+        """Forget a group and what it has left to do; return False if there is none."""
