@@ -122,10 +122,11 @@ NEEDS_IDS = Refusal(
 )
 
 
-ONLY_OVER_HTTP = Refusal(
+NO_WORKER_HERE = Refusal(
     403,
     "group_read_only",
-    "In this room no WebSocket publishes (--read-only), so a worker can't have one either; take jobs with GET.",
+    "Where no WebSocket publishes (--read-only), one takes jobs with a grant alone, or on the server's own machine.",
+    hint="say who may write with --access, or take jobs with GET and the publish token",
 )
 MAY_NOT_WORK = Refusal(
     403,

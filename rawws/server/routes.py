@@ -11,7 +11,7 @@ from rawws.broadcast.message_ids import MessageId
 from rawws.broadcast.query import RoomQuery, read_request
 from rawws.errors import Refusal
 from rawws.groups.protocol import names_group
-from rawws.groups.websockets import ONLY_OVER_HTTP, WORKING
+from rawws.groups.websockets import WORKING
 from rawws.hub.doors import Door
 from rawws.hub.queues import NO_STORE, Queues
 from rawws.net.accept import Address
@@ -117,8 +117,6 @@ def _refuse_worker(relay: Relay, request: Request) -> Refusal | None:
     """Return why a WebSocket can't be a worker of a group in the room of its path; None if it can."""
     if relay.queues is None:
         return NO_STORE
-    if Action.WRITE not in relay.action(Door.WEBSOCKET, request.path or ""):
-        return ONLY_OVER_HTTP
     return relay.queues.refuse(request)
 
 
@@ -162,6 +160,11 @@ class RouteTable:
     def admit(self, request: Request) -> tuple[Action, Refusal | None]:
         """Ask the route of a request's path. See `Route.admit`."""
         return self.at(request.path).admit(request)
+
+    def peers_publish(self, request: Request) -> bool:
+        """Return whether the WebSockets of a request's path publish what they send."""
+        relay = self.at(request.path).relay
+        return relay is not None and Action.WRITE in relay.action(Door.WEBSOCKET, request.path or "")
 
     async def prepare(self, request: Request) -> Refusal | None:
         """Have the route of a request's path get ready. See `Route.prepare`."""

@@ -89,6 +89,7 @@ class Server:
             renumber=self._admission.renumber if counts else None,
             admit=self._routes.admit,
             find_application=self._routes.find_application,
+            peers_publish=self._routes.peers_publish,
             prepare=self._routes.prepare,
         )
 

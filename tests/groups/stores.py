@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import trio
 
@@ -112,7 +113,7 @@ async def serving(engine: Engine, queue_bytes: int = 1 << 20) -> AsyncGenerator[
         nursery.cancel_scope.cancel()
 
 
-async def open_group(groups: Groups, name: str = "sms", **query: object) -> Runner:
-    found = await groups.open(PATH, GroupQuery(name, **query))  # type: ignore[arg-type]
+async def open_group(groups: Groups, name: str = "sms", **query: Any) -> Runner:
+    found = await groups.open(PATH, GroupQuery(name, **query))
     assert isinstance(found, Runner)
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -67,7 +68,7 @@ async def test_a_group_goes_on_where_it_was_after_a_restart(tmp_path: Path) -> N
     [({}, 3), ({"last": 0}, 5), ({"last": 1}, 4)],
 )
 async def test_a_new_group_begins_with_the_oldest_message_unless_it_says_otherwise(
-    query: dict[str, int], first: int
+    query: dict[str, Any], first: int
 ) -> None:
     async with serving(MemoryEngine()) as (groups, rooms):
         rooms.history = History(2)
