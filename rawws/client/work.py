@@ -1,7 +1,7 @@
 """`work`: the jobs of a group of a room, one after the other, for a worker in a program.
 
-A worker's connection is a WebSocket with ``rawws.id.v1``. When it ends, the server gives the worker's jobs to others, so
-an answer that comes later has no effect.
+A worker's connection is a WebSocket with ``rawws.id.v1``. When it ends, the server gives the worker's jobs to others,
+so an answer that comes later has no effect.
 """
 
 from __future__ import annotations

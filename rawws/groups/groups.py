@@ -22,8 +22,7 @@ from rawws.groups.protocol import GroupQuery, dead_room, read_answer_query, read
 from rawws.groups.runner import BROKEN, ENDED, Runner
 from rawws.groups.shelf import PAGE_BYTES, PAGE_MESSAGES, Shelf
 from rawws.groups.websockets import NEEDS_IDS, WorkerCallbacks
-from rawws.hub.queues import GroupFigures, Wait, WorkerClient
-from rawws.limits import MIB
+from rawws.hub.queues import QUEUE_BYTES, GroupFigures, Wait, WorkerClient
 from rawws.relay.loop import current_loop
 from rawws.store.committer import Committer
 from rawws.store.engine import StoreError
@@ -32,7 +31,6 @@ from rawws.websocket.callbacks import CallbackWebSocket
 from rawws.wire.messages import NO_STORE, Request, Response
 from rawws.wire.trace import FAULT, STATE, shorten
 
-QUEUE_BYTES = 64 * MIB
 # A request waits for at most this time until a new group is stored.
 OPENING_S = 5.0
 # A group is made by the first worker that names it, so their number is bounded.

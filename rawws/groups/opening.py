@@ -7,11 +7,13 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from rawws.groups.groups import QUEUE_BYTES, Groups
+from rawws.groups.groups import Groups
 from rawws.hub.hub import Hub
+from rawws.hub.queues import NO_STORE, NoQueues
 from rawws.relay.loop import current_loop
 from rawws.relay.room_base import NOBODY
 from rawws.store.committer import Committer
+from rawws.store.stored_rooms import StoredRooms
 
 _HOLD = "groups"
 
@@ -25,7 +27,9 @@ class HubRooms:
         self._held: dict[str, object] = {}  # rooms stay while publishers wait there
 
     def publish(self, path: str, frame: bytes) -> None:
-        self._hub.registry.get(path).send_to_backplane([frame], NOBODY)
+        room = self._hub.registry.get(path)
+        assert room.shared is not None
+        room.shared.take(room, [frame], NOBODY)
 
     def hold(self, path: str, *, held: bool) -> None:
         room = self._hub.registry.get(path)
@@ -37,18 +41,65 @@ class HubRooms:
             current_loop().slow.unblock(room, _HOLD)
 
 
-@asynccontextmanager
-async def with_groups(hub: Hub, committer: Committer, queue_bytes: int = QUEUE_BYTES) -> AsyncGenerator[Groups]:
-    """Give a hub groups for as long as the block runs. ``committer`` is that of its rooms, and runs meanwhile.
+class OpenGroups:
+    """The groups of a hub, and the number of the hub's servers. They have a task of their own until the last ends."""
 
-    The groups of a room keep about ``queue_bytes`` at most.
-    """
-    groups = Groups(HubRooms(hub, committer), queue_bytes)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(groups.run)
-        hub.queues = groups
+    def __init__(self, hub: Hub, committer: Committer) -> None:
+        self.servers = 0
+        self._hub = hub
+        self._groups = Groups(HubRooms(hub, committer), hub.queue_bytes)
+        self._scope = trio.CancelScope()
+        self._has_begun, self._has_ended = trio.Event(), trio.Event()
+        self._error: Exception | None = None
+
+    @trio.lowlevel.enable_ki_protection
+    async def _run(self) -> None:
         try:
-            yield groups
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(self._groups.run)
+                    self._has_begun.set()
+        except Exception as error:
+            self._error = error
         finally:
-            hub.queues = None
-            nursery.cancel_scope.cancel()
+            self._has_begun.set()
+            self._has_ended.set()
+
+    async def begin(self) -> None:
+        """Open the groups that are stored. Raises `StoreError` if they can't be read."""
+        if not self._has_begun.is_set():
+            trio.lowlevel.spawn_system_task(self._run, name="rawws groups")
+            await self._has_begun.wait()
+        if self._error is not None:
+            raise self._error
+        self._hub.queues = self._groups
+
+    async def end(self) -> None:
+        """Stop the groups. What is stored is left to the store."""
+        self._hub.queues = NoQueues(NO_STORE)
+        self._scope.cancel()
+        with trio.CancelScope(shield=True):
+            await self._has_ended.wait()
+
+
+_open: dict[Hub, OpenGroups] = {}
+
+
+@asynccontextmanager
+async def queued(hub: Hub) -> AsyncGenerator[None]:
+    """Serve the groups of a hub for the block, if its store is open. Several servers of one hub share them."""
+    if not isinstance(hub.stored, StoredRooms):
+        yield
+        return
+    groups = _open.get(hub)
+    if groups is None:
+        groups = _open[hub] = OpenGroups(hub, hub.stored.committer)
+    groups.servers += 1
+    try:
+        await groups.begin()
+        yield
+    finally:
+        groups.servers -= 1
+        if not groups.servers:
+            del _open[hub]
+            await groups.end()

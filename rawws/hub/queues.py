@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 from rawws.errors import Refusal
+from rawws.limits import MIB
 from rawws.net.accept import Address
 from rawws.websocket.callbacks import Callbacks
 from rawws.wire.messages import Request, Response
@@ -20,9 +21,25 @@ NO_STORE = Refusal(
     hint="start the server with --store PATH, or with --queue-in-memory if jobs may be lost when it ends",
 )
 
+SHARED = Refusal(
+    501,
+    "no_shared_groups",
+    "Rooms that are shared through --backplane have no groups yet.",
+    hint="for jobs, start one server with --store PATH in place of --backplane",
+)
+# What the groups of a room keep at most.
+QUEUE_BYTES = 64 * MIB
+
 # Waits for something to happen, for at most a number of seconds.
 Happens = Callable[[], Awaitable[None]]
 Wait = Callable[[Happens, float], Awaitable[None]]
+
+
+class _NoCallbacks(Callbacks):
+    """The callbacks of workers that there can't be."""
+
+
+_NONE: Callbacks = _NoCallbacks()
 
 
 class WorkerClient(NamedTuple):
@@ -65,3 +82,30 @@ class Queues(Protocol):
 
     async def end(self, path: str, group: str) -> bool:
         """Forget a group and what it has left to do; return False if there is none."""
+
+
+class NoQueues:
+    """The groups of a hub that keeps no jobs."""
+
+    callbacks = _NONE
+
+    def __init__(self, refusal: Refusal) -> None:
+        self._refusal = refusal
+
+    def refuse(self, request: Request) -> Refusal | None:
+        return self._refusal
+
+    async def prepare(self, request: Request) -> Refusal | None:
+        return self._refusal
+
+    async def answer(self, request: Request, client: WorkerClient, wait: Wait) -> Response | Refusal:
+        return self._refusal
+
+    def refuse_publishing(self, path: str) -> Refusal | None:
+        return None
+
+    def figures(self) -> Iterable[GroupFigures]:
+        return ()
+
+    async def end(self, path: str, group: str) -> bool:
+        return False

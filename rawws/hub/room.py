@@ -157,7 +157,7 @@ class Room:
         if loop is None:
             self._home.put(self._publication(frames, key))
         elif state.shared is not None:
-            state.send_to_backplane(frames, NOBODY, key)
+            state.shared.take(state, frames, NOBODY, key)
         else:
             state.add(frames, NOBODY, key)
             return Delivery(*publish_added(state, loop.sending))

@@ -103,7 +103,7 @@ class AdminApp(Middleware):
     async def _act(self, exchange: Exchange, method: str, path: str) -> Response | Refusal:
         query = exchange.request.query
         if path == HISTORY:
-            return self._clear_history(exchange, read_history(query))
+            return await self._clear_history(exchange, read_history(query))
         if method == "DELETE":
             return await self._disconnect(exchange, query)
         if path == PEERS:
@@ -129,13 +129,16 @@ class AdminApp(Middleware):
         logs.line(logs.hub, logging.INFO, exchange.number, STATE, message)
         return answer_json({"ended": total, "nodes": ended})
 
-    def _clear_history(self, exchange: Exchange, path: str) -> Response | Refusal:
-        room = self._hub.registry.in_use.get(path)
-        if self._hub.backplane is not None:
-            sentence = "The history of a shared room is in Redis, where this server doesn't delete it."
-            return Refusal(501, "history_shared", sentence)
-        if room is None:
+    async def _clear_history(self, exchange: Exchange, path: str) -> Response | Refusal:
+        if self._hub.stored is not None and (refused := await self._hub.prepare(path)):
+            return refused
+        room = self._hub.registry.find(path)
+        if room is None and self._hub.backplane is not None:
+            room = self._hub.registry.get(path)
+        if room is None or not (self._hub.backplane or room.history_messages or path in self._hub.registry.in_use):
             return _no_room(path)
+        if room.shared is not None and (refused := await room.shared.clear(room)):
+            return refused
         messages = room.clear_history()
         sentence = f"administration: cleared the history of room {path} (messages: {messages})"
         logs.line(logs.hub, logging.INFO, exchange.number, STATE, sentence)

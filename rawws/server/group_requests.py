@@ -11,7 +11,7 @@ from rawws.access.grant import Action, Admitted
 from rawws.errors import Refusal
 from rawws.groups.websockets import MAY_NOT_WORK, WORKING
 from rawws.hub.hub import Hub
-from rawws.hub.queues import NO_STORE, Happens, Wait, WorkerClient
+from rawws.hub.queues import Happens, Wait, WorkerClient
 from rawws.server.apps import Exchange
 from rawws.server.room_posts import PublishPolicy
 from rawws.wire.messages import Response
@@ -19,8 +19,6 @@ from rawws.wire.messages import Response
 
 async def answer_worker(exchange: Exchange, hub: Hub, policy: PublishPolicy) -> Response | Refusal:
     """Return the answer to a request about a group of a room. Its body has been read."""
-    if hub.queues is None:
-        return NO_STORE
     admitted = await _admit(exchange, policy)
     if not isinstance(admitted, Admitted):
         return admitted

@@ -13,7 +13,7 @@ from rawws.errors import Refusal
 from rawws.groups.protocol import names_group
 from rawws.groups.websockets import WORKING
 from rawws.hub.doors import Door
-from rawws.hub.queues import NO_STORE, Queues
+from rawws.hub.queues import Queues
 from rawws.net.accept import Address
 from rawws.net.transport import Transport
 from rawws.relay.peer import Peer, PeerGroup
@@ -47,8 +47,8 @@ class Relay(Protocol):
         """Return the action in the room of a path that a door is for."""
 
     @property
-    def queues(self) -> Queues | None:
-        """The groups of its rooms; None if it has none."""
+    def queues(self) -> Queues:
+        """The groups of its rooms."""
 
     async def prepare(self, path: str, since: MessageId | None = None) -> Refusal | None:
         """Load the room of a path, to be read from an id on; return a refusal if that fails."""
@@ -97,7 +97,7 @@ class Route:
         if refusal is not None or self.relay is None:
             return NOTHING, refusal
         if names_group(request.query):
-            refusal = _refuse_worker(self.relay, request)
+            refusal = self.relay.queues.refuse(request)
             return (NOTHING, refusal) if refusal is not None else (WORKING, None)
         if refusal := self.relay.admit(request):
             return NOTHING, refusal
@@ -108,16 +108,9 @@ class Route:
         if self.relay is None:
             return None
         if names_group(request.query):
-            return NO_STORE if self.relay.queues is None else await self.relay.queues.prepare(request)
+            return await self.relay.queues.prepare(request)
         reading = read_request(request)
         return await self.relay.prepare(request.path or "", reading.since) if isinstance(reading, RoomQuery) else None
-
-
-def _refuse_worker(relay: Relay, request: Request) -> Refusal | None:
-    """Return why a WebSocket can't be a worker of a group in the room of its path; None if it can."""
-    if relay.queues is None:
-        return NO_STORE
-    return relay.queues.refuse(request)
 
 
 Routes = Mapping[str, Handler | Relay | Callbacks | Route]

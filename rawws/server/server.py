@@ -231,7 +231,7 @@ class Server:
         endpoint = self._endpoint if route.shows_frames else self._unseen
         callbacks = route.callbacks
         if route.relay is not None:
-            if route.relay.queues is None or not names_group(upgraded.request.query):
+            if not names_group(upgraded.request.query):
                 return self._relay(route.relay, upgraded, endpoint)
             callbacks = route.relay.queues.callbacks
         try:
