@@ -94,12 +94,10 @@ def _check(options: argparse.Namespace) -> None:
 def _check_queues(options: argparse.Namespace) -> None:
     """Raises `UsageError` for what can't be had together with groups, or without a place for their jobs."""
     in_memory = options.queue_in_memory
-    if in_memory and (
-        other := next((flag for flag in ("store", "backplane", "workers") if getattr(options, flag)), "")
-    ):
-        raise UsageError(
-            f"--queue-in-memory is for one process without a store, and not for --{other}; remove one of them"
-        )
+    others = [flag for flag in ("store", "backplane", "workers") if getattr(options, flag)]
+    if in_memory and others:
+        sentence = f"--queue-in-memory is for one process without a store, and not for --{others[0]}"
+        raise UsageError(f"{sentence}; remove one of them")
     if not in_memory and options.store is None and FLAGS.given(options, lambda flag: flag.name == "--queue-bytes"):
         raise UsageError("--queue-bytes has no effect without --store or --queue-in-memory; give one, or leave it out")
 

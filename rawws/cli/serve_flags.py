@@ -200,8 +200,8 @@ _ROOMS = (
     Flag(
         "--queue-bytes",
         Value(size, "BYTES", show_size),
-        "bytes that the groups of a room (`?group=`) keep from being trimmed; beyond it publishers wait there, and POST "
-        "requests are answered with 507",
+        "bytes that the groups of a room (`?group=`) keep from being trimmed; beyond it publishers wait there, and a "
+        "POST is answered with 507",
         goes_to="hub.queue_bytes",
         manual="See [Hand work to another back end](../howto/queues.md).",
         needs_rooms=True,

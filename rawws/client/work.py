@@ -231,7 +231,7 @@ def work(
     Raises `UsageError` for arguments that can't be used, and as ``async for ws in rawws.connect(uri)`` when another try
     would fail too: for a server that keeps no jobs, and for a user that may not work there.
     """
-    check_number("longest", longest)
+    check_number("longest", longest, whole=False)
     parse_uri(uri)  # raises InvalidURI for what can't be one
     wishes = urlencode({"group": group, "max": max_jobs, "ack": ack, "tries": tries})
     query = read_group_query(wishes)

@@ -200,7 +200,7 @@ def _read_names(query: str, names: tuple[str, ...]) -> dict[str, str]:
                 raise UsageError(f"the query has {name} twice")
             given[name] = value
         elif meant := difflib.get_close_matches(name[:40], names, 1, 0.66):
-            raise UsageError(f"the query of a group has no {name[:40]!r}; did you mean {meant[0]}?")
+            raise UsageError(f"the query of a group has no {name[:40]!r}; perhaps {meant[0]} is meant")
     return given
 
 

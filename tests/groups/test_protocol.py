@@ -72,8 +72,8 @@ def test_the_query_of_a_worker(query: str, expected: GroupQuery) -> None:
         ("group=a&ack=0", "from 1 to 43200"),
         ("group=a&ack=1.5", "ack='1.5'"),
         ("group=a&tries=9999999999", "from 1 to 1000"),
-        ("group=a&acks=3", "the query of a group has no 'acks'; did you mean ack?"),
-        ("group=a&trys=3", "did you mean tries?"),
+        ("group=a&acks=3", "the query of a group has no 'acks'; perhaps ack is meant"),
+        ("group=a&trys=3", "perhaps tries is meant"),
         ("group=a&presence", "a worker gets jobs alone, so presence doesn't go with group"),
         ("group=a&since=1-1&last=2", "and not both"),
         ("group=a&since=nonsense!", "is not a message's id"),
@@ -81,7 +81,7 @@ def test_the_query_of_a_worker(query: str, expected: GroupQuery) -> None:
     ],
 )
 def test_a_query_that_can_not_be_read_is_explained(query: str, why: str) -> None:
-    with pytest.raises(UsageError, match=why.replace("(", r"\(").replace("?", r"\?")):
+    with pytest.raises(UsageError, match=why.replace("(", r"\(")):
         read_group_query(query)
 
 
