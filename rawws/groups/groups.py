@@ -116,7 +116,9 @@ class Groups:
         await self._read_backlog(path, group.oldest - 1)
         self._runners[key] = self._of_room[path][group.name] = runner
         if (tail := await self._tail(path)) is not None:  # more may have been stored until now
-            runner.note_stored(tail.newest)
+            page = await trio.to_thread.run_sync(self._engine.read, path, group.oldest - 1, 1, 1)
+            first = page.records[0].at if page is not None and page.records else time.time()
+            runner.note_stored(tail.newest, first)
         assert self._tasks is not None
         self._tasks.start_soon(runner.run)
         self._measure(path)
@@ -147,8 +149,9 @@ class Groups:
         runners = self._of_room.get(path)
         if not runners:
             return
+        now = time.time()
         for runner in runners.values():
-            runner.note_stored(newest)
+            runner.note_stored(newest, now)
         self._measure(path)
 
     def _measure(self, path: str) -> None:
@@ -284,7 +287,9 @@ class Groups:
     def figures(self) -> Iterator[GroupFigures]:
         for (path, name), runner in self._runners.items():
             state = runner.state()
-            values = {field: float(getattr(state, field)) for field in _FIGURES}
+            values = {field: getattr(state, field) for field in _FIGURES}
+            if state.oldest is not None and runner.oldest_at is not None:
+                values["oldest_s"] = max(0.0, time.time() - runner.oldest_at)
             yield GroupFigures(path, name, values)
 
     async def _answer_state(self, key: Key) -> Response | Refusal:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -27,6 +28,8 @@ from rawws.wire.trace import FAULT, STATE, shorten
 
 # The most deliveries in one commit.
 MOST_AT_ONCE = 1000
+# The most records whose times are known. The later ones count as old as the last of these.
+MOST_TIMES = 1000
 # The rest after a message couldn't be read.
 REST_S = 1.0
 
@@ -89,11 +92,20 @@ class Runner:
         self._has_work = True  # a new group has to be stored
         self._work = trio.lowlevel.ParkingLot()
         self._to_tell: list[trio.Event] = []  # those who wait for the end of a turn
+        self._times: deque[tuple[int, float]] = deque()  # the last message of a record, and the record's
         self.problem: Refusal | None = None  # why it does nothing any more
         self.died_before = 0
 
     def __repr__(self) -> str:
         return f"<Runner of {self.group!r} workers={len(self._clients)}>"
+
+    @property
+    def oldest_at(self) -> float | None:
+        """The time, since 1970, when the oldest unfinished message was stored; None if there is none."""
+        times, oldest = self._times, self.group.oldest
+        while times and times[0][0] < oldest:
+            times.popleft()
+        return times[0][1] if times else None
 
     @property
     def epoch(self) -> str:
@@ -124,10 +136,13 @@ class Runner:
             self._has_work = True
             self._work.unpark_all()
 
-    def note_stored(self, newest: int) -> None:
-        """Note that the room has messages up to a number."""
+    def note_stored(self, newest: int, at: float) -> None:
+        """Note that the room has messages up to a number, the first of which was stored at a time since 1970."""
         if newest > self.newest:
             self.newest = newest
+            if len(self._times) >= MOST_TIMES:
+                _, at = self._times.pop()
+            self._times.append((newest, at))
             if self.group.wants_messages:
                 self.kick()
 

@@ -5,6 +5,7 @@ Needs the extra ``metrics`` (prometheus-client).
 
 from __future__ import annotations
 
+import operator
 from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
@@ -83,6 +84,16 @@ class _Figures:
     def turns(self) -> list[tuple[str, float]]:
         """Return the number of the loop's turns, and the seconds that they took together."""
         return [("count", self.stats.turns), ("sum", self.stats.turns_s)]
+
+    def of_groups(
+        self, name: str, joined: Callable[[float, float], float] = operator.add
+    ) -> list[tuple[str, float]] | None:
+        """Return a figure of the groups of each name, over all rooms; None without groups."""
+        values: dict[str, float] = {}
+        for figures in self.hub.queues.figures():
+            if (value := figures.values.get(name)) is not None:
+                values[figures.group] = joined(values.get(figures.group, 0.0), value)
+        return sorted(values.items()) or None
 
     def backplane_up(self) -> float | None:
         """Return 1 if the backplane can be reached, else 0; None without a backplane."""
@@ -195,6 +206,47 @@ TABLE = (
         "Messages not yet confirmed by the backplane.",
         "gauge",
         _Figures.backplane_waiting,
+    ),
+    MetricRow(
+        "rawws_group_waiting_messages",
+        "Messages that no worker of a group has, summed over rooms.",
+        "gauge",
+        lambda at: at.of_groups("waiting"),
+        "group",
+    ),
+    MetricRow(
+        "rawws_group_leased_jobs",
+        "Jobs that the workers of a group have.",
+        "gauge",
+        lambda at: at.of_groups("leased"),
+        "group",
+    ),
+    MetricRow(
+        "rawws_group_workers", "Connected workers of a group.", "gauge", lambda at: at.of_groups("workers"), "group"
+    ),
+    MetricRow(
+        "rawws_group_oldest_seconds",
+        "Time since the oldest unfinished message of a group was stored, in seconds.",
+        "gauge",
+        lambda at: at.of_groups("oldest_s", max),
+        "group",
+    ),
+    MetricRow(
+        "rawws_group_redeliveries",
+        "Deliveries of jobs that had been delivered before.",
+        "counter",
+        lambda at: at.of_groups("redelivered"),
+        "group",
+    ),
+    MetricRow(
+        "rawws_group_done_jobs", "Jobs that were acknowledged.", "counter", lambda at: at.of_groups("done"), "group"
+    ),
+    MetricRow(
+        "rawws_group_dead_jobs",
+        "Jobs that were moved to the dead room of their group.",
+        "counter",
+        lambda at: at.of_groups("dead"),
+        "group",
     ),
     MetricRow(
         "rawws_tasks",
