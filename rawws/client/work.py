@@ -26,6 +26,7 @@ from rawws.hooks import log_failure
 from rawws.limits import check_number
 from rawws.websocket import WebSocket
 from rawws.wire.messages import FieldsLike
+from rawws.wire.session import State
 from rawws.wire.trace import FAULT
 from rawws.wire.uri import parse_uri
 
@@ -144,6 +145,8 @@ class Work(AsyncIterator[Job]):
             except ConnectionClosed:
                 self._ws = None
                 continue
+            if self._ws.state is not State.OPEN:
+                continue  # the server has given this job to another worker
             if (job := self._read(self._ws, message)) is not None:
                 return job
 

@@ -90,7 +90,7 @@ class Hub:
     POST requests. `rawws.serve` opens the store, and closes it. A message goes to readers, and a POST is answered with
     202, when the message is stored as ``store_sync`` says: on the disk (``"always"``), or safe from the end of this
     process (``"interval"``, ``"never"``). With ``"interval"``, everything is on the disk ``store_interval_s`` later.
-    ``history`` is 1,000 by default then, and 0 without a store.
+    ``history`` is 1,000 by default then (as with ``queue_in_memory``), and 0 without a store.
 
     With a store, the readers of a room can share its messages as jobs (``?group=``, `rawws.work`). What the groups of
     a room have not finished is kept whatever the history is, up to ``queue_bytes``: then publishers there wait, and a
@@ -157,7 +157,7 @@ class Hub:
         if store_sync not in STORE_SYNCS:
             raise UsageError(f"there is no store_sync {store_sync!r}; give one of {', '.join(map(repr, STORE_SYNCS))}")
         if history is None:
-            history = 0 if store is None else STORED_HISTORY
+            history = 0 if store is None and not queue_in_memory else STORED_HISTORY
         self.settings = RoomSettings(
             History(history, history_bytes, history_age_s),
             max_lag_bytes,
