@@ -247,7 +247,7 @@ class HttpPublisher:
             digest=post.digest if once else "",
             on_done=done.set,
         )
-        backplane.publish(shared, message)
+        backplane.publish(message)
         with trio.move_on_after(HELD_S):
             await done.wait()
         if message.problem:
