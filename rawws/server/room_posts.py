@@ -200,7 +200,7 @@ class HttpPublisher:
         if isinstance(opcode, Refusal):
             return opcode
         post = _Post(exchange, path, admitted, opcode, body, is_operator)
-        if (backplane := self._hub.through(path)) is not None:
+        if (backplane := self._hub.registry.backplane_of(path)) is not None:
             return await self._publish_through(backplane, post)
         if refusal := self._hub.refuse_room(path):
             return refusal

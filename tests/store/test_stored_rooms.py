@@ -19,7 +19,7 @@ from rawws.broadcast.log import History
 from rawws.store import committer, stored_rooms
 from rawws.store.engine import StoreBroken, StoreError, StoreFull
 from rawws.store.entries import Entry, Outcome, Page, Record
-from rawws.store.loaded_room import _times_of
+from rawws.store.loaded_room import _times_of, read_history
 from rawws.store.sqlite_engine import SqliteEngine
 from tests.room_serving import Rooms, rooms
 from tests.serving.client import Client
@@ -157,7 +157,7 @@ async def test_a_program_joins_publishes_and_asks_for_ids(start: Start, nursery:
 
     async def handler(ws: rawws.WebSocket) -> None:
         async with room.join(ws, since="0-0"):
-            await ws.wait_closed() if hasattr(ws, "wait_closed") else await ws.recv()
+            await ws.recv()
 
     served = functools.partial(rawws.serve, handler, 0, host=LOOPBACK, routes={"/room/": hub})
     server = await nursery.start(served)
@@ -190,7 +190,7 @@ async def test_an_operator_clears_a_history(start: Start) -> None:
         last = [await running.publish("/x", str(number)) for number in range(3)][-1]["id"]
         state = running.hub.registry.get("/x")
         assert await running.hub.prepare("/x") is None
-        assert await running.hub.stored.clear(state) is None  # type: ignore[union-attr]
+        assert await running.hub.stored.clear(state) is None
         assert state.clear_history() == 3
     async with start() as running:
         polled = await running.poll("/x?last=9")
@@ -239,7 +239,7 @@ async def test_readers_learn_that_a_room_has_begun_anew(start: Start, monkeypatc
 async def test_a_commit_during_the_load_is_neither_lost_nor_doubled(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = stored_rooms.read_history
+    read = read_history
     begin, go_on = trio.Event(), trio.Event()
 
     async with start() as running:
