@@ -33,7 +33,9 @@ INTERNAL = {
     *(
         "Hub.refuse_room",
         "Hub.refuse_settings",
+        "Hub.obstacle",
         "Hub.share_through",
+        "Hub.store_through",
         "Hub.stream_events",
         "Hub.serving",
         "Hub.subprotocols",

@@ -228,11 +228,10 @@ class RedisStreams:
     def take(self, room: RoomState, frames: Sequence[bytes | bytearray], sender: int, key: str | None = None) -> int:
         messages = Outgoing.split(room.path, frames, room.settings.history, sender, key)
         for message in messages:
-            self.publish(room, message)
+            self.publish(message)
         return len(messages)
 
-    def publish(self, room: RoomState, message: Outgoing) -> None:
-        del room  # any node with the room will read the message
+    def publish(self, message: Outgoing) -> None:
         check_key(message.key)  # in the outbox it would block all later messages
         message.author = Author(self._node, message.sender, next(self._serials))
         self._put(message)

@@ -210,10 +210,6 @@ class Hub:
         return Watchers() if self._attendance is None else AttendedWatchers(self._attendance)
 
     def _choose_backplane(self, path: str) -> Backplane[RoomState] | None:
-        return self.through(path)
-
-    def through(self, path: str) -> Backplane[RoomState] | None:
-        """Return the backplane, or the store, through which the messages of a room go before anybody gets them."""
         return self.stored if self.backplane is None else self.backplane.of(path)
 
     @property

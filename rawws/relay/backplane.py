@@ -75,7 +75,7 @@ class Backplane(Protocol[Room]):
         Raises `UsageError` for a key that UTF-8 can't encode.
         """
 
-    def publish(self, room: Room, message: Outgoing) -> None:
+    def publish(self, message: Outgoing) -> None:
         """Accept a message as `take` does. The message itself reports its fate."""
 
     def withdraw(self, message: Outgoing) -> bool:

@@ -105,7 +105,7 @@ class Batch:
             history = room.settings.history
             (message,) = Outgoing.split(room.path, publication.frames, history, NOBODY, publication.key)
             message.on_done = partial(_tell, message, outcome)
-            room.shared.publish(room, message)
+            room.shared.publish(message)
             return
         room.add(publication.frames, NOBODY, publication.key)
         self._rooms[room] = None

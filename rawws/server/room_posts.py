@@ -203,7 +203,7 @@ class HttpPublisher:
         if isinstance(opcode, Refusal):
             return opcode
         post = _Post(exchange, path, admitted, opcode, body, is_operator)
-        if (backplane := self._hub.through(path)) is not None:
+        if (backplane := self._hub.registry.backplane_of(path)) is not None:
             return await self._publish_through(backplane, post)
         if refusal := self._hub.refuse_room(path):
             return refusal
@@ -250,7 +250,7 @@ class HttpPublisher:
             digest=post.digest if once else "",
             on_done=done.set,
         )
-        backplane.publish(shared, message)
+        backplane.publish(message)
         with trio.move_on_after(HELD_S):
             await done.wait()
         if message.problem:

@@ -200,6 +200,7 @@ class Committer:
                         await self._close(thread)
         finally:
             memory.extra_usage.discard(self.held_bytes)
+            self.trouble = StoreBroken("it is closed")
 
     async def _work(self, thread: WriterThread) -> None:
         while True:
@@ -317,7 +318,7 @@ class Committer:
         is_new = self.trouble is None or str(self.trouble) != str(error)
         self.trouble = error
         if is_new:
-            sentence = f"nothing can be stored: {error}; readers stay, publishers wait, and it is tried again"
+            sentence = f"nothing can be stored: {error}; readers stay, and publishers wait"
             logs.server_line(logging.ERROR, FAULT, sentence)
             self._tell_change()
 

@@ -54,10 +54,10 @@ class OpenStore:
             with trio.move_on_after(FLUSH_S):
                 await self._committer.flush()
         finally:
-            self._hub.store_through(None)
             self._scope.cancel()
             with trio.CancelScope(shield=True):
                 await self._has_ended.wait()
+            self._hub.store_through(None)
             if lost := self._committer.waiting_messages:
                 sentence = f"accepted messages that are lost, since they can't be stored: {lost}"
                 logs.server_line(logging.ERROR, FAULT, sentence)

@@ -24,10 +24,12 @@ from rawws.store.store_lock import Mark, StoreLock, boot_id
 
 _MAGIC = b"SQLite format 3\x00"
 _HEADER_BYTES = 100
-# A file up to this size is checked as a whole, which takes a tenth of a second.
-CHECKED_BYTES = 16 * 1024 * 1024
+# A file up to this size is checked as a whole, which takes a quarter of a second.
+CHECKED_BYTES = 64 * 1024 * 1024
 # What a room may have lost at most with the end of the machine, when nobody knows how much it was.
 _SKIPPED = 1 << 20
+# How long another program may hold the file locked.
+BUSY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ def open_file(path: Path, mode: SyncMode, lock: StoreLock) -> Opened:
     is_new = _check_file(path)
     connection = None
     try:
-        connection = connect(path, mode="rwc")
+        connection = connect(path, mode="rwc", busy_s=BUSY_S)
         _prepare(connection, path, mode, is_new=is_new)
         opened = _continue(connection, path, mode, lock)
         _sync_all(connection, path)
@@ -66,19 +68,19 @@ def check_folder(path: Path) -> None:
     if not path.parent.is_dir():
         raise UsageError(f"there is no directory {path.parent} for the store; make it, or give another path")
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise UsageError(_not_writable(path.parent, "no files can be made in the directory"))
+        raise UsageError(f"no files can be made in the directory {path.parent}: {_why_not_writable(path.parent)}")
     if path.exists() and not os.access(path, os.R_OK | os.W_OK):
-        raise UsageError(_not_writable(path, "the store can't be written:"))
+        raise UsageError(f"the store {path} can't be written: {_why_not_writable(path)}")
 
 
-def _not_writable(path: Path, what: str) -> str:
-    """Return why a file or directory can't be written. The kernel says whether it is the file system."""
+def _why_not_writable(path: Path) -> str:
+    """Return why a file or directory can't be written, and what to do."""
     if os.statvfs(path).f_flag & os.ST_RDONLY:
-        return f"{what} {path}, since its file system is read-only; give a path on another one"
+        return "its file system is read-only; give a path on another one"
     found = path.stat()
     return (
-        f"{what} {path}, which belongs to user {found.st_uid} with mode {found.st_mode & 0o7777:04o}, and this is user "
-        f"{os.geteuid()}; change its owner, or give another path"
+        f"it belongs to user {found.st_uid} with mode {found.st_mode & 0o7777:04o}, and this is user {os.geteuid()}; "
+        "change its owner, or give another path"
     )
 
 
@@ -196,10 +198,9 @@ def _write_newest(connection: sqlite3.Connection, room: StoredRoom) -> None:
 
 def _sync_all(connection: sqlite3.Connection, path: Path) -> None:
     """Have everything on the disk, in the file itself."""
-    is_busy, _, _ = query(connection, "PRAGMA wal_checkpoint(TRUNCATE)")[0]
-    if is_busy:
-        # Another program reads. What is in the WAL stays there, and is synced with the next commit.
-        return
+    _, frames, written = query(connection, "PRAGMA wal_checkpoint(TRUNCATE)")[0]
+    if written < frames:  # another program reads what was there before
+        raise UsageError(_locked(path))
     folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(folder)
@@ -213,12 +214,16 @@ def _damaged(path: Path, reason: str) -> str:
     return f"the store {path} is damaged ({reason}); restore a copy of it, or move it away to begin with an empty one"
 
 
+def _locked(path: Path) -> str:
+    return f"another program holds the store {path} locked, such as sqlite3 in a transaction; end it"
+
+
 def _sentence(error: sqlite3.Error, path: Path) -> str:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if is_damage(error) or (isinstance(error, sqlite3.OperationalError) and code == sqlite3.SQLITE_ERROR):
         return _damaged(path, str(error))
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return f"another program holds the store {path} locked, such as sqlite3 in a transaction; end it"
+        return _locked(path)
     if code == sqlite3.SQLITE_FULL:
         return f"there is no space on the disk for the store {path}; make some, or give a path on another disk"
     return f"the store {path} can't be opened ({error}); check the disk, or give another path"

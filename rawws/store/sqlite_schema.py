@@ -55,14 +55,15 @@ CREATE VIEW list AS
 """
 
 
-def connect(path: Path, *, mode: str) -> sqlite3.Connection:
+def connect(path: Path, *, mode: str, busy_s: float = 5.0) -> sqlite3.Connection:
     """Return a connection to a file, in one of SQLite's URI modes: rwc, rw, ro. Texts are read as bytes.
 
-    A text of a damaged file need not be UTF-8. Raises `sqlite3.Error`.
+    A text of a damaged file need not be UTF-8. Another program may have the file locked for ``busy_s`` seconds. Raises
+    `sqlite3.Error`.
     """
     uri = f"file:{quote(str(path.absolute()))}?mode={mode}"
     connection = sqlite3.connect(
-        uri, uri=True, isolation_level=None, check_same_thread=False, timeout=5.0, cached_statements=256
+        uri, uri=True, isolation_level=None, check_same_thread=False, timeout=busy_s, cached_statements=256
     )
     connection.text_factory = bytes
     # A damaged file may have any schema and any cell.

@@ -148,11 +148,11 @@ class StoredRooms:
         self.committer.put(entry, partial(self._note, frames, sender, entry))
         return messages
 
-    def publish(self, room: RoomState, message: Outgoing) -> None:
+    def publish(self, message: Outgoing) -> None:
         check_key(message.key)
         frames: list[bytes | bytearray] = []
         encode_message(message.opcode, message.payload, frames)
-        entry = Append(room.path, b"".join(frames), 1, room.settings.history, message.key, message.once, message.digest)
+        entry = Append(message.path, b"".join(frames), 1, message.history, message.key, message.once, message.digest)
         self._posts[message] = self.committer.put(entry, partial(self._note_post, message, frames, entry))
 
     def withdraw(self, message: Outgoing) -> bool:

@@ -103,7 +103,7 @@ async def test_after_a_failed_sync_nothing_is_stored_any_more(
     engine: FaultyEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     results: list[Result] = []
-    engine.sync_fault = StoreBroken("an fsync has failed")
+    fault = engine.sync_fault = StoreBroken("an fsync has failed")
     async with running(Committer(engine, sync_every_s=0)) as committer:
         committer.put(append(), results.append)
         await committer.flush()
@@ -114,7 +114,7 @@ async def test_after_a_failed_sync_nothing_is_stored_any_more(
         committer.put(append(), results.append)
         assert len(results) == 1  # not within the call
         await committer.flush()
-    assert results == [Outcome("e", 1), committer.trouble]
+    assert results == [Outcome("e", 1), fault]
     assert len(engine.commits) == 1
     (line,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert "nothing is stored any more until the server is started again: an fsync has failed" in line.getMessage()
@@ -241,4 +241,4 @@ async def test_what_waits_at_the_end_is_counted(engine: FaultyEngine) -> None:
         with trio.move_on_after(0.05):
             await committer.flush()
     assert committer.waiting_messages == 1
-    assert "stuck waiting=1" in repr(committer)
+    assert "broken waiting=1" in repr(committer)  # since it is closed
