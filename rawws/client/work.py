@@ -20,7 +20,7 @@ from rawws import logs
 from rawws.broadcast.encodings import SUBPROTOCOL
 from rawws.client.connect import ClientConnector, connect
 from rawws.client.reconnect import Reconnecting
-from rawws.errors import ConnectionClosed, InvalidResponse
+from rawws.errors import ConnectionClosed, InvalidResponse, UsageError
 from rawws.groups.protocol import GroupQuery, read_group_query
 from rawws.hooks import log_failure
 from rawws.limits import check_number
@@ -70,6 +70,9 @@ class Job:
 
     async def nak(self, in_s: float = 0.0, why: str = "") -> bool:
         """Give the job back, to be delivered again after at least some seconds. Returns as `ack`."""
+        check_number("in_s", in_s, whole=False)
+        if not isinstance(why, str):
+            raise UsageError(f"why can't be {why!r}; give a text")
         return await self._answer({"nak": self.id, "in": in_s, **({"why": why} if why else {})})
 
     async def term(self, why: str) -> bool:
@@ -213,7 +216,7 @@ def work(
     longest: float = LONGEST_S,
     headers: FieldsLike | None = None,
     ssl: ssl_module.SSLContext | None = None,
-) -> Work:
+) -> AsyncIterator[Job]:
     """Take jobs of a group of a room: ``async for job in rawws.work("ws://host/room/pay", group="sms"):``.
 
     Each message of the room is a job for one of the group's workers, and is delivered again until one of them
@@ -234,6 +237,8 @@ def work(
     Raises `UsageError` for arguments that can't be used, and as ``async for ws in rawws.connect(uri)`` when another try
     would fail too: for a server that keeps no jobs, and for a user that may not work there.
     """
+    for name, value in {"max_jobs": max_jobs, "ack": ack, "tries": tries}.items():
+        check_number(name, value, least=1)
     check_number("longest", longest, whole=False)
     parse_uri(uri)  # raises InvalidURI for what can't be one
     wishes = urlencode({"group": group, "max": max_jobs, "ack": ack, "tries": tries})

@@ -19,7 +19,7 @@ from rawws.groups.backlog import Backlog
 from rawws.groups.group import Group
 from rawws.groups.over_http import NO_GROUP, answer_get, answer_post
 from rawws.groups.protocol import GroupQuery, dead_room, read_answer_query, read_group_query
-from rawws.groups.runner import BROKEN, ENDED, Runner
+from rawws.groups.runner import ENDED, Runner
 from rawws.groups.shelf import PAGE_BYTES, PAGE_MESSAGES, Shelf
 from rawws.groups.websockets import NEEDS_IDS, WorkerCallbacks
 from rawws.hub.queues import QUEUE_BYTES, GroupFigures, Wait, WorkerClient
@@ -27,6 +27,7 @@ from rawws.relay.loop import current_loop
 from rawws.store.committer import Committer
 from rawws.store.engine import StoreError
 from rawws.store.entries import Append, GroupState, Outcome, RoomTail
+from rawws.store.stored_rooms import BROKEN, TROUBLE
 from rawws.websocket.callbacks import CallbackWebSocket
 from rawws.wire.messages import NO_STORE, Request, Response
 from rawws.wire.trace import FAULT, STATE, shorten
@@ -245,7 +246,7 @@ class Groups:
         if self._tasks is None:
             return BROKEN
         if self._committer.trouble is not None:
-            return AWAY
+            return TROUBLE
         self._opening[key] = trio.Event()
         try:
             tail = await self._tail(path)
@@ -307,7 +308,6 @@ class Groups:
 
 _FIGURES = ("waiting", "leased", "delivered", "redelivered", "done", "dead", "workers")
 _ALLOW = ((b"Allow", b"GET, POST"),)
-AWAY = Refusal(503, "store_away", "Nothing can be stored just now; try again.", RETRY_SOON)
 _TOO_MANY = Refusal(
     503,
     "too_many_groups",

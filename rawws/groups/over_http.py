@@ -13,7 +13,7 @@ import trio
 from rawws.broadcast.message_ids import MessageId
 from rawws.errors import Refusal
 from rawws.groups.group import Worker
-from rawws.groups.protocol import NO_LONGER_LEASED, AnswerQuery, GroupQuery
+from rawws.groups.protocol import NOT_LEASED, AnswerQuery, GroupQuery
 from rawws.groups.runner import Runner
 from rawws.groups.shelf import StoredMessage
 from rawws.groups.websockets import worker_name
@@ -22,7 +22,6 @@ from rawws.wire.frames import Opcode
 from rawws.wire.messages import NO_STORE, Response
 
 NO_GROUP = Refusal(404, "no_group", "There is no such group: the first worker that asks for a job makes it.")
-NOT_LEASED = Refusal(404, "not_leased", NO_LONGER_LEASED)
 
 # A page of another origin may read these, if it may read the answer at all (Fetch).
 _EXPOSED = ("Access-Control-Expose-Headers", "Rawws-Id, Rawws-Try, Rawws-Lease")

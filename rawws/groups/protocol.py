@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl
 from rawws.broadcast.json_messages import as_compact_json
 from rawws.broadcast.message_ids import MessageId, parse_id
 from rawws.broadcast.query import MAX_WAIT_S
-from rawws.errors import UsageError
+from rawws.errors import Refusal, UsageError
 from rawws.wire.frames import Opcode, encode_frame
 
 # A group's name is a part of the path of its dead room.
@@ -245,11 +245,13 @@ def encode_dead(about: Obituary, opcode: Opcode, payload: bytes) -> bytes:
 
 def lost_lease(job: MessageId) -> str:
     """Return the line for a worker that answers for a job which it no longer has."""
-    members = {"lost": str(job), "why": NO_LONGER_LEASED}
+    members = {"lost": str(job), "why": NOT_LEASED.sentence}
     return as_compact_json(members).decode() + "\n"
 
 
-NO_LONGER_LEASED = "This job is no longer leased to you; another worker may have it, or it is done."
+NOT_LEASED = Refusal(
+    404, "not_leased", "This job is no longer leased to you; another worker may have it, or it is done."
+)
 
 
 def dead_room(path: str, group: str) -> str:

@@ -23,6 +23,7 @@ from rawws.groups.shelf import Shelf, StoredMessage
 from rawws.store.committer import Committer
 from rawws.store.engine import StoreBroken, StoreError
 from rawws.store.entries import GroupEnd, GroupWrite, Outcome
+from rawws.store.stored_rooms import BROKEN
 from rawws.wire.frames import Opcode
 from rawws.wire.trace import FAULT, STATE, shorten
 
@@ -33,7 +34,6 @@ MOST_TIMES = 1000
 # The rest after a message couldn't be read.
 REST_S = 1.0
 
-BROKEN = Refusal(503, "store_broken", "Nothing can be stored until the server is started again; its log says why.")
 ENDED = Refusal(410, "group_ended", "This group has been ended; a new request begins it again.")
 
 

@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -29,7 +30,7 @@ from rawws.hub.doors import Door, action_through
 from rawws.hub.hub_commands import DISCONNECT, HubCommands, disconnect_body
 from rawws.hub.moderator import Attendance, AttendedWatchers, Moderator, OnMember, OnMessage
 from rawws.hub.paths import BESIDE_AN_APPLICATION, RoomPaths
-from rawws.hub.queues import NO_STORE, QUEUE_BYTES, SHARED, NoQueues, Queues
+from rawws.hub.queues import NO_STORE, QUEUE_BYTES, SHARED, NoQueues, Queues, is_dead_room
 from rawws.hub.registry import RoomRegistry, RoomsInUse
 from rawws.hub.regranting import Effect, let_write, regrant
 from rawws.hub.room import Room
@@ -56,6 +57,8 @@ from rawws.wire.trace import FAULT, STATE
 
 # The messages that each room of a hub with a store keeps, unless its program says otherwise.
 STORED_HISTORY = 1000
+# The dead jobs of a group that are kept at least, and for how long: somebody has to look at them.
+DEAD_JOBS, DEAD_JOBS_AGE_S = 10_000, 10 * 365 * 86_400.0
 STORE_SYNCS = ("always", "interval", "never")
 
 
@@ -153,6 +156,7 @@ class Hub:
         self.store = _check_store(store, self.mode)
         self.store_sync = store_sync
         check_number("store_interval_s", store_interval_s, whole=False)
+        check_number("queue_bytes", queue_bytes, least=1)
         self.store_interval_s = store_interval_s
         if store_sync not in STORE_SYNCS:
             raise UsageError(f"there is no store_sync {store_sync!r}; give one of {', '.join(map(repr, STORE_SYNCS))}")
@@ -167,12 +171,16 @@ class Hub:
             read_only,
             max_peers,
         )
+        kept = self.settings.history
+        self._dead_room_settings = replace(
+            self.settings,
+            history=History(max(kept.messages, DEAD_JOBS), max(kept.max_bytes, queue_bytes), DEAD_JOBS_AGE_S),
+        )
         self.backplane: Shards | None = None  # through which rooms are shared with other nodes
         self.stored: Backplane[RoomState] | None = None  # through which rooms are stored, while the store is open
         self.queues: Queues = NoQueues(NO_STORE)  # the groups of its rooms
         self.queue_bytes = queue_bytes
         self.queue_in_memory = _check_queues(queue_in_memory, store, self.mode)
-        check_number("queue_bytes", queue_bytes, least=1)
         self._rooms_at = None if rooms_at is None else RoomPaths(rooms_at)
         self._settings_for = settings
         self._max_rooms = max_rooms
@@ -219,10 +227,14 @@ class Hub:
             return self.stored.trouble
         return "the backplane is away" if self.backplane is not None and self.backplane.is_away else ""
 
+    @property
+    def _has_jobs(self) -> bool:
+        return self.store is not None or self.queue_in_memory
+
     def _choose_settings(self, path: str) -> RoomSettings:
         settings = None if self._settings_for is None else self._settings_for(path)
         if settings is None:
-            return self.settings
+            return self._dead_room_settings if self._has_jobs and is_dead_room(path) else self.settings
         if not isinstance(settings, RoomSettings):
             raise UsageError(f"settings({path!r}) returned {settings!r}; it must return RoomSettings, or None")
         return settings

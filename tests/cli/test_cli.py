@@ -127,6 +127,11 @@ def test_every_flag_sets_its_setting(ran: Ran, command: list[str]) -> None:
         "max_rooms": 1000,
         "max_peers": 50,
         "rooms_at": "/live/",
+        "store": None,
+        "store_sync": "always",
+        "store_interval_s": 0.1,
+        "queue_bytes": 64 << 20,
+        "queue_in_memory": False,
     }
     expected = {
         "subprotocols": ["chat.v2", "chat.v1"],

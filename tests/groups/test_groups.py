@@ -11,12 +11,13 @@ import trio
 
 from rawws.broadcast.log import History
 from rawws.groups.protocol import GroupQuery, Verb
-from rawws.groups.runner import BROKEN, ENDED
+from rawws.groups.runner import ENDED
 from rawws.store.engine import StoreBroken, StoreError
 from rawws.store.entries import Append, GroupWrite, Page
 from rawws.store.memory_engine import MemoryEngine
 from rawws.store.modes import SyncMode
 from rawws.store.sqlite_engine import SqliteEngine
+from rawws.store.stored_rooms import BROKEN
 from rawws.wire.frames import split_frames
 from tests.groups.stores import PATH, Taker, open_group, serving
 
