@@ -201,13 +201,14 @@ def _sync_all(connection: sqlite3.Connection, path: Path) -> None:
     _, frames, written = query(connection, "PRAGMA wal_checkpoint(TRUNCATE)")[0]
     if written < frames:  # another program reads what was there before
         raise UsageError(_locked(path))
-    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(folder)
+        folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
     except OSError as error:
         raise UsageError(f"the directory {path.parent} of the store can't be synced: {sentence_of(error)}") from None
-    finally:
-        os.close(folder)
 
 
 def _damaged(path: Path, reason: str) -> str:
