@@ -6,8 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,8 +13,6 @@ import pytest
 from tests.serving.machine import need
 
 HERE = Path(__file__).parent
-MEMORY = Path("/dev/shm")  # a file system that is quick to sync, where there is one
-
 FAULTS = [
     "pwrite EIO 1",
     "pwrite short 1",
@@ -41,15 +37,9 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return library
 
 
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="rawws-faults-", dir=MEMORY if MEMORY.is_dir() else None) as made:
-        yield Path(made)
-
-
-def run(shim: Path, folder: Path, fault: str, mode: str, step: int) -> dict[str, int]:
+def run(shim: Path, quick_path: Path, fault: str, mode: str, step: int) -> dict[str, int]:
     """Have each STEP-th call fail, and return how many runs have said what."""
-    command = [sys.executable, "-m", "tests.store.faulty", str(folder), *fault.split(), mode, str(step)]
+    command = [sys.executable, "-m", "tests.store.faulty", str(quick_path), *fault.split(), mode, str(step)]
     ran = subprocess.run(
         command, env={**os.environ, "LD_PRELOAD": str(shim)}, capture_output=True, text=True, check=False
     )
@@ -59,31 +49,31 @@ def run(shim: Path, folder: Path, fault: str, mode: str, step: int) -> dict[str,
     return {name: int(count) for name, _, count in (each.partition("=") for each in said.split())}
 
 
-def test_a_failed_fsync_ends_all_promises(shim: Path, folder: Path) -> None:
-    said = run(shim, folder, "fsync EIO 1", "always", 3)
+def test_a_failed_fsync_ends_all_promises(shim: Path, quick_path: Path) -> None:
+    said = run(shim, quick_path, "fsync EIO 1", "always", 3)
     assert said["broken"] > 3
     assert said["id"] > 5
 
 
-def test_a_full_disk_is_told_and_what_was_told_before_is_there(shim: Path, folder: Path) -> None:
-    said = run(shim, folder, "pwrite,write ENOSPC 1000000", "interval", 29)
+def test_a_full_disk_is_told_and_what_was_told_before_is_there(shim: Path, quick_path: Path) -> None:
+    said = run(shim, quick_path, "pwrite,write ENOSPC 1000000", "interval", 29)
     assert said["full"] > 3
     assert "broken" not in said
 
 
-def test_a_quota_that_is_used_up_is_told_as_a_full_disk(shim: Path, folder: Path) -> None:
-    said = run(shim, folder, "pwrite,write EDQUOT 1000000", "always", 29)
+def test_a_quota_that_is_used_up_is_told_as_a_full_disk(shim: Path, quick_path: Path) -> None:
+    said = run(shim, quick_path, "pwrite,write EDQUOT 1000000", "always", 29)
     assert said["full"] > 3
 
 
-def test_a_write_that_fails_once_is_tried_again(shim: Path, folder: Path) -> None:
-    said = run(shim, folder, "pwrite EIO 1", "never", 29)
+def test_a_write_that_fails_once_is_tried_again(shim: Path, quick_path: Path) -> None:
+    said = run(shim, quick_path, "pwrite EIO 1", "never", 29)
     assert said["error"] > 3
     assert "broken" not in said
 
 
-def test_a_short_write_is_completed(shim: Path, folder: Path) -> None:
-    said = run(shim, folder, "pwrite short 1", "always", 29)
+def test_a_short_write_is_completed(shim: Path, quick_path: Path) -> None:
+    said = run(shim, quick_path, "pwrite short 1", "always", 29)
     assert set(said) <= {"runs", "id", "hits", "refused"}
 
 
@@ -91,6 +81,6 @@ def test_a_short_write_is_completed(shim: Path, folder: Path) -> None:
 @pytest.mark.thorough
 @pytest.mark.parametrize("mode", ["always", "interval"])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_any_call_may_fail(shim: Path, folder: Path, fault: str, mode: str) -> None:
-    said = run(shim, folder, fault, mode, 1)
+def test_any_call_may_fail(shim: Path, quick_path: Path, fault: str, mode: str) -> None:
+    said = run(shim, quick_path, fault, mode, 1)
     assert said["runs"] > 1 or fault.startswith("rename")
