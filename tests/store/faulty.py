@@ -2,8 +2,8 @@
 
 ``python -m tests.store.faulty FOLDER CALLS ERROR TIMES MODE STEP`` has the n-th of some calls fail, for n = 1, 1 + STEP
 and so on until none is left to fail. It prints a line for each promise that was broken, and at last a line with the
-number of runs, and of those that have said each word. What appends is a process of its own, which ends without closing
-the store in every second run.
+number of runs, and of those that have said each word. A process of its own appends, and ends without closing the store
+in every second run.
 """
 
 from __future__ import annotations

@@ -28,10 +28,10 @@ MESSAGES = 6
 
 @dataclass
 class Original:
-    """A store as it was when its process ended, and what was told of it."""
+    """A store as it was when its process ended, and what was promised of it."""
 
     folder: Path
-    told: dict[tuple[str, str, int], bytes]  # by path, epoch and number
+    promised: dict[tuple[str, str, int], bytes]  # by path, epoch and number
     newest: dict[str, Outcome]
 
     def copy(self, to: Path) -> Path:
@@ -43,14 +43,14 @@ class Original:
 def make(folder: Path, *, in_wal: bool) -> Original:
     """Make a short store, with its messages in the file or in the WAL, as it is while the process still runs."""
     engine = SqliteEngine(folder / "live.db", SyncMode.ALWAYS, Clock())
-    told: dict[tuple[str, str, int], bytes] = {}
+    promised: dict[tuple[str, str, int], bytes] = {}
     newest = {}
     for number in range(1, MESSAGES + 1):
         path = PATHS[number % 2]
         frames = f"{path} {number} ".encode() * (1 + number % 4 * 150)
         write = GroupWrite(path, "g", number // 2, (Job(number // 2, number, 0.0, ""),))
         outcome = engine.commit([Append(path, frames, 1, AMPLE), write])[0]
-        told[path, outcome.epoch, outcome.first] = frames
+        promised[path, outcome.epoch, outcome.first] = frames
         newest[path] = outcome
     if not in_wal:
         engine._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -59,7 +59,7 @@ def make(folder: Path, *, in_wal: bool) -> Original:
     for suffix in ("", "-wal", "-lock"):
         shutil.copy(folder / f"live.db{suffix}", copy / f"rooms.db{suffix}")
     engine.close()
-    return Original(copy, told, newest)
+    return Original(copy, promised, newest)
 
 
 @pytest.fixture(scope="module")
@@ -92,28 +92,28 @@ def check(original: Original, store: Path) -> str:
 
 
 def check_room(original: Original, engine: SqliteEngine, path: str) -> str:
-    told = original.newest[path]
+    promised = original.newest[path]
     page = engine.read(path, 0, MOST, MOST)
-    if page is not None and page.tail.epoch == told.epoch:
-        assert page.tail.newest >= told.first or engine.lost
+    if page is not None and page.tail.epoch == promised.epoch:
+        assert page.tail.newest >= promised.first or engine.lost
         covered = [number for record in page.records for number in range(record.first, record.last + 1)]
         assert covered == list(range(page.tail.oldest, page.tail.newest + 1))
     for record in page.records if page else ():
         if record.frames is not None:
             assert page is not None
-            assert original.told[path, page.tail.epoch, record.first] == record.frames
+            assert original.promised[path, page.tail.epoch, record.first] == record.frames
     last = engine.read_last(path, MOST, MOST)
     assert (last and last.records) == (page and page.records)
     try:
         (outcome,) = engine.commit([Append(path, b"new", 1, AMPLE)])
     except StoreError:
         return "lost"
-    assert (path, outcome.epoch, outcome.first) not in original.told
+    assert (path, outcome.epoch, outcome.first) not in original.promised
     again = engine.read(path, outcome.first - 1, MOST, MOST)
     assert again is not None
     assert [record.frames for record in again.records] == [b"new"]
     is_whole = page and page.tail.oldest == 1 and all(record.frames for record in page.records)
-    return "whole" if is_whole and outcome.epoch == told.epoch else "lost"
+    return "whole" if is_whole and outcome.epoch == promised.epoch else "lost"
 
 
 def flip(path: Path, bit: int) -> None:

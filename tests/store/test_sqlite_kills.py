@@ -40,18 +40,18 @@ while True:
 
 
 def write_and_kill(store: Path, mode: SyncMode, begin: int, lines: int) -> list[tuple[str, str, int, int]]:
-    """Have a process append messages, kill it after some of its lines, and return what it has told."""
+    """Have a process append messages, kill it after some of its lines, and return what it has promised."""
     command = [sys.executable, "-c", WRITER, str(store), mode.value, str(begin)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout
         said = [writer.stdout.readline() for _ in range(lines)]
         writer.kill()
         said += writer.stdout.readlines()
-    told = (line.split() for line in said if line.endswith("\n"))
-    return [(path, epoch, int(first), int(number)) for path, epoch, first, number in told]
+    promised = (line.split() for line in said if line.endswith("\n"))
+    return [(path, epoch, int(first), int(number)) for path, epoch, first, number in promised]
 
 
-def check(store: Path, mode: SyncMode, told: dict[tuple[str, str, int], int]) -> None:
+def check(store: Path, mode: SyncMode, promised: dict[tuple[str, str, int], int]) -> None:
     with Place(store, mode).open() as engine:
         assert getattr(engine, "lost", None) == 0
         payloads = []
@@ -63,28 +63,28 @@ def check(store: Path, mode: SyncMode, told: dict[tuple[str, str, int], int]) ->
                 assert record.frames is not None
                 number = int(record.frames.split()[0])
                 assert record.frames == b"%d " % number * (number % 50 + 1)
-                assert told.pop((path, page.tail.epoch, record.first), number) == number
+                assert promised.pop((path, page.tail.epoch, record.first), number) == number
                 payloads.append(number)
         assert len(set(payloads)) == len(payloads)
-    assert told == {}
+    assert promised == {}
 
 
 @pytest.mark.parametrize("mode", list(SyncMode))
 @pytest.mark.parametrize("rounds", [2, pytest.param(40, marks=(pytest.mark.thorough, pytest.mark.patience(600)))])
-def test_what_was_told_is_there_after_any_kill(quick_path: Path, mode: SyncMode, rounds: int) -> None:
+def test_a_message_that_was_promised_is_there_after_any_kill(quick_path: Path, mode: SyncMode, rounds: int) -> None:
     store = quick_path / "rooms.db"
-    told: dict[tuple[str, str, int], int] = {}
+    promised: dict[tuple[str, str, int], int] = {}
     for turn in range(rounds):
         lines = write_and_kill(store, mode, turn * 1_000_000, random.randrange(1, 400))
-        told.update({(path, epoch, first): number for path, epoch, first, number in lines})
-        check(store, mode, dict(told))
+        promised.update({(path, epoch, first): number for path, epoch, first, number in lines})
+        check(store, mode, dict(promised))
 
 
 def test_a_process_that_follows_goes_on_with_the_numbers(quick_path: Path) -> None:
     store = quick_path / "rooms.db"
-    told = write_and_kill(store, SyncMode.INTERVAL, 0, 20)
-    last = max(first for path, _, first, _ in told if path == PATHS[0])
+    promised = write_and_kill(store, SyncMode.INTERVAL, 0, 20)
+    last = max(first for path, _, first, _ in promised if path == PATHS[0])
     with Place(store).open() as engine:
         (outcome,) = append(engine, "next", path=PATHS[0])
-        assert outcome.epoch == told[0][1]
+        assert outcome.epoch == promised[0][1]
         assert outcome.first > last
