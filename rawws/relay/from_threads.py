@@ -134,7 +134,7 @@ def publish_added(room: RoomState, sending: Sending) -> tuple[int, int, int]:
 def _tell(message: Outgoing, outcome: Outcome) -> None:
     """Tell a thread what has become of a message that went to the backplane."""
     if message.problem:
-        outcome.fail(PublishError(f"the backplane can't take this message: {message.problem}"))
+        outcome.fail(PublishError(f"this message can't be published: {message.problem}"))
     else:
         outcome.succeed(message.label)
 

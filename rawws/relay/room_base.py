@@ -193,6 +193,8 @@ class RoomBase(Generic[Member]):
                 return StartPosition(log.last_message, {"since": str(reading.since), "after": log.tail_id})
             if not log.ids.knows(reading.since):  # the id is of a stream that was lost
                 return StartPosition(number, {"since": str(reading.since), "after": log.label(number)})
+            if log.is_gap(number + 1):  # messages that are lost, in the midst of the history
+                return StartPosition(number + 1, {"since": str(reading.since), "after": log.label(number + 1)})
             return StartPosition(number, None)
         if reading.last is not None:
             return StartPosition(max(oldest - 1, log.last_message - reading.last), None)
@@ -315,17 +317,19 @@ class RoomBase(Generic[Member]):
         self.log = self._make_log()
         self._forget()
 
-    def record_gap(self, restart: Callable[[], object]) -> dict[str, str]:
+    def record_gap(
+        self, restart: Callable[[], object], at: float | None = None, *, ends_history: bool = True
+    ) -> dict[str, str]:
         """Record that messages may be missing here, and return the gap. The caller broadcasts it, and then trims.
 
         ``restart`` is called for the gap's own id: other ids follow it, which may be lower than the last one.
-        Everything appended must have been sealed.
+        Everything appended must have been sealed. ``at`` is the time of the gap, if that isn't now.
         """
         log = self.log
         since = log.tail_id
         restart()
         gap = {"since": since, "after": log.label(log.next_message)}
-        log.record_gap({"gap": gap}, trio.current_time())
+        log.record_gap({"gap": gap}, trio.current_time() if at is None else at, ends_history=ends_history)
         if self._senders is not None:
             self._senders.add(log.last_message, NOBODY)
         if self._polls is not None:

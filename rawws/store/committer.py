@@ -18,7 +18,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -41,6 +41,9 @@ FIRST_REST_S, MAX_REST_S = 0.1, 5.0
 # Entries that have to be written, and leave nothing behind. They find out whether a store takes something again, if
 # nobody has anything for it: publishers may be elsewhere, as long as the server isn't ready.
 PROBE = (GroupWrite("", "", 0), GroupEnd("", ""))
+
+# An empty commit, by which the engine forgets what has grown old, follows when nothing was committed for this time.
+SWEEP_S = 1.0
 
 Result: TypeAlias = Outcome | StoreError
 OnDone: TypeAlias = Callable[[Result], None]
@@ -105,6 +108,7 @@ class Committer:
         self._queue: deque[Waiting] = deque()
         self._under_way = 0  # the first entries of the queue, which are being committed
         self._rest_s = 0.0
+        self._sweep_at = math.inf
         self._something_to_do = trio.lowlevel.ParkingLot()
         self._space = trio.lowlevel.ParkingLot()
 
@@ -190,6 +194,7 @@ class Committer:
         """Commit what is put, until cancelled. Then close the engine; what still waits stays in the queue."""
         memory = current_loop().memory
         memory.extra_usage.add(self.held_bytes)
+        self._sweep_at = trio.current_time() + SWEEP_S
         try:
             with WriterThread("rawws: store") as thread:
                 try:
@@ -210,7 +215,9 @@ class Committer:
             elif self._queue:
                 await self._commit(thread)
             elif self.trouble is not None:
-                await self._probe(thread)
+                await self._try(thread, PROBE)
+            elif trio.current_time() >= self._sweep_at:
+                await self._try(thread, ())
             if trio.current_time() >= self._sync_at:
                 await self._sync(thread)
 
@@ -221,7 +228,7 @@ class Committer:
         elif self._queue:
             await trio.lowlevel.checkpoint()
         else:
-            with trio.move_on_at(self._sync_at):
+            with trio.move_on_at(min(self._sync_at, self._sweep_at)):
                 await self._something_to_do.park()
 
     async def _commit(self, thread: WriterThread) -> None:
@@ -240,10 +247,11 @@ class Committer:
             self.statistics.seconds += time.perf_counter() - began
             self._are_done(batch, outcomes)
 
-    async def _probe(self, thread: WriterThread) -> None:
-        """Find out whether the store takes something again."""
+    async def _try(self, thread: WriterThread, entries: Sequence[Entry]) -> None:
+        """Commit entries that nobody waits for, and learn whether the store takes them."""
+        self._sweep_at = trio.current_time() + SWEEP_S
         try:
-            await thread.call(self.engine.commit, PROBE)
+            await thread.call(self.engine.commit, entries)
         except StoreBroken as error:
             self._break(error)
         except StoreError as error:
@@ -277,7 +285,8 @@ class Committer:
         self.statistics.commits += 1
         self.statistics.entries += len(done)
         self.statistics.bytes += sum(each.held_bytes for each, _ in done)
-        self._sync_at = min(self._sync_at, trio.current_time() + self._sync_every_s)
+        now = trio.current_time()
+        self._sync_at, self._sweep_at = min(self._sync_at, now + self._sync_every_s), now + SWEEP_S
         self._recover()
         for each, result in done:
             if self.on_append and isinstance(each.entry, Append) and isinstance(result, Outcome):

@@ -1,4 +1,4 @@
-"""What goes into a store, and what comes out of it.
+"""The entries that go into a store, and the records that come out of it.
 
 The unit of a store is the *record*: messages that one sender has published in one room in one turn, as their encoded
 frames. The messages of a room have contiguous numbers from 1 on, which are never given twice within the room's epoch.

@@ -73,22 +73,33 @@ class LoadedRoom:
         """Put the last messages of a room into its log, and those that were committed since they were read."""
         assert not self.is_loaded
         room = self.room
-        kept = [] if page is None else _after_the_last_loss(page.records)
+        kept = [] if page is None else [each for each in page.records if each.frames is not None]
         if page is not None:
             self.ids = StoredIds(page.tail.epoch, kept[0].first - 1 if kept else page.tail.newest)
         room.set_ids(self.ids)
         self.is_loaded = True
-        for sealed_at, record in zip(_times_of(kept), kept, strict=True):
-            assert record.frames is not None
+        at = trio.current_time()
+        for at, record in zip(_times_of(kept), kept, strict=True):
+            self._load_gap(record.first, at)
             room.add(_split(record), NOBODY, record.key)
-            while room.seal(sealed_at):
+            while room.seal(at):
                 pass
+        if page is not None:
+            self._load_gap(page.tail.newest + 1, at)
         room.trim()
         missed, self.missed = self.missed, []
         for each in missed:
             self.add(each)
         broadcast(room)
         self.is_settled.set()
+
+    def _load_gap(self, number: int, at: float) -> None:
+        """Record that the stored messages before a number are lost, if they are not in the log."""
+        log = self.room.log
+        epoch, expected = self.ids.next_is(log.next_message)
+        if number > expected:
+            restart = partial(self.ids.restart, log.next_message, epoch, number - 1)
+            self.room.record_gap(restart, at, ends_history=False)
 
     def add(self, committed: Committed) -> None:
         """Append messages that were committed, unless they have been read with the room's history already."""
@@ -131,17 +142,6 @@ def broadcast(room: RoomState) -> None:
         current_loop().sending.broadcast(room)
     else:
         room.seal_all()
-
-
-def _after_the_last_loss(records: Sequence[Record]) -> list[Record]:
-    """Return the last records between which nothing is missing: a log's history has no gap."""
-    kept: list[Record] = []
-    for record in records:
-        if record.frames is None or (kept and record.first != kept[-1].last + 1):
-            kept = []
-        if record.frames is not None:
-            kept.append(record)
-    return kept
 
 
 def _times_of(records: Sequence[Record]) -> Iterator[float]:

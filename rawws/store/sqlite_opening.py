@@ -26,7 +26,7 @@ _MAGIC = b"SQLite format 3\x00"
 _HEADER_BYTES = 100
 # A file up to this size is checked as a whole, which takes a quarter of a second.
 CHECKED_BYTES = 64 * 1024 * 1024
-# What a room may have lost at most with the end of the machine, when nobody knows how much it was.
+# The messages that a room may have lost at most with the end of the machine, when nobody knows how many.
 _SKIPPED = 1 << 20
 # How long another program may hold the file locked.
 BUSY_S = 5.0
@@ -54,7 +54,7 @@ def open_file(path: Path, mode: SyncMode, lock: StoreLock) -> Opened:
     except sqlite3.Error as error:
         if connection is not None:
             connection.close()
-        raise UsageError(_sentence(error, path)) from None
+        raise UsageError(refusal_of(error, path)) from None
     except BaseException:
         if connection is not None:
             connection.close()
@@ -201,13 +201,14 @@ def _sync_all(connection: sqlite3.Connection, path: Path) -> None:
     _, frames, written = query(connection, "PRAGMA wal_checkpoint(TRUNCATE)")[0]
     if written < frames:  # another program reads what was there before
         raise UsageError(_locked(path))
-    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(folder)
+        folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
     except OSError as error:
         raise UsageError(f"the directory {path.parent} of the store can't be synced: {sentence_of(error)}") from None
-    finally:
-        os.close(folder)
 
 
 def _damaged(path: Path, reason: str) -> str:
@@ -218,7 +219,8 @@ def _locked(path: Path) -> str:
     return f"another program holds the store {path} locked, such as sqlite3 in a transaction; end it"
 
 
-def _sentence(error: sqlite3.Error, path: Path) -> str:
+def refusal_of(error: sqlite3.Error, path: Path) -> str:
+    """Return a sentence about an error of SQLite that keeps a store from being opened."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if is_damage(error) or (isinstance(error, sqlite3.OperationalError) and code == sqlite3.SQLITE_ERROR):
         return _damaged(path, str(error))

@@ -1,4 +1,4 @@
-"""Reading a store in SQLite. What can't be read is lost, and the rest is read all the same."""
+"""Reading a store in SQLite. A part that can't be read is lost, and the rest is read all the same."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ class Change:
         self._touched[room.id] = room
 
     def _make_room(self, path: str) -> StoredRoom:
-        """Make a room. What is left of an earlier one, whose row is damaged, is forgotten."""
+        """Make a room. The rest of an earlier one, whose row is damaged, is forgotten."""
         number, *left = query(self._connection, _NEW_ROOM, bindable(path))[0]
         if number > MOST_ROOMS:
             number = query(self._connection, _FREE_ROOM)[0][0]
@@ -243,7 +243,7 @@ class Change:
             needed = min(needed, group.position + 1 if first is None else first & MOST_MESSAGES)
         return needed
 
-    # What may be forgotten
+    # Forgetting
 
     def _trim(self, room: StoredRoom) -> None:
         self._expire_keys(room)

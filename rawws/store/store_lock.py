@@ -30,7 +30,7 @@ _BYTES = 256
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What is remembered of a store, besides the process that has it."""
+    """The state of a store that is remembered, besides the process that has it."""
 
     identity: str  # of the store
     commits: int

@@ -385,7 +385,7 @@ def test_a_greeting_that_is_not_utf8_is_reported_in_one_sentence_with_exit_statu
         (["main:app"], "there is no command 'main:app'; did you mean rawws serve --app main:app?"),
         (["help"], "there is no command 'help'; did you mean rawws --help, or rawws docs?"),
         ([__file__], f"there is no command {__file__!r}; did you mean rawws decode {__file__}?"),
-        ([""], "there is no command ''; give one of serve, connect, post, tap, decode, check, docs"),
+        ([""], "there is no command ''; give one of serve, connect, post, tap, decode, check, store, docs"),
         (
             ["--port", "0", "sevre"],
             "rawws serve takes flags only, and 'sevre' is none; a command comes first, as in rawws serve",

@@ -129,7 +129,7 @@ def test_everything_can_be_had_on_the_disk(engine: AnyEngine) -> None:
     assert read(engine) == ["a"]
 
 
-# What is forgotten
+# Forgetting
 
 
 def test_the_oldest_records_go_with_the_commit_that_goes_over_a_limit(engine: AnyEngine) -> None:
@@ -283,7 +283,7 @@ def test_a_group_ends(engine: AnyEngine) -> None:
     assert engine.groups() == [GroupState(ROOM, "sms", 5)]
 
 
-def test_what_a_group_needs_is_not_forgotten(engine: AnyEngine) -> None:
+def test_messages_that_a_group_needs_are_not_forgotten(engine: AnyEngine) -> None:
     none = History(messages=0)
     engine.commit([GroupWrite(ROOM, "sms", 0)])
     append(engine, "a", "b", "c", history=none)

@@ -11,7 +11,7 @@ def test_a_record_ends_with_its_last_message() -> None:
     assert Record(5, 1, 0.0, None).last == 5
 
 
-def test_what_is_left_out_means_nothing() -> None:
+def test_a_field_that_is_left_out_means_nothing() -> None:
     append = Append("/room", b"frames", 1, History())
     assert (append.key, append.once, append.digest) == (None, None, "")
     assert Outcome() == ("", 0, False, False)

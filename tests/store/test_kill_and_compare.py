@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,19 @@ async def test_nothing_is_lost_or_doubled_over_kills(
     assert await kills.run() == []
     assert kills.account.counts["kills"] == rounds
     assert min(kills.account.counts[who] for who in ("POST", "read_websocket", "read_events", "poll")) > 0
+
+
+class StoppableProgram(KillableProgram):
+    """A program that is asked to stop, and does so in order."""
+
+    def kill(self) -> None:
+        assert self._program is not None
+        self._program.signal(signal.SIGTERM)
+        assert self._program.wait() == 0
+        assert not [line for line in self._program.lines if " ERROR " in line or "Traceback" in line]
+
+
+async def test_a_server_that_is_stopped_loses_nothing_either(start_program: StartProgram, tmp_path: Path) -> None:
+    kills = Kills(StoppableProgram(start_program, tmp_path / "rooms.db", "interval"), 2, "1")
+    assert await kills.run() == []
+    assert kills.account.counts["kills"] == 2

@@ -40,7 +40,7 @@ def test_a_record_goes_when_it_is_too_old(now: float, count: int) -> None:
 
 
 @pytest.mark.parametrize(("needed", "count"), [(1, 0), (2, 0), (3, 1), (4, 2), (6, 2), (7, 3)])
-def test_what_a_group_needs_stays(needed: int, count: int) -> None:
+def test_a_record_that_a_group_needs_stays(needed: int, count: int) -> None:
     assert removed(AMPLE._replace(messages=0), needed=needed) == count
 
 

@@ -214,10 +214,48 @@ async def test_messages_that_are_lost_are_a_gap(start: Start, monkeypatch: pytes
         return page._replace(records=tuple(damaged))
 
     monkeypatch.setattr(SqliteEngine, "read_last", lose)
+    lost = {"since": one, "after": one[:-1] + "2"}
     async with start() as running:
         polled = await running.poll(f"/x?since={one}")
         assert [each["text"] for each in polled["messages"]] == ["3", "4"]
-        assert polled["gap"] == {"since": one, "after": one[:-1] + "2"}
+        assert polled["gap"] == lost
+        polled = await running.poll("/x?since=0-0")  # what is before the loss is there, too
+        assert [each["text"] for each in polled["messages"]] == ["1"]
+        assert (polled["next"], polled["gap"]) == (one, None)
+        polled = await running.poll("/x?last=9")
+        assert [each["text"] for each in polled["messages"]] == ["1"]
+        reader, greeting = await listen(running, "/x?since=0-0")
+        assert greeting == {"at": "0-0"} or greeting["at"].endswith("-0")
+        assert await message(reader) == (one, "1")
+        assert json.loads((await reader.frame()).payload) == {"gap": lost}
+        assert await message(reader) == (one[:-1] + "3", "3")
+        reader, greeting = await listen(running, f"/x?since={one}")
+        assert greeting == {"at": lost["after"], "gap": lost}
+        assert await message(reader) == (one[:-1] + "3", "3")
+
+
+async def test_lost_messages_at_the_end_are_a_gap_before_the_next(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with start() as running:
+        one = (await running.publish("/x", "1"))["id"]
+        two = (await running.publish("/x", "2"))["id"]
+    read = SqliteEngine.read_last
+
+    def lose(engine: SqliteEngine, path: str, most: int, most_bytes: int) -> Page | None:
+        page = read(engine, path, most, most_bytes)
+        assert page is not None
+        return page._replace(records=page.records[:1])
+
+    monkeypatch.setattr(SqliteEngine, "read_last", lose)
+    async with start() as running:
+        polled = await running.poll(f"/x?since={one}")
+        assert polled == {"messages": [], "next": two, "gap": {"since": one, "after": two}}
+        assert (await running.poll("/x?since=0-0"))["messages"] == [{"id": one, "text": "1"}]
+        reader, greeting = await listen(running, f"/x?since={two}")
+        assert greeting == {"at": two}
+        await running.publish("/x", "3")
+        assert await message(reader) == (one[:-1] + "3", "3")
 
 
 async def test_readers_learn_that_a_room_has_begun_anew(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
