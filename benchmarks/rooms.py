@@ -130,13 +130,13 @@ def by_events(server: Running, seconds: float) -> float:
         close_clients([*publishers, *readers])
 
 
-def by_post(server: Running, seconds: float) -> float:
+def by_post(server: Running, seconds: float, connections: int = POSTING) -> float:
     """Return messages published a second, one under way on each connection."""
     payload = b"x" * PAYLOAD_BYTES
     head = f"POST {PATH} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: text/plain\r\nContent-Length: {len(payload)}\r\n\r\n"
     request = head.encode() + payload
     reader = open_clients(server.port, 1)
-    clients = [connect(server.port) for _ in range(POSTING)]
+    clients = [connect(server.port) for _ in range(connections)]
     try:
         if b" 202 " not in ask(clients[0], request).split(b"\r\n")[0]:
             raise LoadError("a POST was not accepted")

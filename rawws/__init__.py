@@ -11,6 +11,7 @@ from rawws.broadcast.message_ids import Gap
 from rawws.broadcast.moderation import Close
 from rawws.client.connect import connect
 from rawws.client.publish import publish, publish_async
+from rawws.client.work import Job, work
 from rawws.errors import (
     BackplaneAway,
     Cause,
@@ -78,6 +79,7 @@ __all__ = [
     "InvalidResponse",
     "InvalidStatus",
     "InvalidURI",
+    "Job",
     "ListenError",
     "Member",
     "NoResponse",
@@ -111,5 +113,6 @@ __all__ = [
     "rooms",
     "serve",
     "share",
+    "work",
     "wsgi",
 ]

@@ -33,7 +33,9 @@ INTERNAL = {
     *(
         "Hub.refuse_room",
         "Hub.refuse_settings",
+        "Hub.obstacle",
         "Hub.share_through",
+        "Hub.store_through",
         "Hub.stream_events",
         "Hub.serving",
         "Hub.subprotocols",
@@ -44,7 +46,7 @@ INTERNAL = {
     *("Server.run", "Server.uses_tls", "Session.outgoing", "Session.recent_frames", "Session.shown_bytes"),
 }
 # Classes whose objects a program is given, and doesn't make.
-GIVEN = {"Room", "Member", "Server", "WebSocket", "Delivery", "Gap", "Closed", "CloseFrame", "Request"}
+GIVEN = {"Room", "Member", "Server", "WebSocket", "Delivery", "Gap", "Closed", "CloseFrame", "Request", "Job"}
 GIVEN |= {"Sender", "Callbacks", "CallbackWebSocket"}
 OWN_DEFAULTS = {id(rawws.SAME_HOST): "SAME_HOST", id(trio.TASK_STATUS_IGNORED): "trio.TASK_STATUS_IGNORED"}
 # Names of annotations that are no public names.
@@ -126,6 +128,7 @@ PAGES = (
                 ["WebSocket", "Callbacks", "CallbackWebSocket", "State", "Closed", "Cause", "CloseFrame", "Gap"],
             ),
             Group("Publish from another process", ["publish", "publish_async", "Published"]),
+            Group("Do the jobs of a group", ["work", "Job"]),
             Group(
                 "Rooms",
                 [

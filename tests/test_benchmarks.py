@@ -143,6 +143,24 @@ def test_sharing_rooms_is_measured_with_every_server() -> None:
 
 @pytest.mark.thorough
 @linux_only
+def test_a_store_is_measured_in_each_mode() -> None:
+    command = [sys.executable, "-m", "benchmarks.store", "--rounds", "1", "--seconds", "0.1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=55)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("no store", "never", "interval", "always"):
+        assert f"\n{name}" in done.stdout
+
+
+@pytest.mark.thorough
+def test_a_server_with_a_store_is_killed() -> None:
+    command = [sys.executable, "-m", "benchmarks", "soak", "--store", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=55)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "nothing lost, nothing twice, nothing out of order" in done.stdout
+
+
+@pytest.mark.thorough
+@linux_only
 def test_the_end_of_many_grants_is_measured() -> None:
     command = [sys.executable, "-m", "benchmarks", "expiry", "--smoke"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=55)

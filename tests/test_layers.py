@@ -26,6 +26,8 @@ LAYERS = (
     "websocket",
     "hub",  # rooms, as a program holds them
     "backplane",  # rooms that are shared with other nodes
+    "store",  # rooms that survive a restart
+    "groups",  # readers that share the messages of a room as jobs
     "application",  # the event loop in which a program's application runs
     "server",
     "client",
@@ -40,6 +42,11 @@ ABOVE_ALL = {"__init__", "__main__"}
 
 # Nothing in these can block or depends on a layer that does.
 SANS_IO = ("wire", "broadcast", "access", "inspection")
+# Single modules of this kind, in folders whose other modules block.
+SANS_IO_SINGLE = {
+    *(f"rawws.store.{name}" for name in ("checksums", "entries", "losses", "modes", "retention")),
+    *(f"rawws.groups.{name}" for name in ("backlog", "group", "protocol")),
+}
 LIBRARIES = {"h11", "wsproto", "numpy", "jwt", "cryptography"}  # the last three only where they are installed
 OURS = {*SANS_IO, "errors", "limits"}
 IMPURE = {
@@ -48,7 +55,6 @@ IMPURE = {
 }
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
-SANS_IO_MODULES = [path for path in MODULES if path.relative_to(PACKAGE).parts[0] in SANS_IO]
 
 
 def name_of(path: Path) -> str:
@@ -57,6 +63,9 @@ def name_of(path: Path) -> str:
 
 
 NAMES = {name_of(path): path for path in MODULES}
+SANS_IO_MODULES = [
+    path for name, path in NAMES.items() if path.relative_to(PACKAGE).parts[0] in SANS_IO or name in SANS_IO_SINGLE
+]
 
 
 def imports_of(source: str) -> set[str]:
@@ -91,7 +100,8 @@ def layer_of(name: str) -> str:
 def is_sans_io(name: str) -> bool:
     top, _, rest = name.partition(".")
     if top == "rawws":
-        return rest.partition(".")[0] in OURS
+        is_single = any(f"{name}.".startswith(f"{module}.") for module in SANS_IO_SINGLE)
+        return is_single or rest.partition(".")[0] in OURS
     return top in LIBRARIES or (top in sys.stdlib_module_names and top not in IMPURE)
 
 

@@ -1,6 +1,7 @@
 """Use two nodes in every way at once, for any time, and account for every message.
 
     python -m benchmarks soak --minutes 10    churn, Redis killed in the middle, and everything that should stay equal
+    python -m benchmarks soak --store         a server with a store, killed a hundred times in each mode
     python -m benchmarks soak --idle          ten thousand idle peers and a hundred busy ones: in 64 MiB?
 
 The minutes are those of the load; the two pauses in which memory, descriptors and tasks are compared come on top. The
@@ -19,7 +20,7 @@ import trio
 from benchmarks.load import LoadError
 from benchmarks.memory import allow_open_files
 from benchmarks.servers import Unavailable
-from benchmarks.soak import idle, report, stage
+from benchmarks.soak import idle, report, stage, stored
 from benchmarks.soak.run import Soak
 
 
@@ -31,6 +32,10 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--idle", type=int, nargs="?", const=10_000, metavar="N",
         help="measure the memory that so many idle peers and 100 busy ones take (default 10,000)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--store", type=int, nargs="?", const=100, metavar="N",
+        help="kill a server with a store so many times in each mode (default 100)",
     )  # fmt: skip
     parser.add_argument("--seed", default="1", help="another one gives other sizes, and other moments to cut")
     return parser.parse_args(argv)
@@ -61,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.idle is not None:
             return idle.measure(options.idle, 60 * (options.minutes or 0.75))
+        if options.store is not None:
+            return trio.run(stored.run, options.store, options.seed)
         if missing := stage.missing():
             raise Unavailable(missing)
         allow_open_files()

@@ -320,7 +320,7 @@ class Reader:
         room = followed.room
         message = f"messages of room {room.path} may have been missed after {room.last_id}: {found.why.value}"
         logs.server_line(logging.ERROR, FAULT, message)
-        gap = room.record_gap(found.after)
+        gap = room.record_gap(partial(followed.ids.restart, found.after))
         current_loop().sending.notify_gap(room, gap)
         room.trim()
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
@@ -61,6 +61,9 @@ MOST_READERS = 100
 # An empty room is followed for this time longer, since somebody may be about to join.
 UNUSED_S = 5.0
 _HOLD = "backplane"
+HISTORY_SHARED = Refusal(
+    501, "history_shared", "The history of a shared room is in Redis, where this server doesn't delete it."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +217,20 @@ class RedisStreams:
         while self.is_full:
             await self._space.park()
 
+    @property
+    def trouble(self) -> str:
+        return "the backplane is away" if self.is_away else ""
+
+    @property
+    def refusal(self) -> Refusal | None:
+        return AWAY if self.is_away or self.is_full else None
+
+    def take(self, room: RoomState, frames: Sequence[bytes | bytearray], sender: int, key: str | None = None) -> int:
+        messages = Outgoing.split(room.path, frames, room.settings.history, sender, key)
+        for message in messages:
+            self.publish(message)
+        return len(messages)
+
     def publish(self, message: Outgoing) -> None:
         check_key(message.key)  # in the outbox it would block all later messages
         message.author = Author(self._node, message.sender, next(self._serials))
@@ -228,6 +245,10 @@ class RedisStreams:
 
     def withdraw(self, message: Outgoing) -> bool:
         return self._publisher.withdraw(message)
+
+    async def clear(self, room: RoomState) -> Refusal | None:
+        del room
+        return HISTORY_SHARED
 
     def _resume_publishers(self) -> None:
         self._space.unpark_all()

@@ -40,12 +40,15 @@ async def share(hub: Hub, url: str, *more: str) -> AsyncGenerator[Shards]:
     At the end of the block, this waits for a few seconds until all accepted messages are published. Messages that are
     not published by then are lost, and so are all when the block is cancelled; the log has their number.
 
-    Raises `rawws.UsageError` when coredis is not installed, a URL is invalid, there are rooms already (they would not
-    be shared), or the server at the URL can never be used, such as a Redis Cluster, or a Redis that refuses the user.
+    Raises `rawws.UsageError` when coredis is not installed, a URL is invalid, the hub has a store, there are rooms
+    already (they would not be shared), or the server at the URL can never be used, such as a Redis Cluster, or a Redis
+    that refuses the user.
     """
     check_runs_on_trio("rawws.share")
     from rawws.backplane.redis_streams import RedisStreams  # programs without a backplane need not load it
 
+    if hub.store is not None:
+        raise UsageError("this hub has a store, so it can't be shared: Redis keeps the messages; leave out one of them")
     if hub.rooms:
         raise UsageError("there are rooms already, which would not be shared; share a hub before anybody is in it")
     name = NodeName(os.urandom(6).hex(), name_this_process())

@@ -224,16 +224,21 @@ class BroadcastLog:
             end += 1 if end == 1 else -1
         return end
 
-    def record_gap(self, members: Mapping[str, object], now: float = 0.0) -> None:
-        """Record a gap, and end the history: messages are missing here, and take the next number together.
+    def record_gap(self, members: Mapping[str, object], now: float = 0.0, *, ends_history: bool = True) -> None:
+        """Record a gap: messages are missing here, and take the next number together.
 
         The gap is a segment of its own, a control with these ``members``. All appended messages must have been sealed.
-        The caller sets the gap's id.
+        The caller sets the gap's id. Unless it ends the history, the messages before it are for later readers, too.
         """
         assert not self._open, "what was appended is not sealed"
         self.last_message += 1
         self._segments.append(Gap(members, self.end_bytes, self.last_message, now))
-        self.end_history()
+        if ends_history:
+            self.end_history()
+
+    def is_gap(self, message: int) -> bool:
+        """Return whether a number is that of a gap, and not of a message."""
+        return message <= self.last_message and isinstance(self._find(message)[1], Gap)
 
     def gaps(self, first: int, end: int) -> list[int]:
         """Return the numbers of the gaps from segment ``first`` to the one before ``end``."""
@@ -420,11 +425,16 @@ class BroadcastLog:
         return ReplayStart(encoded[encoding.skip_messages(encoded, skipped) :], number + 1, is_gap)
 
     def messages(self, after: int, *, most: int, most_bytes: int) -> Iterator[tuple[bytes, Opcode, memoryview]]:
-        """Yield the messages after a number that are kept, at least one, within bounds; payloads are views."""
+        """Yield the messages after a number that are kept, at least one, within bounds and up to a gap.
+
+        Payloads are views.
+        """
         if after >= self.last_message:
             return
         number, _ = self._find(after + 1)
         for segment in itertools.islice(self._segments, number - self.first, None):
+            if isinstance(segment, Gap) and segment.first > after + 1:
+                return
             known = max(0, after + 1 - segment.first)
             frames = split_frames(memoryview(segment.plain)[skip_frames(segment.plain, known) :])
             for message, (header, payload) in enumerate(frames, segment.first + known):

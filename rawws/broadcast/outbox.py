@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rawws.broadcast.idempotency import IdempotencyKey
 from rawws.broadcast.log import History
-from rawws.broadcast.stream_entries import Author, StreamId, fields_of
-from rawws.wire.frames import Opcode
+from rawws.broadcast.stream_entries import Author, StreamId, fields_of, format_stream_id
+from rawws.wire.frames import Opcode, split_frames
 
 # The memory of a message besides its payload and its keys (measured).
 OVERHEAD_BYTES = 380
@@ -23,7 +23,10 @@ OVERHEAD_BYTES = 380
 
 @dataclass(eq=False, slots=True)
 class Outgoing:
-    """A message for a room, on its way to a backplane. One of ``id``, ``is_reused`` and ``problem`` is its result."""
+    """A message for a room, on its way to a backplane.
+
+    One of ``label``, ``is_reused`` and ``problem`` is its result.
+    """
 
     path: str
     opcode: Opcode
@@ -36,9 +39,25 @@ class Outgoing:
     on_done: Callable[[], None] | None = None
     author: Author | None = None  # set by the backplane
     is_done: bool = False
-    id: StreamId | None = None  # None when it has arrived, but the answer with its id has not
+    id: StreamId | None = None  # in a stream; None when it has arrived, but the answer with its id has not
+    stored_as: str = ""  # its id in a store that has no streams
     is_reused: bool = False  # its Idempotency-Key was used for another message
     problem: str = ""  # the reason why it can never be published
+
+    @classmethod
+    def split(
+        cls, path: str, frames: Sequence[bytes | bytearray], history: History, sender: int, key: str | None
+    ) -> list[Outgoing]:
+        """Return encoded messages as one object each."""
+        return [
+            cls(path, Opcode(header.opcode), bytes(payload), history, sender=sender, key=key)
+            for header, payload in split_frames(b"".join(frames))
+        ]
+
+    @property
+    def label(self) -> str | None:
+        """Its id as clients see it; None when that isn't known."""
+        return self.stored_as or (None if self.id is None else format_stream_id(self.id))
 
     @property
     def fields(self) -> list[str | bytes]:

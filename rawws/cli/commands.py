@@ -93,6 +93,15 @@ COMMANDS = (
         "check",
     ),
     Command(
+        "store",
+        "show what a store keeps: rooms, groups, messages",
+        (
+            Example("rawws store rooms.db", "list the rooms, with their groups"),
+            Example("rawws store rooms.db --room /room/pay --last 5", "show the last messages of a room"),
+        ),
+        "store",
+    ),
+    Command(
         "docs",
         "show the manual",
         (

@@ -54,6 +54,7 @@ class Flag:
     needs_rooms: bool = False
     is_reread: bool = False  # names a file that is read anew at each SIGHUP
     needs_app: bool = False
+    needs_store: bool = False
     needs_interface: str = ""  # of the application
     is_divided: bool = False  # among workers, as a limit on the whole program
 

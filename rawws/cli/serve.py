@@ -86,8 +86,37 @@ def _check(options: argparse.Namespace) -> None:
         other = "--no-page" if options.page is False else "--workers"
         raise UsageError(f"--page-token has no effect with {other}, which turns the page off; remove one of them")
     check_token_flags(options)
+    _check_store(options)
     if options.workers is not None:
         _check_for_workers(options)
+
+
+def _check_queues(options: argparse.Namespace) -> None:
+    """Raises `UsageError` for what can't be had together with groups, or without a place for their jobs."""
+    in_memory = options.queue_in_memory
+    others = [flag for flag in ("store", "backplane", "workers") if getattr(options, flag)]
+    if in_memory and others:
+        sentence = f"--queue-in-memory is for one process without a store, and not for --{others[0]}"
+        raise UsageError(f"{sentence}; remove one of them")
+    if not in_memory and options.store is None and FLAGS.given(options, lambda flag: flag.name == "--queue-bytes"):
+        raise UsageError("--queue-bytes has no effect without --store or --queue-in-memory; give one, or leave it out")
+
+
+def _check_store(options: argparse.Namespace) -> None:
+    """Raises `UsageError` for what can't be had together with a store, or without one."""
+    _check_queues(options)
+    if options.store is None:
+        if alone := FLAGS.given(options, lambda flag: flag.needs_store):
+            raise UsageError(f"{', '.join(alone)} has no effect without --store; give that too, or leave it out")
+        return
+    if options.backplane is not None:
+        raise UsageError(
+            "--store keeps rooms on this machine, and --backplane in Redis, which has its own files; remove one of them"
+        )
+    if options.workers is not None:
+        raise UsageError("--store is for one process, and --workers are several; remove one of them")
+    if options.store_sync != "interval" and FLAGS.given(options, lambda flag: flag.name == "--store-interval"):
+        raise UsageError("--store-interval is for --store-sync interval; give that too, or leave it out")
 
 
 def _check_for_workers(options: argparse.Namespace) -> None:
@@ -142,7 +171,7 @@ class _Program:
         self._publish_token = read_publish_token(options, self._files)
         self._admin_token = read_admin_token(options, self._files)
         self._app: HttpApp = (
-            _load(options) if options.app else HelloApp(["POST"] if has_rooms else [], self._name_obstacle)
+            _load(options) if options.app else HelloApp(["POST"] if has_rooms else [], lambda: self._hub.obstacle)
         )
         self._tokens = TokenSources(options, self._files)
         self._tls = load_tls(options.tls_cert, options.tls_key) if options.tls_cert else None
@@ -158,10 +187,6 @@ class _Program:
     def reload(self) -> Callable[[], Awaitable[None]] | None:
         """The function that reads files anew, if there are such files."""
         return self._files.reload if self._files else None
-
-    def _name_obstacle(self) -> str:
-        backplane = self._hub.backplane
-        return "the backplane is away" if backplane is not None and backplane.is_away else ""
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:

@@ -23,7 +23,7 @@ from rawws.cli.arguments import (
 )
 from rawws.cli.flags import Flag, FlagTable, Value, show_size
 from rawws.cli.token_sources import TOKEN_FLAGS
-from rawws.hub.hub import Hub, Mode
+from rawws.hub.hub import STORE_SYNCS, Hub, Mode
 from rawws.relay.lag_policies import POLICIES
 from rawws.server.serve import serve
 
@@ -158,6 +158,7 @@ _ROOMS = (
         Value(count, "N"),
         "messages to keep per room for clients that join later",
         goes_to="hub.history",
+        shown_default="`0`, or `1000` with `--store`",
         needs_rooms=True,
     ),
     Flag(
@@ -172,6 +173,45 @@ _ROOMS = (
         Value.one_of(POLICIES),
         _policies_in_words,
         goes_to="hub.slow",
+        needs_rooms=True,
+    ),
+    Flag(
+        "--store",
+        FILE,
+        "file in which rooms survive a restart: their messages, ids, and the Idempotency-Keys of POST requests",
+        goes_to="hub.store",
+        manual="See [Rooms that survive a restart](../howto/store.md).",
+        needs_rooms=True,
+    ),
+    Flag(
+        "--store-sync",
+        Value.one_of(STORE_SYNCS),
+        "for `--store`: a message that anybody is told of is on the disk (`always`), is there soon (`interval`), or is "
+        "left to the system (`never`); in each mode it survives the end of the process",
+        goes_to="hub.store_sync",
+        needs_store=True,
+    ),
+    Flag(
+        "--store-interval",
+        SECONDS,
+        "for `--store-sync interval`: seconds within which a message is on the disk",
+        goes_to="hub.store_interval_s",
+        needs_store=True,
+    ),
+    Flag(
+        "--queue-bytes",
+        Value(size, "BYTES", show_size),
+        "bytes that the groups of a room (`?group=`) keep from being trimmed; beyond it publishers wait there, and a "
+        "POST is answered with 507",
+        goes_to="hub.queue_bytes",
+        manual="See [Hand work to another back end](../howto/queues.md).",
+        needs_rooms=True,
+    ),
+    Flag(
+        "--queue-in-memory",
+        None,
+        "allow groups (`?group=`) without `--store`, though jobs that are left end with the server",
+        goes_to="hub.queue_in_memory",
         needs_rooms=True,
     ),
     Flag(

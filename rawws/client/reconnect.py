@@ -78,7 +78,7 @@ class Reconnecting(AsyncIterator[WebSocket]):
 def _retry_after_s(error: Exception) -> float | None:
     """Return the least wait before another try, in seconds; None if that would fail in the same way."""
     if isinstance(error, InvalidStatus | ProxyError) and (response := error.response) is not None:
-        if response.status < 500 and response.status not in RETRIED_STATUSES:
+        if response.status not in RETRIED_STATUSES and (response.status < 500 or response.status == 501):
             return None
         wish = response.headers.get("Retry-After", "0") or "0"
         return min(float(wish), MAX_BACKOFF_S) if wish.isascii() and wish.isdigit() else 0.0

@@ -5,8 +5,10 @@ from __future__ import annotations
 import enum
 import logging
 import math
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -28,6 +30,7 @@ from rawws.hub.doors import Door, action_through
 from rawws.hub.hub_commands import DISCONNECT, HubCommands, disconnect_body
 from rawws.hub.moderator import Attendance, AttendedWatchers, Moderator, OnMember, OnMessage
 from rawws.hub.paths import BESIDE_AN_APPLICATION, RoomPaths
+from rawws.hub.queues import NO_STORE, QUEUE_BYTES, SHARED, NoQueues, Queues, is_dead_room
 from rawws.hub.registry import RoomRegistry, RoomsInUse
 from rawws.hub.regranting import Effect, let_write, regrant
 from rawws.hub.room import Room
@@ -51,6 +54,12 @@ from rawws.wire.messages import Request
 from rawws.wire.role import Role
 from rawws.wire.session import Session
 from rawws.wire.trace import FAULT, STATE
+
+# The messages that each room of a hub with a store keeps, unless its program says otherwise.
+STORED_HISTORY = 1000
+# The dead jobs of a group that are kept at least, and for how long: somebody has to look at them.
+DEAD_JOBS, DEAD_JOBS_AGE_S = 10_000, 10 * 365 * 86_400.0
+STORE_SYNCS = ("always", "interval", "never")
 
 
 class Mode(enum.Enum):
@@ -80,6 +89,16 @@ class Hub:
     with 1008; the program and POST requests publish. Beyond ``max_rooms``, or ``max_peers`` in a room, requests are
     refused with 503.
 
+    With ``store``, the path of a file, rooms survive a restart: their history, their ids, and the Idempotency-Keys of
+    POST requests. `rawws.serve` opens the store, and closes it. A message goes to readers, and a POST is answered with
+    202, when the message is stored as ``store_sync`` says: on the disk (``"always"``), or safe from the end of this
+    process (``"interval"``, ``"never"``). With ``"interval"``, everything is on the disk ``store_interval_s`` later.
+    ``history`` is 1,000 by default then (as with ``queue_in_memory``), and 0 without a store.
+
+    With a store, the readers of a room can share its messages as jobs (``?group=``, `rawws.work`). What the groups of
+    a room have not finished is kept whatever the history is, up to ``queue_bytes``: then publishers there wait, and a
+    POST is answered with 507. ``queue_in_memory`` allows groups without a store, whose jobs end with the server.
+
     ``rooms_at`` and all paths below it are rooms, over WebSocket and HTTP. By default every path is a room. If the
     server has an application for HTTP (the ``http`` of `rawws.serve`), only the paths below ``/room/`` are. The other
     paths are the application's: also for WebSockets if it is one of ASGI, and otherwise they are refused there with
@@ -108,7 +127,7 @@ class Hub:
         max_lag_bytes: int = MAX_LAG_BYTES,
         slow: Slow | str = Slow.CLOSE,
         key: str | None = None,
-        history: int = 0,
+        history: int | None = None,
         history_bytes: int = MIB,
         history_age_s: float = 3600.0,
         exclude_sender: bool = False,
@@ -116,6 +135,11 @@ class Hub:
         max_rooms: int | None = None,
         max_peers: int | None = None,
         rooms_at: str | None = None,
+        store: str | os.PathLike[str] | None = None,
+        store_sync: str = "always",
+        store_interval_s: float = 0.1,
+        queue_bytes: int = QUEUE_BYTES,
+        queue_in_memory: bool = False,
         settings: Callable[[str], RoomSettings | None] | None = None,
         on_message: OnMessage | None = None,
         on_join: OnMember | None = None,
@@ -129,6 +153,15 @@ class Hub:
         if settings is not None:
             check_plain("settings", settings, "path")
         self.mode = _choose(Mode, mode, "mode")
+        self.store = _check_store(store, self.mode)
+        self.store_sync = store_sync
+        check_number("store_interval_s", store_interval_s, whole=False)
+        check_number("queue_bytes", queue_bytes, least=1)
+        self.store_interval_s = store_interval_s
+        if store_sync not in STORE_SYNCS:
+            raise UsageError(f"there is no store_sync {store_sync!r}; give one of {', '.join(map(repr, STORE_SYNCS))}")
+        if history is None:
+            history = 0 if store is None and not queue_in_memory else STORED_HISTORY
         self.settings = RoomSettings(
             History(history, history_bytes, history_age_s),
             max_lag_bytes,
@@ -138,7 +171,16 @@ class Hub:
             read_only,
             max_peers,
         )
+        kept = self.settings.history
+        self._dead_room_settings = replace(
+            self.settings,
+            history=History(max(kept.messages, DEAD_JOBS), max(kept.max_bytes, queue_bytes), DEAD_JOBS_AGE_S),
+        )
         self.backplane: Shards | None = None  # through which rooms are shared with other nodes
+        self.stored: Backplane[RoomState] | None = None  # through which rooms are stored, while the store is open
+        self.queues: Queues = NoQueues(NO_STORE)  # the groups of its rooms
+        self.queue_bytes = queue_bytes
+        self.queue_in_memory = _check_queues(queue_in_memory, store, self.mode)
         self._rooms_at = None if rooms_at is None else RoomPaths(rooms_at)
         self._settings_for = settings
         self._max_rooms = max_rooms
@@ -176,19 +218,30 @@ class Hub:
         return Watchers() if self._attendance is None else AttendedWatchers(self._attendance)
 
     def _choose_backplane(self, path: str) -> Backplane[RoomState] | None:
-        return None if self.backplane is None else self.backplane.of(path)
+        return self.stored if self.backplane is None else self.backplane.of(path)
+
+    @property
+    def obstacle(self) -> str:
+        """The reason why the hub isn't ready for new clients; empty if it is."""
+        if self.stored is not None:
+            return self.stored.trouble
+        return "the backplane is away" if self.backplane is not None and self.backplane.is_away else ""
+
+    @property
+    def _has_jobs(self) -> bool:
+        return self.store is not None or self.queue_in_memory
 
     def _choose_settings(self, path: str) -> RoomSettings:
         settings = None if self._settings_for is None else self._settings_for(path)
         if settings is None:
-            return self.settings
+            return self._dead_room_settings if self._has_jobs and is_dead_room(path) else self.settings
         if not isinstance(settings, RoomSettings):
             raise UsageError(f"settings({path!r}) returned {settings!r}; it must return RoomSettings, or None")
         return settings
 
     async def prepare(self, path: str, since: MessageId | None = None) -> Refusal | None:
         """Load a room so that it can be read from an id on, if needed. Returns a refusal if that fails."""
-        if self.backplane is None:
+        if self.backplane is None and self.stored is None:
             return None
         room = self.registry.get(path)
         assert room.shared is not None
@@ -197,8 +250,16 @@ class Hub:
     def share_through(self, backplane: Shards) -> None:
         """Share all rooms with other nodes, including rooms that a program holds. None may have peers or a history."""
         self.backplane = backplane
+        self.queues = NoQueues(SHARED)
         for room in self.registry:
             room.share_through(backplane.of(room.path))
+
+    def store_through(self, stored: Backplane[RoomState] | None) -> None:
+        """Store all rooms from now on, including rooms that a program holds; with None, store none any more."""
+        self.stored = stored
+        if stored is not None:
+            for room in self.registry:
+                room.share_through(stored)
 
     @property
     def peers_publish(self) -> bool:
@@ -426,6 +487,24 @@ class Hub:
     def _publishes(self, peer: Peer) -> bool:
         """Whether what the peer sends is a message for its room."""
         return self.mode is Mode.BROADCAST and not peer.encoding.is_one_way
+
+
+def _check_store(store: str | os.PathLike[str] | None, mode: Mode) -> str | os.PathLike[str] | None:
+    if store is None:
+        return None
+    if not isinstance(store, str | os.PathLike) or not os.fspath(store):
+        raise UsageError(f"store can't be {store!r}; it is the path of a file, such as 'rooms.db'")
+    if mode is Mode.ECHO:
+        raise UsageError("a store is for the messages of rooms, and with mode='echo' there are none; leave one out")
+    return store
+
+
+def _check_queues(in_memory: bool, store: object, mode: Mode) -> bool:
+    if in_memory and store is not None:
+        raise UsageError("queue_in_memory is for a hub without a store, which keeps its jobs there; leave one out")
+    if in_memory and mode is Mode.ECHO:
+        raise UsageError("jobs are the messages of rooms, and with mode='echo' there are none; leave one out")
+    return in_memory
 
 
 _Choice = TypeVar("_Choice", bound=enum.Enum)

@@ -86,6 +86,10 @@ class RoomRegistry:
             room.facade = facade if is_in_use else weakref.ref(facade)
             return facade
 
+    def backplane_of(self, path: str) -> Backplane[RoomState] | None:
+        """Return the way that the messages of a room go before anybody gets them; None if there is none."""
+        return self._choose_backplane(path)
+
     # For the rooms
 
     def add(self, room: RoomState) -> None:

@@ -132,9 +132,10 @@ class Room:
         raises `rawws.NotServing`; a message that was accepted is published even if the server ends now.
 
         With ``wait`` it returns the message's id. In another thread it waits until the message is published, as `ready`
-        does; in a room that is shared with other nodes, until the backplane has it (and returns None if it doesn't tell
-        the id). It waits for at most 30 seconds, and then raises `rawws.PublishError`, or `rawws.PublishUnsure` if the
-        backplane may have the message. In the thread of an event loop that would have to wait it raises `UsageError`.
+        does; in a room that is stored or shared with other nodes, until the store or the backplane has it (and returns
+        None if a backplane doesn't tell the id). It waits for at most 30 seconds, and then raises `rawws.PublishError`,
+        or `rawws.PublishUnsure` if the message may be published. In the thread of an event loop that would have to wait
+        it raises `UsageError`.
         """
         if wait:
             return self._publish_for_id(message, text, key)
@@ -147,8 +148,8 @@ class Room:
 
         All of them have the same ``key``. Any thread may call this, as `publish`.
 
-        In a room that is shared with other nodes, the messages are on their way to all nodes when this returns. Their
-        outcome isn't known yet, and all its numbers are 0.
+        In a room that is stored, or shared with other nodes, the messages are on their way to the store, or to all
+        nodes, when this returns. Their outcome isn't known yet, and all its numbers are 0.
         """
         frames = _encode(messages, text)
         loop, state = self._home.loop_here(), self._state
@@ -157,7 +158,7 @@ class Room:
         if loop is None:
             self._home.put(self._publication(frames, key))
         elif state.shared is not None:
-            state.send_to_backplane(frames, NOBODY, key)
+            state.shared.take(state, frames, NOBODY, key)
         else:
             state.add(frames, NOBODY, key)
             return Delivery(*publish_added(state, loop.sending))

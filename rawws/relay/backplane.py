@@ -39,12 +39,21 @@ class Backplane(Protocol[Room]):
     """The store to which every node gives the messages that are published in its rooms, and from which all read them.
 
     A room that has a backplane (`RoomState.shared`) doesn't append the messages of its members and its program to its
-    log. It gives them to `publish`. They come back in an order that is the same on all nodes, and are then appended.
+    log. It gives them to `take`. They come back in an order that is the same on all nodes, and are then appended. With
+    a store on this machine alone (`rawws.store.stored_rooms`), they come back when they are safe there.
     """
 
     @property
     def is_away(self) -> bool:
         """Whether the store can't be reached at present."""
+
+    @property
+    def trouble(self) -> str:
+        """The reason why nothing can be published at present; empty if something can."""
+
+    @property
+    def refusal(self) -> Refusal | None:
+        """The answer to a POST at present; None if messages are taken."""
 
     @property
     def is_full(self) -> bool:
@@ -60,14 +69,20 @@ class Backplane(Protocol[Room]):
     async def flush(self) -> None:
         """Wait until no message is on its way any more."""
 
-    def publish(self, message: Outgoing) -> None:
-        """Accept a message, even when `is_full` is true. The message itself reports its fate.
+    def take(self, room: Room, frames: Sequence[bytes | bytearray], sender: int, key: str | None = None) -> int:
+        """Accept encoded messages of one sender, even when `is_full` is true, and return how many there are.
 
         Raises `UsageError` for a key that UTF-8 can't encode.
         """
 
+    def publish(self, message: Outgoing) -> None:
+        """Accept a message as `take` does. The message itself reports its fate."""
+
     def withdraw(self, message: Outgoing) -> bool:
         """Drop a message that has not been sent to the store yet; return False when it is too late for that."""
+
+    async def clear(self, room: Room) -> Refusal | None:
+        """Forget a room's history at the request of an operator, or return why that can't be done."""
 
     def follow(self, room: Room) -> None:
         """Append the messages that are published in a room to its log, until nobody uses the room any more."""

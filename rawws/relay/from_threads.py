@@ -23,7 +23,6 @@ import trio
 
 from rawws import logs
 from rawws.broadcast.outbox import Outgoing
-from rawws.broadcast.stream_entries import format_stream_id
 from rawws.errors import NotServing, PublishError, RawwsError, sentence_of
 from rawws.relay.encoding_jobs import SENT_AT_ONCE_BYTES
 from rawws.relay.room_base import NOBODY
@@ -100,11 +99,13 @@ class Batch:
         """Add messages to the log of their room, or give them to its backplane."""
         room, outcome = publication.room, publication.outcome
         if room.shared is not None:
-            messages = room.outgoing(publication.frames, NOBODY, publication.key)
-            for message in messages:
-                if outcome is not None:
-                    message.on_done = partial(_tell, message, outcome)
-                room.shared.publish(message)
+            if outcome is None:
+                room.shared.take(room, publication.frames, NOBODY, publication.key)
+                return
+            history = room.settings.history
+            (message,) = Outgoing.split(room.path, publication.frames, history, NOBODY, publication.key)
+            message.on_done = partial(_tell, message, outcome)
+            room.shared.publish(message)
             return
         room.add(publication.frames, NOBODY, publication.key)
         self._rooms[room] = None
@@ -133,9 +134,9 @@ def publish_added(room: RoomState, sending: Sending) -> tuple[int, int, int]:
 def _tell(message: Outgoing, outcome: Outcome) -> None:
     """Tell a thread what has become of a message that went to the backplane."""
     if message.problem:
-        outcome.fail(PublishError(f"the backplane can't take this message: {message.problem}"))
+        outcome.fail(PublishError(f"this message can't be published: {message.problem}"))
     else:
-        outcome.succeed(None if message.id is None else format_stream_id(message.id))
+        outcome.succeed(message.label)
 
 
 class FromThreads:

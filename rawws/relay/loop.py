@@ -277,7 +277,7 @@ class Loop(Connections):
                 if not frames:
                     messages = 0
                 elif room.shared is not None:
-                    messages = room.send_to_backplane(frames, peer.number)
+                    messages = room.shared.take(room, frames, peer.number)
                 else:
                     open_bytes = room.log.open_bytes
                     messages = room.add(frames, peer.number)

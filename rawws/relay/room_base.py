@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import trio
@@ -17,18 +17,15 @@ import trio
 from rawws.broadcast.encodings import Encoding
 from rawws.broadcast.idempotency import IdempotencyKey, Repeat, Repeats
 from rawws.broadcast.log import BroadcastLog, Cursor
-from rawws.broadcast.message_ids import Ids, StreamIds
-from rawws.broadcast.outbox import Outgoing
+from rawws.broadcast.message_ids import Ids
 from rawws.broadcast.polled import Polled
 from rawws.broadcast.query import RoomQuery
 from rawws.broadcast.sender_runs import SenderRuns
-from rawws.broadcast.stream_entries import StreamId
 from rawws.relay.backplane import Backplane
 from rawws.relay.gates import READ_ONLY, Gate
 from rawws.relay.polling import BETWEEN_POLLS_S, Poller, Polls, make_response
 from rawws.relay.settings import RoomSettings
 from rawws.relay.watchers import Watchers
-from rawws.wire.frames import Opcode, split_frames
 
 # The memory of a room, without its path and its log's segments (measured).
 ROOM_BYTES = 2600
@@ -184,6 +181,8 @@ class RoomBase(Generic[Member]):
 
     def resolve(self, reading: RoomQuery) -> StartPosition:
         """Return the position at which a reader starts, and the gap before it if there is one."""
+        if self.shared is not None:
+            self.shared.follow(self)
         log = self.log
         oldest = log.oldest(trio.current_time())
         if reading.since is not None:
@@ -194,6 +193,8 @@ class RoomBase(Generic[Member]):
                 return StartPosition(log.last_message, {"since": str(reading.since), "after": log.tail_id})
             if not log.ids.knows(reading.since):  # the id is of a stream that was lost
                 return StartPosition(number, {"since": str(reading.since), "after": log.label(number)})
+            if log.is_gap(number + 1):  # messages that are lost, in the midst of the history
+                return StartPosition(number + 1, {"since": str(reading.since), "after": log.label(number + 1)})
             return StartPosition(number, None)
         if reading.last is not None:
             return StartPosition(max(oldest - 1, log.last_message - reading.last), None)
@@ -250,22 +251,6 @@ class RoomBase(Generic[Member]):
         if self.shared is not None:
             await self.shared.ready()
 
-    def outgoing(self, frames: Sequence[bytes | bytearray], sender: int, key: str | None = None) -> list[Outgoing]:
-        """Return encoded messages as the backplane takes them."""
-        history = self.settings.history
-        return [
-            Outgoing(self.path, Opcode(header.opcode), bytes(payload), history, sender=sender, key=key)
-            for header, payload in split_frames(b"".join(frames))
-        ]
-
-    def send_to_backplane(self, frames: Sequence[bytes | bytearray], sender: int, key: str | None = None) -> int:
-        """Give encoded messages to the backplane, which returns them to be added later; return how many there are."""
-        assert self.shared is not None
-        messages = self.outgoing(frames, sender, key)
-        for message in messages:
-            self.shared.publish(message)
-        return len(messages)
-
     def add(self, frames: Sequence[bytes | bytearray], sender: int, key: str | None = None) -> int:
         """Append encoded messages of one sender, which are sealed and sent soon; return how many there are."""
         first = self.log.next_message
@@ -276,11 +261,14 @@ class RoomBase(Generic[Member]):
             self._senders.add(self.log.next_message - 1, sender)
         return self.log.next_message - first
 
-    def seal(self) -> bool:
-        """Make one segment of the appended messages, or of the first of them; return False if there are none left."""
+    def seal(self, at: float | None = None) -> bool:
+        """Make one segment of the appended messages, or of the first of them; return False if there are none left.
+
+        ``at`` is the time when they were published, if that isn't now.
+        """
         log = self.log
         first = log.last_message + 1
-        plain = log.seal(trio.current_time())
+        plain = log.seal(trio.current_time() if at is None else at)
         if plain is None:
             return False
         self.policy.note_sealed(first, plain)
@@ -329,18 +317,19 @@ class RoomBase(Generic[Member]):
         self.log = self._make_log()
         self._forget()
 
-    def record_gap(self, after: StreamId) -> dict[str, str]:
+    def record_gap(
+        self, restart: Callable[[], object], at: float | None = None, *, ends_history: bool = True
+    ) -> dict[str, str]:
         """Record that messages may be missing here, and return the gap. The caller broadcasts it, and then trims.
 
-        A new sequence of ids starts after ``after``, which may be lower than the last id. Everything appended must
-        have been sealed.
+        ``restart`` is called for the gap's own id: other ids follow it, which may be lower than the last one.
+        Everything appended must have been sealed. ``at`` is the time of the gap, if that isn't now.
         """
         log = self.log
-        assert isinstance(log.ids, StreamIds)
         since = log.tail_id
-        log.ids.restart(after)
+        restart()
         gap = {"since": since, "after": log.label(log.next_message)}
-        log.record_gap({"gap": gap}, trio.current_time())
+        log.record_gap({"gap": gap}, trio.current_time() if at is None else at, ends_history=ends_history)
         if self._senders is not None:
             self._senders.add(log.last_message, NOBODY)
         if self._polls is not None:

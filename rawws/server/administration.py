@@ -5,6 +5,8 @@
 ``GET /_rawws/peers``                         the connections, or with ``user``, ``number`` or ``room`` some of them
 ``DELETE /_rawws/peers?user=NAME``            ends the connections of a user; with ``number`` one connection
 ``DELETE /_rawws/history?room=PATH``          clears the history of a room
+``GET /_rawws/groups``                        the groups of all rooms, with what they have left to do
+``DELETE /_rawws/groups?room=PATH&group=NAME``  ends a group, and forgets what it has left to do
 ============================================  =============================================================
 
 Lists are answered in pieces of ``limit`` entries. ``next`` of a piece is the ``after`` of the following one.
@@ -28,14 +30,26 @@ from rawws.hub.paths import OWN_PATHS
 from rawws.limits import MIB
 from rawws.net.addresses import name_this_process
 from rawws.relay.backplane import AWAY
-from rawws.server.administration_query import read_disconnect, read_history, read_peers, read_rooms
+from rawws.server.administration_query import (
+    read_disconnect,
+    read_group,
+    read_history,
+    read_nothing,
+    read_peers,
+    read_rooms,
+)
 from rawws.server.apps import Exchange, HttpApp, Middleware, answer_json, answer_options, name_methods
 from rawws.server.operators import Operators
 from rawws.wire.messages import NO_STORE, Request, Response
 from rawws.wire.trace import STATE, shorten
 
-ROOMS, PEERS, HISTORY = (OWN_PATHS + name for name in ("rooms", "peers", "history"))
-METHODS = {ROOMS: ("GET", "HEAD"), PEERS: ("GET", "HEAD", "DELETE"), HISTORY: ("DELETE",)}
+ROOMS, PEERS, HISTORY, GROUPS = (OWN_PATHS + name for name in ("rooms", "peers", "history", "groups"))
+METHODS = {
+    ROOMS: ("GET", "HEAD"),
+    PEERS: ("GET", "HEAD", "DELETE"),
+    HISTORY: ("DELETE",),
+    GROUPS: ("GET", "HEAD", "DELETE"),
+}
 
 # The most bytes of one piece of a list, unless a single entry has more.
 MAX_LIST_BYTES = MIB
@@ -106,7 +120,9 @@ class AdminApp(Middleware):
     async def _act(self, exchange: Exchange, method: str, path: str) -> Response | Refusal:
         query = exchange.request.query
         if path == HISTORY:
-            return self._clear_history(exchange, read_history(query))
+            return await self._clear_history(exchange, read_history(query))
+        if path == GROUPS:
+            return self._list_groups(query) if method != "DELETE" else await self._end_group(exchange, query)
         if method == "DELETE":
             return await self._disconnect(exchange, query)
         if path == PEERS:
@@ -132,17 +148,34 @@ class AdminApp(Middleware):
         logs.line(logs.hub, logging.INFO, exchange.number, STATE, message)
         return answer_json({"ended": total, "nodes": ended})
 
-    def _clear_history(self, exchange: Exchange, path: str) -> Response | Refusal:
-        room = self._hub.registry.in_use.get(path)
-        if self._hub.backplane is not None:
-            sentence = "The history of a shared room is in Redis, where this server doesn't delete it."
-            return Refusal(501, "history_shared", sentence)
-        if room is None:
+    async def _clear_history(self, exchange: Exchange, path: str) -> Response | Refusal:
+        if self._hub.stored is not None and (refused := await self._hub.prepare(path)):
+            return refused
+        room = self._hub.registry.find(path)
+        if room is None and self._hub.backplane is not None:
+            room = self._hub.registry.get(path)
+        if room is None or not (self._hub.backplane or room.history_messages or path in self._hub.registry.in_use):
             return _no_room(path)
+        if room.shared is not None and (refused := await room.shared.clear(room)):
+            return refused
         messages = room.clear_history()
         sentence = f"administration: cleared the history of room {path} (messages: {messages})"
         logs.line(logs.hub, logging.INFO, exchange.number, STATE, sentence)
         return answer_json({"room": path, "messages": messages, "last_id": room.last_id})
+
+    def _list_groups(self, query: str) -> Response:
+        """Return all groups, whose number is bounded."""
+        read_nothing(query)
+        groups = [{"room": each.room, "group": each.group, **each.values} for each in self._hub.queues.figures()]
+        return answer_json({"groups": groups})
+
+    async def _end_group(self, exchange: Exchange, query: str) -> Response | Refusal:
+        path, group = read_group(query)
+        if not await self._hub.queues.end(path, group):
+            return Refusal(404, "no_such_group", f"The room {shorten(path)} has no group {shorten(group)}.")
+        sentence = f"administration: ended the group {group} of room {path}"
+        logs.line(logs.hub, logging.INFO, exchange.number, STATE, sentence)
+        return answer_json({"room": path, "group": group})
 
 
 class ReservedApp(Middleware):

@@ -59,6 +59,21 @@ def read_history(query: str) -> str:
     return room
 
 
+def read_group(query: str) -> tuple[str, str]:
+    """Return the path of a room and the name of a group. Raises `UsageError`."""
+    given = _read(query, ("room", "group"))
+    room, group = _room(given), given.get("group")
+    if room is None or not group:
+        raise UsageError("say which group, with room= and group=, such as room=/room/x&group=sms")
+    return room, group
+
+
+def read_nothing(query: str) -> None:
+    """Raises `UsageError` for a query, where none is known."""
+    if query:
+        raise UsageError("there is nothing to choose here; leave the query out")
+
+
 def _read(query: str, known: Collection[str]) -> Mapping[str, str]:
     try:
         pairs = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=_MAX_PARAMETERS)

@@ -83,6 +83,8 @@ class ServerState:
     admit: Callable[[Request], tuple[Action, Refusal | None]] | None = None
     # Returns the application that answers a request for a WebSocket itself; None if rawws answers it.
     find_application: Callable[[Request], UpgradeApp | None] | None = None
+    # Returns whether the WebSockets of a request's path publish what they send.
+    peers_publish: Callable[[Request], bool] | None = None
     # Loads the room for a path if needed; returns a refusal if that fails.
     prepare: Callable[[Request], Awaitable[Refusal | None]] | None = None
 

@@ -5,6 +5,7 @@ Needs the extra ``metrics`` (prometheus-client).
 
 from __future__ import annotations
 
+import operator
 from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,6 +18,8 @@ from rawws.hub.hub import Hub
 from rawws.hub.paths import METRICS
 from rawws.relay.loop import current_loop
 from rawws.server.apps import Exchange, HttpApp, Middleware
+from rawws.store.committer import Committer
+from rawws.store.stored_rooms import StoredRooms
 from rawws.wire.messages import NO_STORE, Request, Response
 
 if TYPE_CHECKING:
@@ -91,6 +94,16 @@ class _Figures:
         """Return the number of the loop's turns, and the seconds that they took together."""
         return [("count", self.stats.turns), ("sum", self.stats.turns_s)]
 
+    def of_groups(
+        self, name: str, joined: Callable[[float, float], float] = operator.add
+    ) -> list[tuple[str, float]] | None:
+        """Return a figure of the groups of each name, over all rooms; None without groups."""
+        values: dict[str, float] = {}
+        for figures in self.hub.queues.figures():
+            if (value := figures.values.get(name)) is not None:
+                values[figures.group] = joined(values.get(figures.group, 0.0), value)
+        return sorted(values.items()) or None
+
     def backplane_up(self) -> float | None:
         """Return 1 if the backplane can be reached, else 0; None without a backplane."""
         backplane = self.hub.backplane
@@ -100,6 +113,29 @@ class _Figures:
         """Return the number of messages that the backplane has not confirmed; None without a backplane."""
         backplane = self.hub.backplane
         return None if backplane is None else backplane.waiting
+
+    @property
+    def store(self) -> Committer | None:
+        """The committer of the hub's store; None without one."""
+        return self.hub.stored.committer if isinstance(self.hub.stored, StoredRooms) else None
+
+    def store_up(self) -> float | None:
+        """Return 1 if something can be stored, else 0; None without a store."""
+        return None if self.store is None else float(self.store.trouble is None)
+
+    def store_waiting(self) -> float | None:
+        """Return the number of messages that are not stored yet; None without a store."""
+        return None if self.store is None else self.store.waiting_messages
+
+    def store_bytes(self) -> float | None:
+        """Return the bytes that were stored since the start; None without a store."""
+        return None if self.store is None else self.store.statistics.bytes
+
+    def store_commits(self) -> list[tuple[str, float]] | None:
+        """Return the number of commits, and the seconds that they took together; None without a store."""
+        if self.store is None:
+            return None
+        return [("count", self.store.statistics.commits), ("sum", self.store.statistics.seconds)]
 
 
 # A getter returns one value, or a value for each label, or None where there is nothing to measure.
@@ -202,6 +238,53 @@ TABLE = (
         "Messages not yet confirmed by the backplane.",
         "gauge",
         _Figures.backplane_waiting,
+    ),
+    MetricRow("rawws_store_up", "Whether messages can be stored (1) or not (0).", "gauge", _Figures.store_up),
+    MetricRow("rawws_store_waiting_messages", "Messages accepted and not stored yet.", "gauge", _Figures.store_waiting),
+    MetricRow("rawws_store_bytes", "Bytes of messages and keys given to the store.", "counter", _Figures.store_bytes),
+    MetricRow(
+        "rawws_store_commit_seconds", "Time per commit of the store, in seconds.", "summary", _Figures.store_commits
+    ),
+    MetricRow(
+        "rawws_group_waiting_messages",
+        "Messages that no worker of a group has, summed over rooms.",
+        "gauge",
+        lambda at: at.of_groups("waiting"),
+        "group",
+    ),
+    MetricRow(
+        "rawws_group_leased_jobs",
+        "Jobs that the workers of a group have.",
+        "gauge",
+        lambda at: at.of_groups("leased"),
+        "group",
+    ),
+    MetricRow(
+        "rawws_group_workers", "Connected workers of a group.", "gauge", lambda at: at.of_groups("workers"), "group"
+    ),
+    MetricRow(
+        "rawws_group_oldest_seconds",
+        "Time since the oldest unfinished message of a group was stored, in seconds.",
+        "gauge",
+        lambda at: at.of_groups("oldest_s", max),
+        "group",
+    ),
+    MetricRow(
+        "rawws_group_redeliveries",
+        "Deliveries of jobs that had been delivered before.",
+        "counter",
+        lambda at: at.of_groups("redelivered"),
+        "group",
+    ),
+    MetricRow(
+        "rawws_group_done_jobs", "Jobs that were acknowledged.", "counter", lambda at: at.of_groups("done"), "group"
+    ),
+    MetricRow(
+        "rawws_group_dead_jobs",
+        "Jobs that were moved to the dead room of their group.",
+        "counter",
+        lambda at: at.of_groups("dead"),
+        "group",
     ),
     MetricRow(
         "rawws_tasks",

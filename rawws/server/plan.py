@@ -15,6 +15,7 @@ from rawws import logs
 from rawws.access.source import Source
 from rawws.callables import check_async
 from rawws.errors import UsageError
+from rawws.groups.opening import queued
 from rawws.hub.hub import Hub
 from rawws.limits import check_names
 from rawws.net.listeners import is_listening, is_loopback, open_listeners, open_unix_listener, send_small_frames_at_once
@@ -30,6 +31,7 @@ from rawws.server.handshake_options import HandshakeOptions
 from rawws.server.room_app import RoomApp
 from rawws.server.routes import Handler, Relay, Route, Routes
 from rawws.server.server import Server
+from rawws.store.opening import opened
 from rawws.tracing import Tracer
 from rawws.websocket.callbacks import Callbacks, check_callbacks, has_callbacks
 from rawws.wire.allowed_hosts import Hosts
@@ -116,6 +118,8 @@ class ServerPlan:
         async with contextlib.AsyncExitStack() as stack:
             hubs = _hubs_of(self.handler, self.http, routes)
             for each in hubs:
+                await stack.enter_async_context(opened(each))
+                await stack.enter_async_context(queued(each))
                 stack.enter_context(each.serving())
             _give_hub(hubs, self.http)
             if isinstance(self.http, HttpApp):

@@ -8,6 +8,8 @@
                                               that number of seconds
 ``GET /room/x?peers``                         the number of peers in the room
 ``POST /room/x``                              the body becomes a message
+``GET /room/x?group=NAME``                    the next job of a group, or with ``state`` the group's state
+``POST /room/x?group=NAME&ack=ID``            a worker's answer about a job
 ============================================  =============================================================
 
 All other requests are passed to another app.
@@ -21,10 +23,12 @@ from rawws.access.shared_token import SharedToken
 from rawws.broadcast.query import RoomQuery, read_request
 from rawws.broadcast.stream_encodings import EVENTS, JSON_EVENTS
 from rawws.errors import Refusal
+from rawws.groups.protocol import names_group
 from rawws.hub.hub import Hub
 from rawws.limits import Limits
 from rawws.server.administration import AdminApp, ReservedApp
 from rawws.server.apps import Exchange, HttpApp, Middleware, answer_options
+from rawws.server.group_requests import answer_worker
 from rawws.server.operators import TokenHolders, check_admin_token
 from rawws.server.plain_apps import HelloApp, find_application
 from rawws.server.room_posts import HttpPublisher, PublishPolicy
@@ -76,6 +80,9 @@ class RoomApp(Middleware):
             await self.elsewhere.serve_exchange(exchange)
             return
         match request.method:
+            case "GET" | "HEAD" | "POST" if names_group(request.query):
+                await exchange.discard_body()
+                await answer_page(exchange, self._policy, await answer_worker(exchange, self.hub, self._policy))
             case "POST":
                 await answer_page(exchange, self._policy, await self._publisher.publish(exchange, path))
             case "OPTIONS":

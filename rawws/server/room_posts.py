@@ -18,7 +18,6 @@ from rawws.access.grant import Action, Admitted, Grant, refuse_by_now
 from rawws.access.shared_token import SharedToken
 from rawws.broadcast.idempotency import IdempotencyKey
 from rawws.broadcast.outbox import Outgoing
-from rawws.broadcast.stream_entries import format_stream_id
 from rawws.broadcast.token_bucket import TokenBucket
 from rawws.errors import RETRY_SOON, Refusal
 from rawws.hub.doors import Door
@@ -45,6 +44,7 @@ HELD_S = 5.0
 # The Content-Type of ``curl -d``, whatever the text is.
 _FORM = "application/x-www-form-urlencoded"
 _HOW_TO_OPEN = "to open it, start the server with --publish-token"
+_NOT_TAKEN = Refusal(502, "backplane", "The backplane can't take this message; the server's log says why.")
 _REUSED = Refusal(422, "idempotency_key_reused", "This Idempotency-Key was used before, for another message.")
 
 
@@ -190,6 +190,9 @@ class HttpPublisher:
         if not isinstance(admitted, Admitted):
             await exchange.discard_body()
             return admitted
+        if refused := self._hub.queues.refuse_publishing(path):
+            await exchange.discard_body()
+            return refused
         most = self.max_message_bytes(exchange.limits)
         sentence = f"A message is over the server's limit of {most} bytes (--max-size)."
         body = await exchange.read_body(most, Refusal(413, "message_too_large", sentence))
@@ -200,8 +203,8 @@ class HttpPublisher:
         if isinstance(opcode, Refusal):
             return opcode
         post = _Post(exchange, path, admitted, opcode, body, is_operator)
-        if self._hub.backplane is not None:
-            return await self._publish_through(self._hub.backplane.of(path), post)
+        if (backplane := self._hub.registry.backplane_of(path)) is not None:
+            return await self._publish_through(backplane, post)
         if refusal := self._hub.refuse_room(path):
             return refusal
         room = self._hub.room(path)
@@ -226,10 +229,9 @@ class HttpPublisher:
         return admitted
 
     async def _publish_through(self, backplane: Backplane[RoomState], post: _Post) -> Response | Refusal:
-        """Publish on all nodes, and return the answer when the backplane has the message."""
-        if backplane.is_away or backplane.is_full:
-            return AWAY
-        if refusal := self._hub.refuse_settings(post.path):
+        """Publish on all nodes, or into the store, and return the answer when the message is there."""
+        refuse = self._hub.refuse_settings if self._hub.stored is None else self._hub.refuse_room
+        if refusal := backplane.refusal or refuse(post.path):
             return refusal
         moderated = post.moderated(self._hub.moderator)
         if isinstance(moderated, Refusal):
@@ -252,17 +254,16 @@ class HttpPublisher:
         with trio.move_on_after(HELD_S):
             await done.wait()
         if message.problem:
-            return Refusal(502, "backplane", "The backplane can't take this message; the server's log says why.")
+            return backplane.refusal or _NOT_TAKEN
         if not message.is_done:
             if backplane.withdraw(message):
-                return AWAY
+                return backplane.refusal or AWAY
             sentence = f"{UNSURE} A retry is safe if both have the same Idempotency-Key."
             return Refusal(503, "backplane_unsure", sentence, RETRY_SOON)
         if message.is_reused:
             return _REUSED
         room = self._hub.registry.in_use.get(post.path)
-        given = None if message.id is None else format_stream_id(message.id)
-        return post.accept(given, 0 if room is None else len(room))
+        return post.accept(message.label, 0 if room is None else len(room))
 
     def _refuse_rate(self, exchange: Exchange) -> Refusal | None:
         """Return why this client may not publish just now; None if it may."""

@@ -10,7 +10,10 @@ from rawws.access.grant import ANYBODY, NOTHING, Action, Admitted
 from rawws.broadcast.message_ids import MessageId
 from rawws.broadcast.query import RoomQuery, read_request
 from rawws.errors import Refusal
+from rawws.groups.protocol import names_group
+from rawws.groups.websockets import WORKING
 from rawws.hub.doors import Door
+from rawws.hub.queues import Queues
 from rawws.net.accept import Address
 from rawws.net.transport import Transport
 from rawws.relay.peer import Peer, PeerGroup
@@ -42,6 +45,10 @@ class Relay(Protocol):
 
     def action(self, door: Door, path: str) -> Action:
         """Return the action in the room of a path that a door is for."""
+
+    @property
+    def queues(self) -> Queues:
+        """The groups of its rooms."""
 
     async def prepare(self, path: str, since: MessageId | None = None) -> Refusal | None:
         """Load the room of a path, to be read from an id on; return a refusal if that fails."""
@@ -89,6 +96,9 @@ class Route:
         refusal = None if self.refuse is None else self.refuse(request)
         if refusal is not None or self.relay is None:
             return NOTHING, refusal
+        if names_group(request.query):
+            refusal = self.relay.queues.refuse(request)
+            return (NOTHING, refusal) if refusal is not None else (WORKING, None)
         if refusal := self.relay.admit(request):
             return NOTHING, refusal
         return self.relay.action(Door.WEBSOCKET, request.path or ""), None
@@ -97,6 +107,8 @@ class Route:
         """Load the room for a request; return a refusal if that fails."""
         if self.relay is None:
             return None
+        if names_group(request.query):
+            return await self.relay.queues.prepare(request)
         reading = read_request(request)
         return await self.relay.prepare(request.path or "", reading.since) if isinstance(reading, RoomQuery) else None
 
@@ -141,6 +153,11 @@ class RouteTable:
     def admit(self, request: Request) -> tuple[Action, Refusal | None]:
         """Ask the route of a request's path. See `Route.admit`."""
         return self.at(request.path).admit(request)
+
+    def peers_publish(self, request: Request) -> bool:
+        """Return whether the WebSockets of a request's path publish what they send."""
+        relay = self.at(request.path).relay
+        return relay is not None and Action.WRITE in relay.action(Door.WEBSOCKET, request.path or "")
 
     async def prepare(self, request: Request) -> Refusal | None:
         """Have the route of a request's path get ready. See `Route.prepare`."""

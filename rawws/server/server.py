@@ -15,6 +15,7 @@ import trio
 
 from rawws import logs
 from rawws.errors import SHUTTING_DOWN, Cause, ConnectionClosed
+from rawws.groups.protocol import names_group
 from rawws.hooks import call_handler, is_application_error, log_failure
 from rawws.net.accept import Address, accept_connections
 from rawws.net.addresses import format_address
@@ -90,6 +91,7 @@ class Server:
             renumber=self._admission.renumber if counts else None,
             admit=self._routes.admit,
             find_application=self._routes.find_application,
+            peers_publish=self._routes.peers_publish,
             prepare=self._routes.prepare,
         )
 
@@ -245,10 +247,13 @@ class Server:
         """
         route = self._routes.at(upgraded.request.path)
         endpoint = self._endpoint if route.shows_frames else self._unseen
+        callbacks = route.callbacks
         if route.relay is not None:
-            return self._relay(route.relay, upgraded, endpoint)
+            if not names_group(upgraded.request.query):
+                return self._relay(route.relay, upgraded, endpoint)
+            callbacks = route.relay.queues.callbacks
         try:
-            make = WebSocket if route.callbacks is None else partial(CallbackWebSocket, route.callbacks)
+            make = WebSocket if callbacks is None else partial(CallbackWebSocket, callbacks)
             websocket = accept_upgraded(upgraded, endpoint, make, fast_lane=self._config.fast_lane)
         except OSError as error:
             message = f"can't be watched: {error.strerror or error}"

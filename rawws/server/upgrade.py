@@ -15,8 +15,10 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, assert_never
 
 from rawws import logs
-from rawws.access.grant import NOTHING, Action, Admitted, let_in
+from rawws.access.grant import NOTHING, Action, Admitted, Grant, let_in
 from rawws.errors import Refusal
+from rawws.groups.protocol import names_group
+from rawws.groups.websockets import MAY_NOT_WORK, NO_WORKER_HERE
 from rawws.net.accept import Address
 from rawws.net.transport import Transport
 from rawws.server.apps import Acceptance
@@ -124,6 +126,18 @@ async def ask_authorization(upgrade: Upgrade) -> Refusal | HookResponse | None:
     return None
 
 
+async def ask_right_to_work(upgrade: Upgrade) -> Refusal | None:
+    """A worker of a group takes messages from others, so it needs the right to write, too."""
+    if not upgrade.request.action or not names_group(upgrade.request.query):
+        return None
+    if Action.WRITE not in upgrade.admitted.action:
+        return MAY_NOT_WORK
+    server, config = upgrade.connection.server, upgrade.connection.config
+    if isinstance(upgrade.admitted.user, Grant) or config.is_from_operator(upgrade.request):
+        return None
+    return None if server.peers_publish is None or server.peers_publish(upgrade.request) else NO_WORKER_HERE
+
+
 async def choose_subprotocol(upgrade: Upgrade) -> HookResponse | None:
     """§4.2.2 item 4: choose one of the subprotocols on offer, the server's favourite first, or none."""
     connection = upgrade.connection
@@ -200,6 +214,7 @@ STEPS: tuple[Step, ...] = (
     examine_request,
     ask_admission,
     ask_authorization,
+    ask_right_to_work,
     choose_subprotocol,
     ask_process_response,
     prepare_room,

@@ -82,7 +82,7 @@ async def test_a_message_that_the_backplane_refuses_is_an_error_in_its_thread(re
     room = hub.room("/x")
     await redis.ask("SET", key_of("/x"), "no stream")
     async with rawws.share(hub, redis.url):
-        with pytest.raises(PublishError, match="the backplane can't take this message: WRONGTYPE"):
+        with pytest.raises(PublishError, match="this message can't be published: WRONGTYPE"):
             await trio.to_thread.run_sync(lambda: room.publish("one", wait=True))
         with pytest.raises(UsageError, match="a message's key is sent as UTF-8"):
             await trio.to_thread.run_sync(lambda: room.publish("one", key="\ud800"))

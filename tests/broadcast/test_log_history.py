@@ -288,3 +288,18 @@ def test_a_history_can_be_ended() -> None:
     log.end_history()
     log.trim(log.next, 8.0)
     assert log.sealed_at == -math.inf
+
+
+def test_a_gap_in_the_midst_of_the_history_leaves_what_is_before_it() -> None:
+    log = BroadcastLog(history=History(10))
+    for gap in (False, True, False):
+        if gap:
+            log.record_gap({}, ends_history=False)
+        else:
+            log.append([b"\x81\x01x"])
+            log.seal()
+    assert [log.is_gap(number) for number in range(1, 5)] == [False, True, False, False]
+    assert log.oldest(0.0) == 1
+    assert [bytes(payload) for _, _, payload in log.messages(0, most=10, most_bytes=1000)] == [b"x"]
+    assert len(list(log.messages(1, most=10, most_bytes=1000))) == 1
+    assert len(list(log.messages(2, most=10, most_bytes=1000))) == 1

@@ -127,6 +127,11 @@ def test_every_flag_sets_its_setting(ran: Ran, command: list[str]) -> None:
         "max_rooms": 1000,
         "max_peers": 50,
         "rooms_at": "/live/",
+        "store": None,
+        "store_sync": "always",
+        "store_interval_s": 0.1,
+        "queue_bytes": 64 << 20,
+        "queue_in_memory": False,
     }
     expected = {
         "subprotocols": ["chat.v2", "chat.v1"],
@@ -380,7 +385,7 @@ def test_a_greeting_that_is_not_utf8_is_reported_in_one_sentence_with_exit_statu
         (["main:app"], "there is no command 'main:app'; did you mean rawws serve --app main:app?"),
         (["help"], "there is no command 'help'; did you mean rawws --help, or rawws docs?"),
         ([__file__], f"there is no command {__file__!r}; did you mean rawws decode {__file__}?"),
-        ([""], "there is no command ''; give one of serve, connect, post, tap, decode, check, docs"),
+        ([""], "there is no command ''; give one of serve, connect, post, tap, decode, check, store, docs"),
         (
             ["--port", "0", "sevre"],
             "rawws serve takes flags only, and 'sevre' is none; a command comes first, as in rawws serve",

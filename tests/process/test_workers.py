@@ -103,6 +103,15 @@ async def test_workers_end_when_the_first_process_is_gone(start_program: StartPr
     ("arguments", "message"),
     [
         (["--workers", "2"], "--workers requires --backplane"),
+        (["--workers", "2", "--store", "x.db"], "--store is for one process, and --workers are several; remove one"),
+        (
+            ["--store", "x.db", "--backplane", "redis://localhost"],
+            "--store keeps rooms on this machine, and --backplane",
+        ),
+        (["--store", "x.db", "--mode", "echo"], "--store has no effect with --mode echo, which has no rooms"),
+        (["--store-sync", "never"], "--store-sync has no effect without --store; give that too, or leave it out"),
+        (["--store", "x.db", "--store-interval", "1"], "--store-interval is for --store-sync interval"),
+        (["--store", "missing/x.db"], "there is no directory"),
         (["--workers", "0", "--backplane", REDIS], "give 1 to 1024"),
         (["--workers", "1000000", "--backplane", REDIS], "give 1 to 1024"),
         (["--workers", "2", "--backplane", REDIS, "--record", "r.jsonl"], "--record writes one file"),

@@ -184,7 +184,7 @@ class Shared:
 
     def begin_anew(self) -> None:
         room = state_of(self._room)
-        gap = room.record_gap((0, 0))
+        gap = room.record_gap(lambda: self._ids.restart((0, 0)))
         current_loop().sending.notify_gap(room, gap)
         room.trim()
 

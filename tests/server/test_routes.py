@@ -15,6 +15,7 @@ from rawws.access.grant import Action
 from rawws.broadcast.message_ids import MessageId
 from rawws.errors import Refusal, UsageError
 from rawws.hub.doors import Door
+from rawws.hub.queues import NO_STORE, NoQueues, Queues
 from rawws.net.listeners import open_listeners
 from rawws.net.transport import Transport
 from rawws.relay.peer import Peer, PeerGroup
@@ -33,6 +34,8 @@ from tests.serving.wire import text, upgrade
 
 class Recorder:
     """A relay that records its calls, refuses every path named so, and closes each connection that it adopts."""
+
+    queues: Queues = NoQueues(NO_STORE)
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, object]] = []

@@ -253,7 +253,7 @@ class Walk:
 
     def _text_of(self, name: str) -> str:
         file = self.folder / name
-        return file.read_text() if file.is_file() and file.is_relative_to(self.folder) else ""
+        return file.read_text(errors="replace") if file.is_file() and file.is_relative_to(self.folder) else ""
 
     def _run(self, command: Command) -> None:
         for begin in [begin for begin in self.before if command.line.startswith(begin)]:

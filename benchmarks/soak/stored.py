@@ -1,0 +1,75 @@
+"""The kills of a server with a store, as processes: ``python -m benchmarks soak --store``."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import trio
+
+from benchmarks import servers
+from benchmarks.servers import HOST, Unavailable
+from benchmarks.soak.clients import Cut, Line, Refused
+from benchmarks.soak.kills import HISTORY, Kills
+
+MODES = ("always", "interval", "never")
+START_TIMEOUT_S = 15.0
+MOST_TOLD = 20
+
+
+class StoringNode:
+    """A process ``python -m rawws --store PATH``."""
+
+    def __init__(self, folder: Path, mode: str) -> None:
+        self.port = servers.free_port()
+        self._log = folder / f"{mode}.log"
+        store = ("--store", str(folder / f"{mode}.db"), "--store-sync", mode)
+        command = [sys.executable, "-m", "rawws", "--host", HOST, "--port", str(self.port), "--hello", "", *store]
+        self._command = [*command, *HISTORY]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    async def start(self) -> None:
+        with self._log.open("ab") as output:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                env=servers.environment(), start_new_session=True,
+            )  # fmt: skip
+        with trio.fail_after(START_TIMEOUT_S):
+            while self._process.poll() is None:
+                with suppress(OSError, Cut, Refused), await Line.open(self.port) as line:
+                    await line.ask("GET /readyz HTTP/1.1")
+                    return
+                await trio.sleep(0.02)
+        raise Unavailable(f"the server did not start: {self._log.read_text(errors='replace')[-2000:]}")
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def complaints(self) -> list[str]:
+        """Return the lines of the log that a kill may not cause."""
+        return [line for line in self._log.read_text(errors="replace").splitlines() if " ERROR " in line]
+
+
+async def run(rounds: int, seed: str) -> int:
+    """Kill a server in each mode, print the counts, and return the exit status."""
+    faults: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="rawws-kills-") as name:
+        for mode in MODES:
+            node = StoringNode(Path(name), mode)
+            kills = Kills(node, rounds, seed)
+            try:
+                found = await kills.run() + node.complaints()
+            finally:
+                node.kill()
+            faults += [f"{mode}: {fault}" for fault in found]
+            counts = ", ".join(f"{what} {count:,}" for what, count in sorted(kills.account.counts.items()))
+            print(f"{mode:<10}{counts}")
+    for fault in faults[:MOST_TOLD]:
+        print(fault)
+    print(f"faults: {len(faults):,}" if faults else "nothing lost, nothing twice, nothing out of order")
+    return 1 if faults else 0

@@ -1,0 +1,333 @@
+"""The groups of all rooms of one hub: opening and ending them, and the bytes that they may keep."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Protocol, TypeVar
+
+import trio
+
+from rawws import logs
+from rawws.broadcast.encodings import SUBPROTOCOL
+from rawws.broadcast.json_messages import as_compact_json
+from rawws.errors import RETRY_SOON, Refusal, UsageError
+from rawws.groups.backlog import Backlog
+from rawws.groups.group import Group
+from rawws.groups.over_http import NO_GROUP, answer_get, answer_post
+from rawws.groups.protocol import GroupQuery, dead_room, read_answer_query, read_group_query
+from rawws.groups.runner import ENDED, Runner
+from rawws.groups.shelf import PAGE_BYTES, PAGE_MESSAGES, Shelf
+from rawws.groups.websockets import NEEDS_IDS, WorkerCallbacks
+from rawws.hub.queues import QUEUE_BYTES, GroupFigures, Wait, WorkerClient
+from rawws.relay.loop import current_loop
+from rawws.store.committer import Committer
+from rawws.store.engine import StoreError
+from rawws.store.entries import Append, GroupState, Outcome, RoomTail
+from rawws.store.stored_rooms import BROKEN, TROUBLE
+from rawws.websocket.callbacks import CallbackWebSocket
+from rawws.wire.messages import NO_STORE, Request, Response
+from rawws.wire.trace import FAULT, STATE, shorten
+
+# A request waits for at most this time until a new group is stored.
+OPENING_S = 5.0
+# A group is made by the first worker that names it, so their number is bounded.
+MAX_GROUPS, MAX_GROUPS_OF_ROOM = 1000, 32
+
+Read = TypeVar("Read")
+Key = tuple[str, str]  # the path of the room, and the name of the group
+
+
+class Rooms(Protocol):
+    """What groups need from the rooms of a store."""
+
+    @property
+    def committer(self) -> Committer:
+        """The committer, through which everything goes into the store."""
+
+    def publish(self, path: str, frame: bytes) -> None:
+        """Put the frame of a message for a room into the committer at once."""
+
+    def hold(self, path: str, *, held: bool) -> None:
+        """Hold publishers of a room back, or let them go on."""
+
+
+class Groups:
+    """All groups of one hub, of which each has a task. `run` has to be running."""
+
+    def __init__(self, rooms: Rooms, queue_bytes: int = QUEUE_BYTES) -> None:
+        """The groups of a room keep at most about ``queue_bytes`` from being trimmed, and then publishers wait."""
+        self._rooms = rooms
+        self._committer = rooms.committer
+        self._engine = rooms.committer.engine
+        self._queue_bytes = queue_bytes
+        self._runners: dict[Key, Runner] = {}
+        self._opening: dict[Key, trio.Event] = {}
+        self._backlogs: dict[str, Backlog] = {}
+        self._of_room: defaultdict[str, dict[str, Runner]] = defaultdict(dict)
+        self._held: set[str] = set()  # the rooms whose publishers wait
+        self._warned: set[str] = set()
+        self._tasks: trio.Nursery | None = None
+        self.callbacks = WorkerCallbacks(self._find)
+
+    def __repr__(self) -> str:
+        return f"<Groups {len(self._runners)}>"
+
+    # Its life
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve the groups until cancelled. Those that are stored are open when it has started."""
+        memory = current_loop().memory
+        memory.extra_usage.add(self.held_bytes)
+        self._committer.on_append.append(self._note_stored)
+        try:
+            async with trio.open_nursery() as self._tasks:
+                for state in await trio.to_thread.run_sync(self._engine.groups):
+                    if state.path:
+                        await self._restore(state)
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self._tasks = None
+            self._committer.on_append.remove(self._note_stored)
+            memory.extra_usage.discard(self.held_bytes)
+
+    def held_bytes(self) -> int:
+        """Return the bytes of memory of all groups."""
+        return sum(runner.held_bytes() for runner in self._runners.values())
+
+    async def _restore(self, state: GroupState) -> None:
+        keys = await Shelf(self._engine, state.path).keys([job.number for job in state.jobs])
+        group = Group.restored(state, keys, trio.current_time(), time.time())
+        await self._start(group, await self._tail(state.path))
+
+    async def _tail(self, path: str) -> RoomTail | None:
+        return await trio.to_thread.run_sync(self._engine.tail, path)
+
+    async def _start(self, group: Group, tail: RoomTail | None) -> Runner:
+        """Start the task of a group."""
+        path, key = group.path, (group.path, group.name)
+        shelf = Shelf(self._engine, path, "" if tail is None else tail.epoch)
+        dead = await self._tail(dead_room(path, group.name))
+        runner = Runner(group, shelf, self._committer, self._rooms.publish, partial(self._measure, path))
+        runner.died_before = 0 if dead is None else dead.newest
+        await self._read_backlog(path, group.oldest - 1)
+        self._runners[key] = self._of_room[path][group.name] = runner
+        if (tail := await self._tail(path)) is not None:  # more may have been stored until now
+            page = await trio.to_thread.run_sync(self._engine.read, path, group.oldest - 1, 1, 1)
+            first = page.records[0].at if page is not None and page.records else time.time()
+            runner.note_stored(tail.newest, first)
+        assert self._tasks is not None
+        self._tasks.start_soon(runner.run)
+        self._measure(path)
+        return runner
+
+    async def _read_backlog(self, path: str, after: int) -> None:
+        """Find the sizes of the messages in a room from the first on that a new group has not finished."""
+        known = [runner.group.oldest - 1 for runner in self._of_room[path].values()]
+        if min(known, default=after + 1) <= after:
+            return
+        backlog = Backlog()
+        while True:
+            page = await trio.to_thread.run_sync(self._engine.read, path, after, PAGE_MESSAGES, PAGE_BYTES)
+            if page is None or not page.records:
+                break
+            for record in page.records:
+                backlog.add(record.last, len(record.frames or b""))
+            after = page.records[-1].last
+        self._backlogs[path] = backlog
+
+    # For the rooms
+
+    def _note_stored(self, entry: Append, outcome: Outcome) -> None:
+        """Note that a room has new messages."""
+        path, newest = entry.path, outcome.first + entry.messages - 1
+        if (backlog := self._backlogs.get(path)) is not None:
+            backlog.add(newest, len(entry.frames))
+        runners = self._of_room.get(path)
+        if not runners:
+            return
+        now = time.time()
+        for runner in runners.values():
+            runner.note_stored(newest, now)
+        self._measure(path)
+
+    def _measure(self, path: str) -> None:
+        """Compare what the groups of a room keep with the limit."""
+        runners, backlog = self._of_room.get(path), self._backlogs.get(path)
+        if backlog is None:
+            return
+        if not runners:
+            del self._backlogs[path]
+            self._hold(path, is_over=False)
+            return
+        backlog.trim(min(runner.group.oldest for runner in runners.values()))
+        is_over = backlog.bytes >= self._queue_bytes
+        if is_over != (path in self._held):
+            self._hold(path, is_over=is_over)
+            self._tell(path, backlog, "publishers wait" if is_over else "publishers go on")
+        elif backlog.bytes < self._queue_bytes // 4:
+            self._warned.discard(path)
+        elif backlog.bytes >= self._queue_bytes // 2 and path not in self._warned:
+            self._warned.add(path)
+            self._tell(path, backlog, "when the limit is reached, publishers have to wait")
+
+    def _hold(self, path: str, *, is_over: bool) -> None:
+        if is_over != (path in self._held):
+            (self._held.add if is_over else self._held.discard)(path)
+            self._rooms.hold(path, held=is_over)
+
+    def _tell(self, path: str, backlog: Backlog, what: str) -> None:
+        runners = self._of_room.get(path)
+        if not runners:
+            return
+        slowest = min(runners.values(), key=lambda runner: runner.group.oldest).state()
+        workers = "no worker" if not slowest.workers else f"workers: {slowest.workers}"
+        limit = f"{self._queue_bytes} (--queue-bytes)"
+        sentence = (
+            f"the groups of {shorten(path)} keep {backlog.bytes} bytes, of {limit}: {what}; "
+            f"the group {slowest.group} is furthest behind (messages: {slowest.waiting + slowest.leased}, {workers})"
+        )
+        logs.server_line(logging.WARNING, STATE, sentence)
+
+    def refuse_publishing(self, path: str) -> Refusal | None:
+        if path not in self._held:
+            return None
+        sentence = f"The groups of this room keep as many bytes as it takes (--queue-bytes {self._queue_bytes}); "
+        return Refusal(507, "queue_full", sentence + "try again when its workers have done some.", RETRY_SOON)
+
+    # For the server
+
+    def refuse(self, request: Request) -> Refusal | None:
+        lines = request.headers.get_all("Sec-WebSocket-Protocol")
+        offered = [name.strip() for line in lines for name in line.split(",")]
+        query = _read(read_group_query, request)
+        if isinstance(query, Refusal):
+            return query
+        return None if SUBPROTOCOL in offered else NEEDS_IDS
+
+    async def prepare(self, request: Request) -> Refusal | None:
+        query = _read(read_group_query, request)
+        if isinstance(query, Refusal):
+            return query
+        found = await self.open(request.path or "", query)
+        return found if isinstance(found, Refusal) else None
+
+    async def answer(self, request: Request, client: WorkerClient, wait: Wait) -> Response | Refusal:
+        if request.method == "POST":
+            answer = _read(read_answer_query, request)
+            if isinstance(answer, Refusal):
+                return answer
+            runner = self._runners.get((request.path or "", answer.group))
+            return await answer_post(runner, answer)
+        query = _read(read_group_query, request)
+        if isinstance(query, Refusal):
+            return query
+        key = (request.path or "", query.group)
+        if query.wants_state:
+            return await self._answer_state(key)
+        if request.method == "HEAD":
+            return Refusal(405, "group_head", "A job is taken with GET; ?state tells about a group.", _ALLOW)
+        found = await self.open(key[0], query)
+        return found if isinstance(found, Refusal) else await answer_get(found, query, client, wait)
+
+    async def open(self, path: str, query: GroupQuery) -> Runner | Refusal:
+        """Return a group, which is made if there is none of this name yet."""
+        key = (path, query.group)
+        while (opening := self._opening.get(key)) is not None:
+            await opening.wait()
+        if (runner := self._runners.get(key)) is not None:
+            return runner if runner.problem is None else runner.problem
+        if len(self._runners) >= MAX_GROUPS or len(self._of_room[path]) >= MAX_GROUPS_OF_ROOM:
+            return _TOO_MANY
+        if self._tasks is None:
+            return BROKEN
+        if self._committer.trouble is not None:
+            return TROUBLE
+        self._opening[key] = trio.Event()
+        try:
+            tail = await self._tail(path)
+            runner = await self._start(Group(path, query.group, _position(tail, query)), tail)
+            with trio.move_on_after(OPENING_S):  # from now on, nothing that it needs is trimmed
+                await runner.settled()
+            return runner
+        except StoreError as error:
+            sentence = f"the group {query.group} of {shorten(path)} can't be opened: {error}"
+            logs.server_line(logging.ERROR, FAULT, sentence)
+            return BROKEN
+        finally:
+            self._opening.pop(key).set()
+
+    async def end(self, path: str, group: str) -> bool:
+        runner = self._runners.pop((path, group), None)
+        if runner is None:
+            return False
+        del self._of_room[path][group]
+        runner.end()
+        self._measure(path)
+        if not self._of_room[path]:
+            del self._of_room[path]
+        logs.server_line(logging.INFO, STATE, f"the group {group} of {shorten(path)} has been ended")
+        return True
+
+    def _find(self, ws: CallbackWebSocket) -> tuple[Runner, GroupQuery] | Refusal:
+        """Return the group of a new worker. It is open, unless it has been ended meanwhile."""
+        query = _read(read_group_query, ws.request)
+        if isinstance(query, Refusal):
+            return query
+        runner = self._runners.get((ws.path, query.group))
+        if runner is None:
+            return ENDED
+        return (runner, query) if runner.problem is None else runner.problem
+
+    # Its state
+
+    def figures(self) -> Iterator[GroupFigures]:
+        for (path, name), runner in self._runners.items():
+            state = runner.state()
+            values = {field: getattr(state, field) for field in _FIGURES}
+            if state.oldest is not None and runner.oldest_at is not None:
+                values["oldest_s"] = max(0.0, time.time() - runner.oldest_at)
+            yield GroupFigures(path, name, values)
+
+    async def _answer_state(self, key: Key) -> Response | Refusal:
+        runner = self._runners.get(key)
+        if runner is None:
+            return NO_GROUP
+        state = runner.state()
+        oldest = runner.group.oldest
+        if state.oldest is not None:
+            page = await trio.to_thread.run_sync(self._engine.read, key[0], oldest - 1, 1, 1)
+            if page is not None and page.records:
+                state = state._replace(oldest_s=round(max(0.0, time.time() - page.records[0].at), 3))
+        return Response(200, as_compact_json(state._asdict()) + b"\n", [("Content-Type", "application/json"), NO_STORE])
+
+
+_FIGURES = ("waiting", "leased", "delivered", "redelivered", "done", "dead", "workers")
+_ALLOW = ((b"Allow", b"GET, POST"),)
+_TOO_MANY = Refusal(
+    503,
+    "too_many_groups",
+    f"There are as many groups as a server ({MAX_GROUPS}) or a room ({MAX_GROUPS_OF_ROOM}) has; end one first.",
+)
+
+
+def _read(read: Callable[[str], Read], request: Request) -> Read | Refusal:
+    """Read the query of a request."""
+    try:
+        return read(request.query)
+    except UsageError as error:
+        return Refusal(400, "group_query", f"This can't be done for a group: {error}.")
+
+
+def _position(tail: RoomTail | None, query: GroupQuery) -> int:
+    """Return the message after which a new group begins: by default, before the oldest that is kept."""
+    if tail is None:
+        return 0
+    first = tail.oldest - 1
+    if query.since is not None and query.since.epoch == tail.epoch:
+        return min(max(first, query.since.number), tail.newest)
+    return first if query.last is None else max(first, tail.newest - query.last)

@@ -1,0 +1,105 @@
+"""The groups of a hub whose rooms are in a store, for as long as a server runs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import trio
+
+from rawws.groups.groups import Groups
+from rawws.hub.hub import Hub
+from rawws.hub.queues import NO_STORE, NoQueues
+from rawws.relay.loop import current_loop
+from rawws.relay.room_base import NOBODY
+from rawws.store.committer import Committer
+from rawws.store.stored_rooms import StoredRooms
+
+_HOLD = "groups"
+
+
+class HubRooms:
+    """The rooms of a hub, as its groups need them."""
+
+    def __init__(self, hub: Hub, committer: Committer) -> None:
+        self.committer = committer
+        self._hub = hub
+        self._held: dict[str, object] = {}  # rooms stay while publishers wait there
+
+    def publish(self, path: str, frame: bytes) -> None:
+        room = self._hub.registry.get(path)
+        assert room.shared is not None
+        room.shared.take(room, [frame], NOBODY)
+
+    def hold(self, path: str, *, held: bool) -> None:
+        room = self._hub.registry.get(path)
+        if held:
+            self._held[path] = room
+            room.holds.add(_HOLD)
+        else:
+            self._held.pop(path, None)
+            current_loop().slow.unblock(room, _HOLD)
+
+
+class OpenGroups:
+    """The groups of a hub, and the number of the hub's servers. They have a task of their own until the last ends."""
+
+    def __init__(self, hub: Hub, committer: Committer) -> None:
+        self.servers = 0
+        self._hub = hub
+        self._groups = Groups(HubRooms(hub, committer), hub.queue_bytes)
+        self._scope = trio.CancelScope()
+        self._has_begun, self._has_ended = trio.Event(), trio.Event()
+        self._error: Exception | None = None
+
+    @trio.lowlevel.enable_ki_protection
+    async def _run(self) -> None:
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(self._groups.run)
+                    self._has_begun.set()
+        except Exception as error:
+            self._error = error
+        finally:
+            self._has_begun.set()
+            self._has_ended.set()
+
+    async def begin(self) -> None:
+        """Open the groups that are stored. Raises `StoreError` if they can't be read."""
+        if not self._has_begun.is_set():
+            trio.lowlevel.spawn_system_task(self._run, name="rawws groups")
+            await self._has_begun.wait()
+        if self._error is not None:
+            raise self._error
+        self._hub.queues = self._groups
+
+    async def end(self) -> None:
+        """Stop the groups. What is stored is left to the store."""
+        self._hub.queues = NoQueues(NO_STORE)
+        self._scope.cancel()
+        with trio.CancelScope(shield=True):
+            await self._has_ended.wait()
+
+
+_open: dict[Hub, OpenGroups] = {}
+
+
+@asynccontextmanager
+async def queued(hub: Hub) -> AsyncGenerator[None]:
+    """Serve the groups of a hub for the block, if its store is open. Several servers of one hub share them."""
+    if not isinstance(hub.stored, StoredRooms):
+        yield
+        return
+    groups = _open.get(hub)
+    if groups is None:
+        groups = _open[hub] = OpenGroups(hub, hub.stored.committer)
+    groups.servers += 1
+    try:
+        await groups.begin()
+        yield
+    finally:
+        groups.servers -= 1
+        if not groups.servers:
+            del _open[hub]
+            await groups.end()

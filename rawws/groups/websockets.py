@@ -1,0 +1,148 @@
+"""The workers of a group that have a WebSocket with ``rawws.id.v1``: each job is a message, and each answer too.
+
+A worker is no member of the room. It has no task: its connection is one with callbacks.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from rawws import logs
+from rawws.access.grant import Action, refuse_by_now
+from rawws.broadcast.encodings import SUBPROTOCOL
+from rawws.broadcast.message_ids import MessageId
+from rawws.errors import Refusal, UsageError
+from rawws.groups.group import Worker
+from rawws.groups.protocol import GroupQuery, lost_lease, read_answer, with_head
+from rawws.groups.runner import Runner
+from rawws.groups.shelf import StoredMessage
+from rawws.net.addresses import format_address
+from rawws.websocket.callbacks import CallbackWebSocket
+from rawws.wire.frames import MAX_CONTROL_PAYLOAD_BYTES, Opcode
+from rawws.wire.trace import FAULT, STATE, shorten
+
+_TEXT = Opcode.TEXT
+
+# A worker needs both rights: it takes jobs from others, and the messages that its group keeps can fill the room.
+WORKING = Action.READ | Action.WRITE
+
+
+def worker_name(number: int, address: object, user: object) -> str:
+    """Return the name by which a worker is called in the log and in a dead job."""
+    name = getattr(user, "user", user)
+    where = f"{format_address(address)}" if isinstance(address, tuple) else str(address)
+    return f"#{number} {where}" + (f" ({name})" if isinstance(name, str) else "")
+
+
+class SocketWorker:
+    """The worker of one WebSocket, as a `Client` of its group."""
+
+    def __init__(self, runner: Runner, query: GroupQuery, websocket: CallbackWebSocket) -> None:
+        self._runner = runner
+        self._websocket = websocket
+        name = worker_name(websocket.id, websocket.remote_address, websocket.user)
+        self.worker = Worker(name, most=query.most, ack_s=query.ack_s, tries=query.tries)
+
+    @property
+    def is_full(self) -> bool:
+        return self.worker.is_paused
+
+    def refuse(self) -> Refusal | None:
+        return refuse_by_now(self._websocket.user, self._runner.group.path, WORKING, time.time())
+
+    def deliver(self, job: MessageId, tried: int, message: StoredMessage) -> None:
+        payload = with_head(job, tried, message.payload)
+        self._websocket.send_nowait(payload, text=message.opcode is _TEXT)
+
+    def end(self, refusal: Refusal) -> None:
+        self._websocket.close(1008 if refusal.status < 500 else 1013, _as_reason(refusal.sentence))
+
+    def take(self, message: str | bytes) -> None:
+        """Take the message of a worker. One that isn't an answer costs the connection."""
+        try:
+            answer = read_answer(message)
+        except UsageError as error:
+            logs.line(logs.hub, logging.WARNING, self._websocket.id, FAULT, f"a worker's mistake: {error}")
+            self._runner.leave(self.worker, f"its worker has made a mistake: {error}"[:200])
+            self._websocket.close(1008, _as_reason(str(error)))
+            return
+        if not self._runner.answer(answer, self.worker.lease):
+            self._websocket.send_nowait(lost_lease(answer.job))
+
+
+class WorkerCallbacks:
+    """The callbacks of all workers with a WebSocket, see `rawws.websocket.callbacks.Callbacks`."""
+
+    def __init__(self, find: Callable[[CallbackWebSocket], tuple[Runner, GroupQuery] | Refusal]) -> None:
+        """``find`` returns the group that a connection is for."""
+        self._find = find
+
+    def opened(self, ws: CallbackWebSocket, /) -> None:
+        found = self._find(ws)
+        if ws.subprotocol != SUBPROTOCOL:  # the application's hook has chosen another one
+            found = NEEDS_IDS
+        if isinstance(found, Refusal):
+            ws.close(1008 if found.status < 500 else 1013, _as_reason(found.sentence))
+            return
+        runner, query = found
+        client = SocketWorker(runner, query, ws)
+        ws.worker = client  # type: ignore[attr-defined]
+        ws.max_buffered_bytes += ws.max_buffered_bytes  # a job is sent whole, whatever its size
+        if logs.hub.isEnabledFor(logging.INFO):
+            terms = f"max {query.most}, ack {query.ack_s:g} s, tries {query.tries}"
+            sentence = f"works for the group {query.group} of {shorten(ws.path)} ({terms})"
+            logs.line(logs.hub, logging.INFO, ws.id, STATE, sentence)
+        runner.join(client.worker, client)
+
+    def message(self, ws: CallbackWebSocket, data: str | bytes, /) -> None:
+        if (client := _client_of(ws)) is not None:
+            client.take(data)
+
+    def closed(self, ws: CallbackWebSocket, /) -> None:
+        if (client := _client_of(ws)) is not None:
+            client._runner.leave(client.worker)
+
+    def pause_writing(self, ws: CallbackWebSocket, /) -> None:
+        if (client := _client_of(ws)) is not None:
+            client._runner.group.pause(client.worker)
+
+    def resume_writing(self, ws: CallbackWebSocket, /) -> None:
+        if (client := _client_of(ws)) is not None:
+            client._runner.group.resume(client.worker)
+            client._runner.kick()
+
+
+NEEDS_IDS = Refusal(
+    400,
+    "group_subprotocol",
+    f"A worker of a group needs the subprotocol {SUBPROTOCOL}, in which it gets ids and acknowledges them.",
+    hint=f"in JavaScript: new WebSocket(url, {SUBPROTOCOL!r})",
+)
+
+
+NO_WORKER_HERE = Refusal(
+    403,
+    "group_read_only",
+    "Where no WebSocket publishes (--read-only), one takes jobs with a grant alone, or on the server's own machine.",
+    hint="say who may write with --access, or take jobs with GET and the publish token",
+)
+MAY_NOT_WORK = Refusal(
+    403,
+    "not_a_worker",
+    "A worker of a group needs the right to read and to write in the room, and this user may only read.",
+    hint="add the room to what the user may write",
+)
+
+
+def _client_of(ws: CallbackWebSocket) -> SocketWorker | None:
+    found = getattr(ws, "worker", None)
+    return found if isinstance(found, SocketWorker) else None
+
+
+def _as_reason(sentence: str) -> str:
+    """Return a sentence as the reason of a close (RFC 6455 §5.5: at most 123 bytes)."""
+    raw = sentence.encode()
+    most = MAX_CONTROL_PAYLOAD_BYTES - 2
+    return sentence if len(raw) <= most else raw[: most - 3].decode(errors="ignore") + "…"

@@ -1,0 +1,376 @@
+"""Commits the entries of a store, in a thread beside the loop: all that wait, in one commit.
+
+While a commit is under way the loop goes on, and what it puts meanwhile waits for the next one. So there are as many
+commits as the disk can do, each as large as it needs to be. The loop and the thread hand over once for each commit, and
+not once for each entry.
+
+The committer is in one of three states:
+
+* It works.
+* It is stuck: a commit has failed, and nothing of it is stored (no space, for example). The entries wait in their
+  order, and are tried again after growing rests.
+* It is broken: nobody knows what is on the disk. All entries fail, those that wait and those that come.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import trio
+
+from rawws import logs
+from rawws.limits import MIB
+from rawws.relay.loop import current_loop
+from rawws.store.engine import Engine, StoreBroken, StoreError
+from rawws.store.entries import Append, Entry, GroupEnd, GroupWrite, Outcome
+from rawws.store.writer_thread import WriterThread
+from rawws.wire.trace import FAULT, STATE
+
+# Publishers are held back when the entries that wait have this many bytes: as much as a disk writes in some 20 ms.
+MAX_WAITING_BYTES = 4 * MIB
+# The memory of an entry that waits, and of a job in it, besides their texts and frames (measured).
+ENTRY_BYTES, JOB_BYTES = 700, 150
+# The rest after a commit that has failed. It doubles each time.
+FIRST_REST_S, MAX_REST_S = 0.1, 5.0
+# Entries that have to be written, and leave nothing behind. They find out whether a store takes something again, if
+# nobody has anything for it: publishers may be elsewhere, as long as the server isn't ready.
+PROBE = (GroupWrite("", "", 0), GroupEnd("", ""))
+
+# An empty commit, by which the engine forgets what has grown old, follows when nothing was committed for this time.
+SWEEP_S = 1.0
+
+Result: TypeAlias = Outcome | StoreError
+OnDone: TypeAlias = Callable[[Result], None]
+
+
+class Waiting:
+    """An entry on its way into the store."""
+
+    __slots__ = ("entry", "held_bytes", "on_done")
+
+    def __init__(self, entry: Entry, on_done: OnDone | None) -> None:
+        self.entry = entry
+        self.on_done = on_done
+        self.held_bytes = size_of(entry)
+
+
+def size_of(entry: Entry) -> int:
+    """Return the bytes of memory that an entry takes while it waits."""
+    match entry:
+        case Append():
+            texts = len(entry.key or "") + len(entry.digest) + (entry.once.held_bytes if entry.once else 0)
+            return ENTRY_BYTES + len(entry.frames) + texts
+        case GroupWrite():
+            return ENTRY_BYTES + JOB_BYTES * (len(entry.jobs) + len(entry.done))
+        case _:
+            return ENTRY_BYTES
+
+
+@dataclass(slots=True)
+class CommitStatistics:
+    """Counts of a committer since its start."""
+
+    commits: int = 0
+    entries: int = 0
+    bytes: int = 0  # of the entries, in memory
+    seconds: float = 0.0  # all commits together
+
+
+class Committer:
+    """Takes entries, and commits them. `run` has to be running; what is put before waits for it.
+
+    All methods are for the loop's thread. The committer owns the engine while `run` runs, and closes it at the end.
+    """
+
+    def __init__(
+        self, engine: Engine, *, sync_every_s: float = math.inf, max_waiting_bytes: int = MAX_WAITING_BYTES
+    ) -> None:
+        """Within ``sync_every_s`` after a commit everything is on the disk, by a call of the engine's ``sync``."""
+        self.engine = engine
+        self.statistics = CommitStatistics()
+        self.waiting_bytes = 0
+        # The reason why nothing can be stored at present. While it is a `StoreBroken`, nothing is tried any more.
+        self.trouble: StoreError | None = None
+        # Called when `is_held` may have changed, and after all ``on_done`` of one commit.
+        self.on_change: list[Callable[[], None]] = []
+        self.on_commit: list[Callable[[], None]] = []
+        # Called with all messages that were stored, in their order, before those are told who have put them.
+        self.on_append: list[Callable[[Append, Outcome], None]] = []
+        self._sync_every_s = sync_every_s
+        self._sync_at = math.inf
+        self._max_waiting_bytes = max_waiting_bytes
+        self._queue: deque[Waiting] = deque()
+        self._under_way = 0  # the first entries of the queue, which are being committed
+        self._rest_s = 0.0
+        self._sweep_at = math.inf
+        self._something_to_do = trio.lowlevel.ParkingLot()
+        self._space = trio.lowlevel.ParkingLot()
+
+    def __repr__(self) -> str:
+        state = "broken" if self.is_broken else "stuck" if self.trouble else "works"
+        return f"<Committer {self.engine.description} {state} waiting={self.waiting}>"
+
+    # The state
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether nothing is stored any more until the program is started again."""
+        return isinstance(self.trouble, StoreBroken)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether too many bytes wait."""
+        return self.waiting_bytes >= self._max_waiting_bytes
+
+    @property
+    def is_held(self) -> bool:
+        """Whether publishers should wait: nothing can be stored at present, or too much waits."""
+        return self.trouble is not None or self.is_full
+
+    @property
+    def waiting(self) -> int:
+        """The number of entries that are not committed yet."""
+        return len(self._queue)
+
+    @property
+    def waiting_messages(self) -> int:
+        """The number of messages that are not committed yet."""
+        return sum(each.entry.messages for each in self._queue if isinstance(each.entry, Append))
+
+    def held_bytes(self) -> int:
+        """Return the bytes of memory of all entries that wait."""
+        return self.waiting_bytes
+
+    # For those who store
+
+    def put(self, entry: Entry, on_done: OnDone | None = None) -> Waiting:
+        """Accept an entry, even when `is_held` is true.
+
+        ``on_done`` is called in the loop's thread, after the commit and never within this call, with the outcome or
+        the error for which the entry is not stored.
+        """
+        waiting = Waiting(entry, on_done)
+        was_full = self.is_full
+        self._queue.append(waiting)
+        self.waiting_bytes += waiting.held_bytes
+        if self._rest_s == 0.0:  # otherwise it is tried again soon enough
+            self._something_to_do.unpark()
+        if self.is_full and not was_full:
+            self._tell_change()
+        return waiting
+
+    def withdraw(self, waiting: Waiting) -> bool:
+        """Drop an entry that is not being committed; return False when it is too late for that."""
+        for place, each in enumerate(self._queue):
+            if each is waiting:
+                if place < self._under_way:
+                    return False
+                was_full = self.is_full
+                del self._queue[place]
+                self._release((waiting,), was_full=was_full)
+                return True
+        return False
+
+    async def ready(self) -> None:
+        """Wait until `is_held` is false."""
+        while self.is_held:
+            await self._space.park()
+
+    async def flush(self) -> None:
+        """Wait until no entry waits any more. It may wait for ever while the committer is stuck."""
+        while self._queue:
+            await self._space.park()
+
+    # The work
+
+    @trio.lowlevel.enable_ki_protection
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Commit what is put, until cancelled. Then close the engine; what still waits stays in the queue."""
+        memory = current_loop().memory
+        memory.extra_usage.add(self.held_bytes)
+        self._sweep_at = trio.current_time() + SWEEP_S
+        try:
+            with WriterThread("rawws: store") as thread:
+                try:
+                    task_status.started()
+                    await self._work(thread)
+                finally:
+                    with trio.CancelScope(shield=True):
+                        await self._close(thread)
+        finally:
+            memory.extra_usage.discard(self.held_bytes)
+            self.trouble = StoreBroken("it is closed")
+
+    async def _work(self, thread: WriterThread) -> None:
+        while True:
+            await self._wait()
+            if self.is_broken:
+                self._fail_all()
+            elif self._queue:
+                await self._commit(thread)
+            elif self.trouble is not None:
+                await self._try(thread, PROBE)
+            elif trio.current_time() >= self._sweep_at:
+                await self._try(thread, ())
+            if trio.current_time() >= self._sync_at:
+                await self._sync(thread)
+
+    async def _wait(self) -> None:
+        """Wait until there is something to do, and let all that wants to run before it."""
+        if self._rest_s:
+            await trio.sleep(self._rest_s)
+        elif self._queue:
+            await trio.lowlevel.checkpoint()
+        else:
+            with trio.move_on_at(min(self._sync_at, self._sweep_at)):
+                await self._something_to_do.park()
+
+    async def _commit(self, thread: WriterThread) -> None:
+        batch = list(self._queue)
+        self._under_way = len(batch)
+        began = time.perf_counter()
+        try:
+            outcomes = await thread.call(self.engine.commit, [each.entry for each in batch])
+        except StoreBroken as error:
+            self._break(error)
+        except StoreError as error:
+            self._get_stuck(error)
+        except Exception:  # an error in rawws itself
+            await self._commit_each(batch, thread)
+        else:
+            self.statistics.seconds += time.perf_counter() - began
+            self._are_done(batch, outcomes)
+
+    async def _try(self, thread: WriterThread, entries: Sequence[Entry]) -> None:
+        """Commit entries that nobody waits for, and learn whether the store takes them."""
+        self._sweep_at = trio.current_time() + SWEEP_S
+        try:
+            await thread.call(self.engine.commit, entries)
+        except StoreBroken as error:
+            self._break(error)
+        except StoreError as error:
+            self._get_stuck(error)
+        else:
+            self._recover()
+
+    async def _commit_each(self, batch: list[Waiting], thread: WriterThread) -> None:
+        """Commit entries one by one, since one of them can't be committed, and leave that one out."""
+        for each in batch:
+            result: Result
+            try:
+                (result,) = await thread.call(self.engine.commit, [each.entry])
+            except StoreBroken as error:
+                self._break(error)
+                return
+            except StoreError as error:
+                self._get_stuck(error)
+                return
+            except Exception as error:
+                logs.server.exception("#%d ! an error in rawws itself, while an entry is stored", logs.SERVER)
+                result = StoreError(f"an error in rawws itself: {error!r}")
+            self._are_done((each,), (result,))
+
+    def _are_done(self, batch: Iterable[Waiting], results: Iterable[Result]) -> None:
+        was_full = self.is_full
+        done = list(zip(batch, results, strict=True))
+        for _ in done:
+            self._queue.popleft()
+        self._under_way = 0
+        self.statistics.commits += 1
+        self.statistics.entries += len(done)
+        self.statistics.bytes += sum(each.held_bytes for each, _ in done)
+        now = trio.current_time()
+        self._sync_at, self._sweep_at = min(self._sync_at, now + self._sync_every_s), now + SWEEP_S
+        self._recover()
+        for each, result in done:
+            if self.on_append and isinstance(each.entry, Append) and isinstance(result, Outcome):
+                self._tell_append(each.entry, result)
+            _tell(each, result)
+        for call in self.on_commit:
+            call()
+        self._release([each for each, _ in done], was_full=was_full)
+
+    def _release(self, gone: Iterable[Waiting], *, was_full: bool) -> None:
+        """Count entries no longer that have left the queue."""
+        self.waiting_bytes -= sum(each.held_bytes for each in gone)
+        if not self._queue or not self.is_held:
+            self._space.unpark_all()
+        if was_full and not self.is_full:
+            self._tell_change()
+
+    async def _sync(self, thread: WriterThread) -> None:
+        self._sync_at = math.inf
+        try:
+            await thread.call(self.engine.sync)
+        except StoreError as error:
+            self._break(error if isinstance(error, StoreBroken) else StoreBroken(str(error)))
+
+    async def _close(self, thread: WriterThread) -> None:
+        if self._sync_at != math.inf:
+            await self._sync(thread)
+        try:
+            await thread.call(self.engine.close)
+        except StoreError as error:
+            logs.server_line(logging.ERROR, FAULT, f"the store can't be closed: {error}")
+
+    # Troubles
+
+    def _get_stuck(self, error: StoreError) -> None:
+        self._under_way = 0
+        self._rest_s = min(2 * self._rest_s, MAX_REST_S) if self._rest_s else FIRST_REST_S
+        is_new = self.trouble is None or str(self.trouble) != str(error)
+        self.trouble = error
+        if is_new:
+            sentence = f"nothing can be stored: {error}; readers stay, and publishers wait"
+            logs.server_line(logging.ERROR, FAULT, sentence)
+            self._tell_change()
+
+    def _recover(self) -> None:
+        if self.trouble is None:
+            return
+        self.trouble, self._rest_s = None, 0.0
+        logs.server_line(logging.INFO, STATE, "the store takes messages again")
+        self._tell_change()
+
+    def _break(self, error: StoreBroken) -> None:
+        self._under_way = 0
+        self._rest_s, self._sync_at = 0.0, math.inf
+        self.trouble = error
+        sentence = f"nothing is stored any more until the server is started again: {error}"
+        if lost := self.waiting_messages:
+            sentence += f"; messages that may be lost: {lost}"
+        logs.server_line(logging.ERROR, FAULT, sentence)
+        self._fail_all()
+        self._tell_change()
+
+    def _fail_all(self) -> None:
+        """Tell all that wait that they are not stored, since the committer is broken."""
+        assert self.trouble is not None
+        failed, self._queue = self._queue, deque()
+        for each in failed:
+            _tell(each, self.trouble)
+        self._release(failed, was_full=False)
+
+    def _tell_append(self, entry: Append, outcome: Outcome) -> None:
+        if not outcome.is_repeat and not outcome.is_reused:
+            for call in self.on_append:
+                call(entry, outcome)
+
+    def _tell_change(self) -> None:
+        for call in self.on_change:
+            call()
+
+
+def _tell(waiting: Waiting, result: Result) -> None:
+    if waiting.on_done is None:
+        return
+    try:
+        waiting.on_done(result)
+    except Exception:  # the other entries of the commit have their owners, too
+        logs.server.exception("#%d ! an error in rawws itself, after a commit", logs.SERVER)

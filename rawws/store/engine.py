@@ -1,0 +1,71 @@
+"""The interface of a store's engine, and the errors that it raises.
+
+An engine blocks, so it is called in threads: `commit`, `sync` and `close` in one, the other methods in any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from rawws.errors import RawwsError
+from rawws.store.entries import Entry, GroupState, Outcome, Page, RoomTail
+
+# A room with no messages, groups or Idempotency-Keys left is forgotten when nothing was appended for this time. Its
+# next message begins a new epoch.
+FORGOTTEN_AFTER_S = 86_400.0
+
+
+class StoreError(RawwsError):
+    """A store can't do what was asked. Nothing of the commit is stored, and it may be tried again."""
+
+
+class StoreFull(StoreError):
+    """There is no space on the disk (ENOSPC), or the quota is used up (EDQUOT)."""
+
+
+class StoreBroken(StoreError):
+    """It isn't known any more what is on the disk: an fsync has failed, or the file is damaged.
+
+    Trying again is no use.
+    """
+
+
+class Engine(Protocol):
+    """A store of the messages of rooms, and of the state of groups."""
+
+    @property
+    def description(self) -> str:
+        """A name for people, such as its path."""
+
+    def commit(self, entries: Sequence[Entry]) -> list[Outcome]:
+        """Carry out entries in their order, all or none of them, and return the outcome of each.
+
+        When it returns they are as safe as the engine's mode says. Each commit also forgets a part of what has grown
+        old in other rooms; an empty one does nothing else, and is due about once a second. A room may begin a new epoch
+        after it was forgotten or damaged. Raises `StoreError`.
+        """
+
+    def sync(self) -> None:
+        """Have everything that was committed on the disk. Raises `StoreBroken` when that fails."""
+
+    def tail(self, path: str) -> RoomTail | None:
+        """Return the extent of a room; None for a room that has never stored a message, or is forgotten."""
+
+    def read(self, path: str, after: int, most_messages: int, most_bytes: int) -> Page | None:
+        """Return records from the one that has message ``after + 1`` on, at least one if there is one.
+
+        It begins with message ``tail.oldest`` if that is later. The first record may begin before, with messages that
+        are not asked for. A record is the last if it reaches ``most_messages``, or if the next would exceed
+        ``most_bytes``. Lost messages are records without frames, and don't count. Returns None for a room that isn't
+        known.
+        """
+
+    def read_last(self, path: str, most_messages: int, most_bytes: int) -> Page | None:
+        """Return the last records within the bounds of `read`, the oldest of them first; at least one."""
+
+    def groups(self) -> list[GroupState]:
+        """Return the state of all groups."""
+
+    def close(self) -> None:
+        """Release the store. Harmless when that was done before."""

@@ -1,0 +1,234 @@
+"""An engine in SQLite, which is a part of Python: a file that a person can look into, as with ``sqlite3 rooms.db``.
+
+A connection makes the commits, and another one serves all readers, which see whole commits (WAL). The engine makes
+checkpoints itself, since SQLite doesn't tell of errors in its own.
+
+After a failed write
+====================
+
+The transaction is undone, in memory and in the file. It can be tried again.
+
+After a failed fsync
+====================
+
+The kernel reports once that it couldn't write a page to the disk, and then takes the page for written: the next fsync
+succeeds, and the data is gone as soon as the page leaves the memory. (For this, PostgreSQL ends itself.) SQLite undoes
+the transaction and would go on, although the frames before it in the WAL may be lost with the machine. So the engine
+refuses everything after a failed fsync. The next start reads the WAL back, where each frame has a checksum,
+writes all of it to the file again, and syncs that, which fails too if the disk still does. So the promise is:
+
+* No commit after the failure is called safe.
+* At the next start, everything that was called safe before is on the disk, or told as lost, or the start is refused.
+* The commit whose fsync has failed may be there too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import TypeVar
+
+from rawws.errors import UsageError, sentence_of
+from rawws.store.engine import StoreBroken, StoreError
+from rawws.store.entries import Entry, GroupState, Outcome, Page, RoomTail
+from rawws.store.modes import SyncMode
+from rawws.store.sqlite_errors import engine_error, fsync_failed
+from rawws.store.sqlite_opening import check_folder, open_file
+from rawws.store.sqlite_read import find_room, is_damage, read_all_groups, read_last_page, read_page
+from rawws.store.sqlite_rows import StoredRoom, query
+from rawws.store.sqlite_schema import connect
+from rawws.store.sqlite_write import Change, Rooms
+from rawws.store.store_lock import StoreLock
+
+# The WAL is written to the file when it has this size. From the second size on, readers wait for that.
+CHECKPOINT_BYTES = 4 * 1024 * 1024
+# How often rooms that get no messages are looked at.
+SWEEP_S = 1.0
+
+T = TypeVar("T")
+
+
+class SqliteEngine:
+    """A store in a file. Make one with `open_store`."""
+
+    def __init__(self, path: Path, mode: SyncMode, clock: Callable[[], float] = time.time) -> None:
+        """Open a store, or make one. Raises `UsageError` in one sentence."""
+        self.path, self.mode, self._clock = path.absolute(), mode, clock
+        check_folder(self.path)
+        self._lock = StoreLock.take(self.path)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._lock.release)
+            opened = open_file(self.path, mode, self._lock)
+            self._writer, self._mark = opened.connection, opened.mark
+            undo.callback(self._writer.close)
+            self._reader = self._open_reader()
+            undo.callback(self._reader.close)
+            self._wal = self._open_wal()
+            undo.pop_all()
+        self.lost = opened.lost  # messages at the end, when it was opened
+        self._reading = Lock()
+        self._rooms = Rooms()
+        self._broken: StoreBroken | None = None
+        self._is_closed = self._is_unsynced = False
+        self._swept_at, self._swept_to = self._clock(), 0
+
+    @property
+    def description(self) -> str:
+        return str(self.path)
+
+    def _open_reader(self) -> sqlite3.Connection:
+        try:
+            reader = connect(self.path, mode="ro")
+            query(reader, "SELECT count(*) FROM store")
+        except sqlite3.Error as error:
+            raise UsageError(f"the store {self.path} can't be read ({error}); check the disk") from None
+        return reader
+
+    def _open_wal(self) -> int:
+        """Open the WAL, for its fsyncs. SQLite has no locks on this file that its end would give up."""
+        try:
+            return os.open(f"{self.path}-wal", os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise UsageError(f"the file {self.path}-wal can't be opened: {sentence_of(error)}") from None
+
+    # Commits
+
+    def commit(self, entries: Sequence[Entry]) -> list[Outcome]:
+        self._check()
+        now = self._clock()
+        if not entries and not self._is_sweep_due(now):
+            return []
+        change = Change(self._writer, self._rooms, now)
+        with self._transaction():
+            outcomes = [change.carry_out(entry) for entry in entries]
+            if self._is_sweep_due(now):
+                self._swept_at, self._swept_to = now, change.sweep(self._swept_to)
+            change.finish()
+            mark = self._mark.advanced(self._mark.commits + 1, self._mark.messages + change.messages)
+            self._writer.execute("UPDATE store SET commits = ?, messages = ?", (mark.commits, mark.messages))
+        self._mark = mark
+        self._lock.write(mark)  # if it fails, the next one tells the same
+        self._is_unsynced = self.mode is not SyncMode.ALWAYS
+        self._bound_wal()
+        return outcomes
+
+    def _is_sweep_due(self, now: float) -> bool:
+        return abs(now - self._swept_at) >= SWEEP_S
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Make the block's changes one transaction. Raises `StoreError`."""
+        try:
+            self._writer.execute("BEGIN IMMEDIATE")
+            yield
+            self._writer.execute("COMMIT")
+        except BaseException as error:
+            self._rooms.clear()
+            with contextlib.suppress(sqlite3.Error):
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error):
+                raise self._note(engine_error(error, self.path)) from None
+            raise
+
+    def _check(self) -> None:
+        if self._broken:
+            raise StoreBroken(str(self._broken))
+        if self._is_closed:
+            raise StoreError("the store is closed")
+
+    def _note(self, error: StoreError) -> StoreError:
+        if isinstance(error, StoreBroken):
+            self._broken = error
+        return error
+
+    # The disk
+
+    def sync(self) -> None:
+        self._check()
+        if self._is_unsynced:
+            self._is_unsynced = False
+            try:
+                os.fdatasync(self._wal)
+            except OSError as error:
+                raise self._note(fsync_failed(self.path, sentence_of(error))) from None
+
+    def _bound_wal(self) -> None:
+        """Write the WAL to the file if it is large. Errors are told by the next commit: this one is safe."""
+        if os.fstat(self._wal).st_size < CHECKPOINT_BYTES:
+            return
+        with self._reading:  # a reader would keep the WAL from beginning again
+            try:
+                query(self._writer, "PRAGMA wal_checkpoint(TRUNCATE)")
+            except sqlite3.Error as error:
+                self._note(engine_error(error, self.path))
+
+    # Readers
+
+    def tail(self, path: str) -> RoomTail | None:
+        return self._read(path, lambda room: room.tail)
+
+    def read(self, path: str, after: int, most_messages: int, most_bytes: int) -> Page | None:
+        return self._read(path, lambda room: read_page(self._reader, room, after, most_messages, most_bytes))
+
+    def read_last(self, path: str, most_messages: int, most_bytes: int) -> Page | None:
+        return self._read(path, lambda room: read_last_page(self._reader, room, most_messages, most_bytes))
+
+    def _read(self, path: str, look: Callable[[StoredRoom], T]) -> T | None:
+        with self._snapshot():
+            try:
+                room = find_room(self._reader, path)
+            except sqlite3.DatabaseError as error:
+                if not is_damage(error):
+                    raise
+                room = None
+            return look(room) if room else None
+
+    def groups(self) -> list[GroupState]:
+        with self._snapshot():
+            return list(read_all_groups(self._reader))
+
+    @contextlib.contextmanager
+    def _snapshot(self) -> Iterator[None]:
+        """Have the store as it is at one moment within the block. Raises `StoreError`."""
+        with self._reading:
+            if self._is_closed:
+                raise StoreError("the store is closed")
+            try:
+                self._reader.execute("BEGIN")
+                yield
+            except sqlite3.Error as error:
+                raise StoreError(f"the store {self.path} can't be read ({error})") from None
+            finally:
+                with contextlib.suppress(sqlite3.Error):
+                    self._reader.execute("ROLLBACK")
+
+    def close(self) -> None:
+        with self._reading:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            self._reader.close()
+        try:
+            if not self._broken:
+                self._finish()
+        finally:
+            with contextlib.suppress(sqlite3.Error):
+                self._writer.close()
+            os.close(self._wal)
+            self._lock.release()
+
+    def _finish(self) -> None:
+        """Have everything in the file itself. Raises `StoreError`."""
+        try:
+            is_busy, _, _ = query(self._writer, "PRAGMA wal_checkpoint(TRUNCATE)")[0]
+        except sqlite3.Error as error:
+            raise engine_error(error, self.path) from None
+        if not is_busy:
+            self._lock.write(self._mark.closed())
+            self._lock.sync()

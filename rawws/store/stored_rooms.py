@@ -1,0 +1,303 @@
+"""Rooms over a store: what is published goes into it, and then to the readers.
+
+::
+
+    peers ──▶ take ───▶ the committer ══ a commit of all that waits ══▶ the engine
+                              ║                                           │
+    peers ◀── the room's log ◀╝            a room that somebody opens ◀───┘
+
+So nobody is told of a message that isn't as safe as the store's mode says, and a room's order is that of its numbers in
+the store. The log in memory has the same messages as the store: all that the room's history keeps. A room is loaded
+when somebody opens it, and unloaded when nobody has used it for a while.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import trio
+
+from rawws import logs
+from rawws.broadcast.message_ids import MessageId
+from rawws.broadcast.node_answers import Gathered
+from rawws.broadcast.outbox import Outgoing
+from rawws.errors import RETRY_SOON, PublishError, Refusal
+from rawws.relay.backplane import AWAY, check_key
+from rawws.relay.loop import current_loop
+from rawws.relay.room_state import RoomState
+from rawws.store.committer import Committer, Result, Waiting
+from rawws.store.engine import StoreError, StoreFull
+from rawws.store.entries import Append, Clear
+from rawws.store.loaded_room import Committed, LoadedRoom, broadcast, read_history
+from rawws.wire.frames import count_frames, encode_message
+from rawws.wire.trace import FAULT
+
+# A client waits for at most this time for a room that is being loaded, and an operator for a history to be cleared.
+PATIENCE_S = 5.0
+# A room that nobody uses stays in memory for this time, since somebody may be about to open it.
+UNUSED_S = 5.0
+# At most this many rooms are read at a time.
+READERS = 4
+_HOLD = "store"
+
+FULL = Refusal(507, "store_full", "The server has no space left for messages; try again later.", RETRY_SOON)
+TROUBLE = Refusal(503, "store_trouble", "The server can't store messages just now; try again.", RETRY_SOON)
+BROKEN = Refusal(
+    503, "store_broken", "The server can't store messages until it is started again; try again later.", RETRY_SOON
+)
+BUSY = Refusal(503, "store_busy", "More messages wait for the server's disk than it keeps; try again.", RETRY_SOON)
+UNREADABLE = Refusal(503, "store_unreadable", "This room can't be read; the server's log says why.", RETRY_SOON)
+
+
+class StoredRooms:
+    """The backplane of a hub whose rooms are stored on this machine. `run` has to be running."""
+
+    def __init__(self, committer: Committer, refuse_room: Callable[[str, Collection[str]], Refusal | None]) -> None:
+        """``refuse_room`` returns why no room can be added besides the given ones, or None."""
+        self.committer = committer
+        self._engine = committer.engine
+        self._refuse_room = refuse_room
+        self._loaded: dict[str, LoadedRoom] = {}
+        self._to_send: dict[LoadedRoom, None] = {}  # the rooms of a commit
+        self._posts: dict[Outgoing, Waiting] = {}
+        self._limiter = trio.CapacityLimiter(READERS)
+        self._nursery: trio.Nursery | None = None
+        committer.on_change.append(self._hold_or_release)
+        committer.on_commit.append(self._send)
+
+    def __repr__(self) -> str:
+        return f"<StoredRooms {self._engine.description} loaded={len(self._loaded)} waiting={self.waiting}>"
+
+    @trio.lowlevel.enable_ki_protection
+    async def run(self) -> None:
+        """Load and unload rooms until cancelled. The committer runs apart from this."""
+        memory = current_loop().memory
+        memory.extra_usage.add(self._held_bytes)
+        try:
+            async with trio.open_nursery() as self._nursery:
+                for each in self._loaded.values():
+                    self._load_soon(each)
+                await self._sweep()
+        finally:
+            self._nursery = None
+            memory.extra_usage.discard(self._held_bytes)
+
+    def _held_bytes(self) -> int:
+        return sum(each.held_bytes for each in self._loaded.values())
+
+    # The state
+
+    @property
+    def trouble(self) -> str:
+        """The reason why nothing can be stored at present; empty if something can."""
+        error = self.committer.trouble
+        return "" if error is None else f"the store takes nothing: {error}"
+
+    @property
+    def loaded_rooms(self) -> int:
+        """The number of rooms in memory."""
+        return len(self._loaded)
+
+    @property
+    def is_away(self) -> bool:
+        return self.committer.trouble is not None
+
+    @property
+    def is_full(self) -> bool:
+        return self.committer.is_held
+
+    @property
+    def refusal(self) -> Refusal | None:
+        committer = self.committer
+        if committer.trouble is None:
+            return BUSY if committer.is_full else None
+        if committer.is_broken:
+            return BROKEN
+        return FULL if isinstance(committer.trouble, StoreFull) else TROUBLE
+
+    @property
+    def waiting(self) -> int:
+        return self.committer.waiting
+
+    async def ready(self) -> None:
+        await self.committer.ready()
+
+    async def flush(self) -> None:
+        await self.committer.flush()
+
+    def _hold_or_release(self) -> None:
+        is_held = self.committer.is_held
+        for each in list(self._loaded.values()):
+            if is_held:
+                each.room.holds.add(_HOLD)
+            elif _HOLD in each.room.holds:
+                current_loop().slow.unblock(each.room, _HOLD)
+
+    # Publishing
+
+    def take(self, room: RoomState, frames: Sequence[bytes | bytearray], sender: int, key: str | None = None) -> int:
+        """Raises `PublishError` in a program's call while the store is broken. Peers are held back then."""
+        check_key(key)
+        if self.committer.is_broken:
+            raise PublishError(f"nothing is published, since {self.trouble}")
+        messages = count_frames(frames, max(map(len, frames)))
+        entry = Append(room.path, b"".join(frames), messages, room.settings.history, key)
+        self.committer.put(entry, partial(self._note, frames, sender, entry))
+        return messages
+
+    def publish(self, message: Outgoing) -> None:
+        check_key(message.key)
+        frames: list[bytes | bytearray] = []
+        encode_message(message.opcode, message.payload, frames)
+        entry = Append(message.path, b"".join(frames), 1, message.history, message.key, message.once, message.digest)
+        self._posts[message] = self.committer.put(entry, partial(self._note_post, message, frames, entry))
+
+    def withdraw(self, message: Outgoing) -> bool:
+        return self.committer.withdraw(self._posts[message]) and self._posts.pop(message) is not None
+
+    def _note_post(self, message: Outgoing, frames: Sequence[bytes | bytearray], entry: Append, result: Result) -> None:
+        del self._posts[message]
+        message.is_done = True
+        if isinstance(result, StoreError):
+            message.problem = str(result)
+        elif result.is_reused:
+            message.is_reused = True
+        else:
+            message.stored_as = f"{result.epoch}-{result.first}"
+        self._note(frames, message.sender, entry, result)
+        if message.on_done is not None:
+            message.on_done()
+
+    def _note(self, frames: Sequence[bytes | bytearray], sender: int, entry: Append, result: Result) -> None:
+        """Put messages that were committed into the log of their room, if that is in memory."""
+        if isinstance(result, StoreError) or result.is_repeat or result.is_reused:
+            return  # the committer has told of an error
+        loaded = self._loaded.get(entry.path)
+        if loaded is not None:
+            loaded.add(Committed(result.epoch, result.first, frames, sender, entry.key))
+            self._to_send[loaded] = None
+
+    def _send(self) -> None:
+        """Send the messages of a commit to the readers of all its rooms."""
+        to_send, self._to_send = self._to_send, {}
+        for each in to_send:
+            if each.is_loaded:
+                broadcast(each.room)
+
+    async def clear(self, room: RoomState) -> Refusal | None:
+        _, number = self._follow(room).ids.next_is(room.log.next_message)
+        done = trio.Event()
+        results: list[Result] = []
+
+        def note(result: Result) -> None:
+            results.append(result)
+            done.set()
+
+        waiting = self.committer.put(Clear(room.path, number - 1), note)
+        with trio.move_on_after(PATIENCE_S):
+            await done.wait()
+        if results and not isinstance(results[0], StoreError):
+            return None
+        self.committer.withdraw(waiting)
+        return self.refusal or AWAY
+
+    # Other nodes, of which there are none
+
+    def tell(self, kind: str, body: Mapping[str, Any]) -> None:
+        pass
+
+    async def ask(self, kind: str, body: Mapping[str, Any], timeout_s: float) -> Gathered:
+        return Gathered()
+
+    # Loading
+
+    def follow(self, room: RoomState) -> None:
+        """Load a room if need be, and wait for the disk. `prepare` has done so for all but a program's joins."""
+        loaded = self._follow(room)
+        if loaded.is_loaded:
+            return
+        try:
+            page = read_history(self._engine, room)
+        except StoreError as error:
+            _complain(room, error)
+            page = None  # its readers get a gap before the next message
+        loaded.load(page)
+
+    def _follow(self, room: RoomState) -> LoadedRoom:
+        loaded = self._loaded.get(room.path)
+        if loaded is None:
+            loaded = self._loaded[room.path] = LoadedRoom(room)
+            if self.committer.is_held:
+                room.holds.add(_HOLD)
+        loaded.unused_since = None
+        return loaded
+
+    async def prepare(self, room: RoomState, since: MessageId | None = None) -> Refusal | None:
+        if refusal := self._refuse_room(room.path, self._loaded):
+            return refusal
+        loaded = self._follow(room)
+        if loaded.lacks(since):
+            loaded.unload()
+        if loaded.is_loaded:
+            return None
+        self._load_soon(loaded)
+        loaded.waiters += 1
+        try:
+            with trio.move_on_after(PATIENCE_S):
+                await loaded.is_settled.wait()
+        finally:
+            loaded.waiters -= 1
+        if loaded.problem:
+            return UNREADABLE
+        return None if loaded.is_loaded else AWAY
+
+    def _load_soon(self, loaded: LoadedRoom) -> None:
+        if self._nursery is None or loaded.is_loading or loaded.is_loaded:
+            return  # `run` does it when it begins
+        loaded.is_loading, loaded.problem = True, ""
+        if loaded.is_settled.is_set():
+            loaded.is_settled = trio.Event()
+        self._nursery.start_soon(self._load, loaded)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _load(self, loaded: LoadedRoom) -> None:
+        try:
+            page = await trio.to_thread.run_sync(
+                read_history, self._engine, loaded.room, limiter=self._limiter, abandon_on_cancel=True
+            )
+            if not loaded.is_loaded:  # a program's join may have done it meanwhile
+                loaded.load(page)
+        except StoreError as error:
+            _complain(loaded.room, error)
+            loaded.problem = str(error)
+        except Exception:
+            logs.server.exception("#%d ! an error in rawws itself, in room %s", logs.SERVER, loaded.room.path)
+            loaded.problem = "an error in rawws itself"
+        finally:
+            loaded.is_loading = False
+            loaded.is_settled.set()
+
+    async def _sweep(self) -> None:
+        """Unload the rooms that nobody has used for a while."""
+        while True:
+            await trio.sleep(UNUSED_S / 4)
+            now = trio.current_time()
+            for each in list(self._loaded.values()):
+                if each.waiters or each.is_loading or not each.room.is_idle:
+                    each.unused_since = None
+                elif each.unused_since is None:
+                    each.unused_since = now
+                elif now - each.unused_since > UNUSED_S:
+                    self._unload(each)
+
+    def _unload(self, loaded: LoadedRoom) -> None:
+        del self._loaded[loaded.room.path]
+        current_loop().slow.unblock(loaded.room, _HOLD)
+        loaded.unload()
+
+
+def _complain(room: RoomState, error: StoreError) -> None:
+    logs.server_line(logging.ERROR, FAULT, f"room {room.path} can't be read from the store: {error}")

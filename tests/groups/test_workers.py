@@ -1,0 +1,431 @@
+"""Workers of a server with a store: WebSockets, HTTP, `rawws.work`, refusals, metrics, and administration."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import trio
+
+import rawws
+from rawws.hub.hub import Hub
+from rawws.relay.loop import current_loop
+from rawws.server.metrics import MetricsApp
+
+SUBPROTOCOLS = ["rawws.id.v1"]
+
+
+class Answer(NamedTuple):
+    status: int
+    fields: Any
+    body: bytes
+
+
+class Running:
+    """A server, its hub, and requests to it."""
+
+    def __init__(self, hub: Hub, port: int) -> None:
+        self.hub = hub
+        self.port = port
+
+    def uri(self, query: str = "group=sms", path: str = "/pay") -> str:
+        return f"ws://127.0.0.1:{self.port}{path}?{query}"
+
+    async def ask(self, method: str, target: str, body: str = "", **fields: str) -> Answer:
+        def ask() -> Answer:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+            named = {name.replace("_", "-"): value for name, value in fields.items()}
+            connection.request(method, target, body, named)
+            response = connection.getresponse()
+            answer = Answer(response.status, response.headers, response.read())
+            connection.close()
+            return answer
+
+        return await trio.to_thread.run_sync(ask)
+
+    async def say(self, *texts: str) -> list[str]:
+        """Publish, and return the ids."""
+        ids = []
+        for text in texts:
+            answer = await self.ask("POST", "/pay", text, Content_Type="text/plain")
+            assert answer.status == 202, answer
+            ids.append(json.loads(answer.body)["id"])
+        return ids
+
+    async def state(self) -> dict[str, Any]:
+        state: dict[str, Any] = json.loads((await self.ask("GET", "/pay?group=sms&state")).body)
+        return state
+
+
+@asynccontextmanager
+async def serving(hub: Hub, app: Any = None, **options: Any) -> AsyncGenerator[Running]:
+    async with trio.open_nursery() as nursery:
+        http = app or rawws.rooms(hub, is_local=True, admin_token="a" * 20)
+        start = partial(rawws.serve, hub, 0, host="127.0.0.1", http=http, **options)
+        server = await nursery.start(start)
+        with trio.fail_after(8):
+            yield Running(hub, server.port)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.fixture(params=["file", "memory"])
+def hub(request: pytest.FixtureRequest, tmp_path: Path) -> Hub:
+    if request.param == "memory":
+        return Hub(queue_in_memory=True)
+    return Hub(store=tmp_path / "rooms.db", store_sync="never")
+
+
+def stored(tmp_path: Path, **settings: Any) -> Hub:
+    return Hub(store=tmp_path / "rooms.db", store_sync="never", **settings)
+
+
+async def receive(ws: rawws.WebSocket) -> tuple[dict[str, Any], str | bytes]:
+    message = await ws.recv()
+    newline: Any = "\n" if isinstance(message, str) else b"\n"
+    head, _, payload = message.partition(newline)
+    return json.loads(head), payload
+
+
+# WebSockets
+
+
+async def test_a_message_goes_to_one_worker_until_it_is_acknowledged(hub: Hub) -> None:
+    async with serving(hub) as running:
+        one, two = [rawws.connect(running.uri("group=sms&max=1"), subprotocols=SUBPROTOCOLS) for _ in "12"]
+        async with one as a, two as b:
+            first, second = await running.say("pay 1", "pay 2")
+            assert await receive(a) == ({"id": first, "try": 1}, "pay 1")
+            assert await receive(b) == ({"id": second, "try": 1}, "pay 2")
+            (third,) = await running.say("pay 3")
+            await b.send(json.dumps({"ack": second}))
+            assert await receive(b) == ({"id": third, "try": 1}, "pay 3")
+            state = await running.state()
+            assert (state["leased"], state["done"], state["workers"], state["oldest"]) == (2, 1, 2, first)
+
+
+async def test_the_jobs_of_a_worker_whose_socket_ends_go_to_others_at_once(hub: Hub) -> None:
+    async with serving(hub) as running:
+        async with rawws.connect(running.uri("group=sms&max=2&ack=1000"), subprotocols=SUBPROTOCOLS) as a:
+            first, second = await running.say("1", "2")
+            await receive(a)
+            await receive(a)
+        async with rawws.connect(running.uri("group=sms&max=2"), subprotocols=SUBPROTOCOLS) as b:
+            assert await receive(b) == ({"id": first, "try": 2}, "1")
+            assert await receive(b) == ({"id": second, "try": 2}, "2")
+
+
+async def test_readers_of_the_room_get_all_messages_and_workers_do_not_count_among_them(hub: Hub) -> None:
+    async with serving(hub) as running:
+        reader = rawws.connect(running.uri(""), subprotocols=SUBPROTOCOLS)
+        worker = rawws.connect(running.uri(), subprotocols=SUBPROTOCOLS)
+        async with reader as ws, worker as a:
+            await ws.send("hello")
+            assert (await receive(a))[1] == "hello"
+            assert (await receive(ws))[0].keys() == {"at"}
+            assert (await receive(ws))[1] == "hello"
+            assert json.loads((await running.ask("GET", "/pay?peers")).body) == {"peers": 1}
+
+
+async def test_a_binary_message_stays_one(hub: Hub) -> None:
+    async with serving(hub) as running, rawws.connect(running.uri(), subprotocols=SUBPROTOCOLS) as a:
+        await running.ask("POST", "/pay", "\0\1", Content_Type="application/octet-stream")
+        assert (await receive(a))[1] == b"\0\1"
+
+
+async def test_a_late_answer_is_told(hub: Hub) -> None:
+    async with serving(hub) as running, rawws.connect(running.uri(), subprotocols=SUBPROTOCOLS) as a:
+        (first,) = await running.say("1")
+        await receive(a)
+        for _ in range(2):
+            await a.send(json.dumps({"ack": first}))
+        assert (await receive(a))[0]["lost"] == first
+        await a.send('{"ack":"0-7"}')
+        assert (await receive(a))[0]["lost"] == "0-7"
+
+
+async def test_what_is_no_answer_closes_the_connection_and_gives_its_job_back(
+    hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(hub) as running:
+        async with rawws.connect(running.uri(), subprotocols=SUBPROTOCOLS) as a:
+            await running.say("1")
+            await receive(a)
+            await a.send("done!")
+            with pytest.raises(rawws.ConnectionClosed):
+                await a.recv()
+            assert a.close_code == 1008
+            assert "not 'done!'" in str(a.close_reason)
+        assert "! a worker's mistake: a worker sends" in caplog.text
+        async with rawws.connect(running.uri(), subprotocols=SUBPROTOCOLS) as b:
+            assert (await receive(b))[0]["try"] == 2
+
+
+async def test_a_worker_that_reads_nothing_is_not_sent_more_than_it_takes(hub: Hub) -> None:
+    async with serving(hub) as running:
+        worker = rawws.connect(running.uri("group=sms&max=100"), subprotocols=SUBPROTOCOLS, max_queue=1)
+        async with worker as a:
+            big = "x" * 900_000
+            await running.say(*[big] * 20)
+            for _ in range(20):
+                assert len((await receive(a))[1]) == len(big)
+            after = await running.state()
+            assert after["leased"] == 20
+            assert after["redelivered"] == 0
+
+
+@pytest.mark.parametrize(
+    ("query", "subprotocols", "status", "sentence"),
+    [
+        ("group=sms", None, 400, "A worker of a group needs the subprotocol rawws.id.v1"),
+        ("group=s.ms", SUBPROTOCOLS, 400, "a group's name has 1 to 32 letters"),
+        ("group=sms&max=0", SUBPROTOCOLS, 400, "max='0' in the query is not a number from 1 to 1000"),
+    ],
+)
+async def test_a_request_that_can_not_be_a_workers_is_refused(
+    hub: Hub, query: str, subprotocols: list[str] | None, status: int, sentence: str
+) -> None:
+    async with serving(hub) as running:
+        with pytest.raises(rawws.InvalidStatus, match=sentence) as caught:
+            async with rawws.connect(running.uri(query), subprotocols=subprotocols):
+                pass
+        assert caught.value.response.status == status
+
+
+async def test_without_a_store_there_are_no_groups() -> None:
+    hub = Hub()
+    async with serving(hub) as running:
+        with pytest.raises(rawws.InvalidStatus, match="This server keeps no jobs: a group needs a store"):
+            async for _ in rawws.work(running.uri(""), group="sms"):
+                pass
+        for method, target in (("GET", "/pay?group=sms"), ("POST", "/pay?group=sms&ack=1-1")):
+            assert (await running.ask(method, target)).status == 501
+
+
+async def test_a_read_only_room_has_workers_on_its_own_machine_alone(tmp_path: Path) -> None:
+    hub = stored(tmp_path, read_only=True)
+    async with serving(hub) as running:
+        async with rawws.connect(running.uri(), subprotocols=SUBPROTOCOLS) as a:
+            await running.say("1")
+            assert (await receive(a))[1] == "1"
+        forwarded = rawws.connect(running.uri(), subprotocols=SUBPROTOCOLS, headers={"X-Forwarded-For": "192.0.2.1"})
+        with pytest.raises(rawws.InvalidStatus, match="one takes jobs with a grant alone"):
+            await forwarded.open()
+        answer = await running.ask("GET", "/pay?group=sms", X_Forwarded_For="192.0.2.1")
+        assert answer.status == 403
+
+
+async def test_a_page_of_another_site_takes_no_jobs(hub: Hub) -> None:
+    async with serving(hub) as running:
+        await running.say("1")
+        answer = await running.ask("GET", "/pay?group=sms", Sec_Fetch_Site="cross-site")
+        assert answer.status == 403
+        assert (await running.ask("GET", "/pay?group=sms")).fields["Rawws-Try"] == "1"
+
+
+# HTTP
+
+
+async def test_jobs_over_http(hub: Hub) -> None:
+    async with serving(hub) as running:
+        assert (await running.ask("GET", "/pay?group=sms")).status == 204
+        first, second = await running.say("pay 1", "pay 2")
+        answer = await running.ask("GET", "/pay?group=sms&wait=5")
+        assert (answer.status, answer.body) == (200, b"pay 1")
+        assert answer.fields["Rawws-Id"] == first
+        assert answer.fields["Rawws-Try"] == "1"
+        assert answer.fields["Content-Type"] == "text/plain; charset=utf-8"
+        acked = await running.ask("POST", f"/pay?group=sms&ack={first}&lease={answer.fields['Rawws-Lease']}")
+        assert (acked.status, acked.body) == (204, b"")
+        again = await running.ask("POST", f"/pay?group=sms&ack={first}")
+        assert again.status == 404
+        assert b"no longer leased to you" in again.body
+        await running.ask("GET", "/pay?group=sms")
+        assert (await running.ask("POST", f"/pay?group=sms&nak={second}&in=100&why=busy")).status == 204
+        assert (await running.ask("GET", "/pay?group=sms")).status == 204
+        state = await running.state()
+        assert (state["waiting"], state["leased"], state["done"]) == (1, 0, 1)
+        assert (await running.ask("POST", "/pay?group=other&ack=1-1")).status == 404
+        assert (await running.ask("GET", "/pay?group=other&state")).status == 404
+        assert (await running.ask("POST", "/pay?group=sms")).status == 400
+        assert (await running.ask("HEAD", "/pay?group=sms")).status == 405
+
+
+async def test_a_get_waits_for_a_job(hub: Hub) -> None:
+    async with serving(hub) as running:
+        answers: list[Answer] = []
+
+        async def wait() -> None:
+            answers.append(await running.ask("GET", "/pay?group=sms&wait=20"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            while not (await running.ask("GET", "/pay?group=sms&state")).body.count(b'"workers":1'):
+                await trio.sleep(0.01)
+            await running.say("late")
+        assert answers[0].body == b"late"
+
+
+async def test_a_job_that_a_worker_gives_up_is_in_the_dead_room_with_its_reason(hub: Hub) -> None:
+    async with serving(hub) as running, rawws.connect(running.uri("", "/pay.sms.dead")) as dead:
+        (first,) = await running.say("poison")
+        await running.ask("GET", "/pay?group=sms")
+        await running.ask("POST", f"/pay?group=sms&term={first}&why=no+such+number")
+        head, payload = await receive(dead)
+        worker = head.pop("worker")
+        assert head == {"id": first, "group": "sms", "tries": 1, "reason": "no such number"}
+        assert worker.startswith("#")
+        assert payload == "poison"
+        assert (await running.state())["dead"] == 1
+
+
+async def test_a_post_is_refused_while_the_groups_keep_too_much(tmp_path: Path) -> None:
+    hub = stored(tmp_path, queue_bytes=1000)
+    async with serving(hub) as running:
+        await running.ask("GET", "/pay?group=sms")
+        await running.say("x" * 600, "y" * 600)
+        full = await running.ask("POST", "/pay", "z")
+        assert full.status == 507
+        assert full.fields["Retry-After"] == "1"
+        answer = await running.ask("GET", "/pay?group=sms")
+        await running.ask("POST", f"/pay?group=sms&ack={answer.fields['Rawws-Id']}")
+        await running.say("z")
+
+
+async def test_a_websocket_publisher_waits_while_the_groups_keep_too_much(tmp_path: Path) -> None:
+    hub = stored(tmp_path, queue_bytes=1000)
+    async with serving(hub) as running:
+        await running.ask("GET", "/pay?group=sms")
+        async with rawws.connect(running.uri("")) as ws:
+            await ws.send("x" * 1000)
+            assert await ws.recv() == "x" * 1000
+            await ws.send("held")
+            with trio.move_on_after(0.2):
+                await ws.recv()
+                raise AssertionError("it was published")
+            answer = await running.ask("GET", "/pay?group=sms")
+            await running.ask("POST", f"/pay?group=sms&ack={answer.fields['Rawws-Id']}")
+            assert await ws.recv() == "held"
+
+
+# rawws.work
+
+
+async def test_work_acknowledges_what_is_done_and_gives_back_what_fails(
+    hub: Hub, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rawws.client.work.FIRST_RETRY_S", 0.01)
+    async with serving(hub) as running:
+        first, second = await running.say("good", "bad once")
+        done = []
+        async for job in rawws.work(running.uri(""), group="sms"):
+            async with job:
+                if job.data == "bad once" and job.tried == 1:
+                    raise ValueError("not yet")
+                done.append((job.id, job.tried, job.data))
+            if len(done) == 2:
+                break
+        assert done == [(first, 1, "good"), (second, 2, "bad once")]
+        assert f"job {second} has failed, and is tried again in 0.01 s" in caplog.text
+        while (await running.state())["done"] < 2:
+            await trio.sleep(0.01)
+
+
+async def test_work_connects_again_and_gets_its_jobs_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rawws.client.reconnect.FIRST_BACKOFF_S", 0.01)
+    hub = stored(tmp_path)
+    async with serving(hub) as running:
+        await running.say("1", "2")
+        tries = []
+        async for job in rawws.work(running.uri(""), group="sms"):
+            tries.append((job.data, job.tried))
+            if len(tries) == 1:
+                for peer in list(current_loop().peers.values()):
+                    if isinstance(peer.owner, rawws.CallbackWebSocket):
+                        peer.owner.close(1012)
+                continue
+            async with job:
+                pass
+            if len(tries) == 3:
+                break
+        assert tries == [("1", 1), ("1", 2), ("2", 1)]
+
+
+async def test_a_job_in_its_block_is_kept_up(hub: Hub) -> None:
+    async with serving(hub) as running:
+        await running.say("slow")
+        async for job in rawws.work(running.uri(""), group="sms", ack=1):
+            async with job:
+                await trio.sleep(1.8)
+            break
+        while (await running.state())["done"] < 1:
+            await trio.sleep(0.01)
+        assert (await running.state())["redelivered"] == 0
+
+
+async def test_a_job_says_what_its_worker_says(hub: Hub) -> None:
+    async with serving(hub) as running:
+        await running.say("a", "b", "c")
+        async for job in rawws.work(running.uri(""), group="sms"):
+            if job.data == "a":
+                assert await job.more()
+                assert await job.term("no use")
+            elif job.data == "b":
+                async with job:
+                    assert await job.ack()
+            elif job.tried == 1:
+                assert await job.nak(why="later")
+            else:
+                assert repr(job) == f"<Job {job.id} try=2>"
+                break
+        state = await running.state()
+        assert (state["done"], state["dead"]) == (1, 1)
+
+
+@pytest.mark.parametrize("wrong", [{"group": "a.b"}, {"max_jobs": 0}, {"ack": 0}, {"longest": -1}])
+def test_a_worker_that_can_not_be_is_refused_at_once(wrong: dict[str, Any]) -> None:
+    with pytest.raises(rawws.UsageError):
+        rawws.work("ws://localhost/pay", **({"group": "sms"} | wrong))
+
+
+# Operators
+
+
+async def test_groups_in_the_metrics_and_for_operators(tmp_path: Path) -> None:
+    hub = stored(tmp_path)
+    rooms = rawws.rooms(hub, is_local=True, admin_token="a" * 20)
+    async with serving(hub, MetricsApp(hub, rooms)) as running:
+        await running.say("1", "2")
+        await running.ask("GET", "/pay?group=sms")
+        metrics = (await running.ask("GET", "/metrics")).body.decode()
+        assert 'rawws_group_waiting_messages{group="sms"} 1.0' in metrics
+        assert 'rawws_group_leased_jobs{group="sms"} 1.0' in metrics
+        assert 'rawws_group_oldest_seconds{group="sms"}' in metrics
+        token = {"Authorization": "Bearer " + "a" * 20}
+        (group,) = json.loads((await running.ask("GET", "/_rawws/groups", **token)).body)["groups"]
+        assert (group["room"], group["group"], group["waiting"]) == ("/pay", "sms", 1)
+        target = "/_rawws/groups?room=/pay&group=sms"
+        assert (await running.ask("DELETE", target, **token)).status == 200
+        assert (await running.ask("DELETE", target, **token)).status == 404
+        assert (await running.ask("DELETE", "/_rawws/groups?room=/pay", **token)).status == 400
+        assert (await running.ask("GET", "/_rawws/groups?x", **token)).status == 400
+        assert "rawws_group" not in (await running.ask("GET", "/metrics")).body.decode()
+
+
+async def test_a_group_goes_on_after_a_restart_of_the_server(tmp_path: Path) -> None:
+    async with serving(stored(tmp_path)) as running:
+        first, second = await running.say("1", "2")
+        answer = await running.ask("GET", "/pay?group=sms&ack=100")
+        lease = answer.fields["Rawws-Lease"]
+        async with rawws.connect(running.uri(), subprotocols=SUBPROTOCOLS) as a:
+            assert (await receive(a))[0]["id"] == second
+    async with serving(stored(tmp_path)) as running:
+        worker = rawws.connect(running.uri("group=sms&max=9"), subprotocols=SUBPROTOCOLS)
+        async with worker as a:
+            assert await receive(a) == ({"id": second, "try": 2}, "2")
+            assert (await running.ask("POST", f"/pay?group=sms&ack={first}&lease={lease}")).status == 204

@@ -1,0 +1,244 @@
+"""The committer: what waits is one commit, in order; it tries again, and says so when nothing can be stored."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from rawws.broadcast.log import History
+from rawws.store import committer as committer_module
+from rawws.store.committer import PROBE, Committer, Result
+from rawws.store.engine import StoreBroken, StoreError, StoreFull
+from rawws.store.entries import Append, Clear, GroupWrite, Job, Outcome
+from tests.store.faulty_engine import FaultyEngine
+
+pytestmark = pytest.mark.usefixtures("bounded")
+
+FULL = StoreFull("there is no space left on the disk")
+
+
+def append(text: str = "hi", path: str = "/x") -> Append:
+    return Append(path, text.encode(), 1, History(10))
+
+
+@asynccontextmanager
+async def running(committer: Committer) -> AsyncIterator[Committer]:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(committer.run)
+        yield committer
+        nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def engine() -> FaultyEngine:
+    return FaultyEngine()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a committer try again soon. A mock clock would jump while the thread works."""
+    monkeypatch.setattr(committer_module, "FIRST_REST_S", 0.001)
+    monkeypatch.setattr(committer_module, "MAX_REST_S", 0.002)
+
+
+async def until(is_true: Callable[[], object]) -> None:
+    while not is_true():
+        await trio.sleep(0.001)
+
+
+async def test_all_that_waits_is_one_commit_and_the_outcomes_come_in_order(engine: FaultyEngine) -> None:
+    results: list[tuple[str, Result]] = []
+    commits: list[int] = []
+
+    def note(name: str, result: Result) -> None:
+        results.append((name, result))
+
+    async with running(Committer(engine)) as committer:
+        committer.on_commit.append(lambda: commits.append(len(results)))
+        engine.gate.clear()
+        committer.put(append("first"), partial(note, "first"))
+        await wait_all_tasks_blocked()
+        for name in ("second", "third"):
+            committer.put(append(name), partial(note, name))
+        assert committer.waiting == committer.waiting_messages == 3
+        assert results == []
+        engine.gate.set()
+        await committer.flush()
+    assert results == [(name, Outcome("e", number)) for number, name in enumerate(("first", "second", "third"), 1)]
+    assert list(map(len, engine.commits)) == [1, 2]
+    assert commits == [1, 3]
+    assert (committer.statistics.commits, committer.statistics.entries) == (2, 3)
+    assert committer.statistics.seconds > 0
+    assert committer.waiting_bytes == 0
+
+
+async def test_the_engine_is_used_in_one_other_thread_and_closed_there(engine: FaultyEngine) -> None:
+    async with running(Committer(engine, sync_every_s=60)) as committer:
+        committer.put(append())
+        await committer.flush()
+    assert engine.is_closed
+    assert engine.syncs == 1  # at the end, without a wait of a minute
+    assert len(engine.threads) == 1
+    assert threading.get_ident() not in engine.threads
+
+
+async def test_a_commit_is_followed_by_a_sync_within_the_interval(engine: FaultyEngine) -> None:
+    async with running(Committer(engine, sync_every_s=0.001)) as committer:
+        await trio.sleep(0.01)
+        assert engine.syncs == 0  # nothing was committed
+        committer.put(append())
+        await until(lambda: engine.syncs)
+        await trio.sleep(0.01)
+    assert engine.syncs == 1
+
+
+async def test_after_a_failed_sync_nothing_is_stored_any_more(
+    engine: FaultyEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    results: list[Result] = []
+    fault = engine.sync_fault = StoreBroken("an fsync has failed")
+    async with running(Committer(engine, sync_every_s=0)) as committer:
+        committer.put(append(), results.append)
+        await committer.flush()
+        await wait_all_tasks_blocked(0.01)
+        assert committer.is_broken
+        assert committer.is_held
+        engine.sync_fault = None
+        committer.put(append(), results.append)
+        assert len(results) == 1  # not within the call
+        await committer.flush()
+    assert results == [Outcome("e", 1), fault]
+    assert len(engine.commits) == 1
+    (line,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert "nothing is stored any more until the server is started again: an fsync has failed" in line.getMessage()
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_full_disk_holds_publishers_and_loses_nothing(
+    engine: FaultyEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    results: list[Result] = []
+    changes: list[bool] = []
+    engine.fault = FULL
+    async with running(Committer(engine)) as committer:
+        committer.on_change.append(lambda: changes.append(committer.is_held))
+        committer.put(append("one"), results.append)
+        await until(lambda: committer.trouble is FULL)
+        committer.put(append("two"), results.append)
+        await until(lambda: engine.tries > 3)
+        assert results == []
+        engine.fault = None
+        await committer.ready()
+        await committer.flush()
+    assert results == [Outcome("e", 1), Outcome("e", 2)]
+    assert changes == [True, False]
+    lines = [record.getMessage() for record in caplog.records if record.name == "rawws.server"]
+    assert [line for line in lines if "nothing can be stored: there is no space left" in line] == lines[:1]
+    assert "the store takes messages again" in lines[-1]
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("fault", [None, StoreBroken("the file is damaged")])
+async def test_a_store_is_tried_again_even_if_nothing_waits(engine: FaultyEngine, fault: StoreError | None) -> None:
+    engine.fault = FULL
+    async with running(Committer(engine)) as committer:
+        waiting = committer.put(append())
+        await until(lambda: committer.trouble)
+        await until(lambda: committer.withdraw(waiting))  # between two tries
+        await until(lambda: engine.tries > 3)
+        assert committer.trouble is FULL
+        engine.fault = fault
+        await until(lambda: committer.trouble is fault)
+    assert engine.commits == ([] if fault else [list(PROBE)])
+
+
+async def test_an_entry_can_be_withdrawn_until_it_is_committed(engine: FaultyEngine) -> None:
+    results: list[Result] = []
+    async with running(Committer(engine)) as committer:
+        engine.gate.clear()
+        under_way = committer.put(append("one"), results.append)
+        await wait_all_tasks_blocked()
+        withdrawn = committer.put(append("two"), results.append)
+        assert not committer.withdraw(under_way)
+        assert committer.withdraw(withdrawn)
+        assert not committer.withdraw(withdrawn)
+        engine.gate.set()
+        await committer.flush()
+    assert results == [Outcome("e", 1)]
+    assert len(engine.commits) == 1
+
+
+async def test_publishers_wait_while_too_many_bytes_do(engine: FaultyEngine) -> None:
+    changes: list[bool] = []
+    async with running(Committer(engine, max_waiting_bytes=2000)) as committer:
+        committer.on_change.append(lambda: changes.append(committer.is_held))
+        engine.gate.clear()
+        committer.put(append("x" * 500))
+        assert not committer.is_full
+        committer.put(append("x" * 500))
+        assert committer.is_full
+        committer.put(append("x" * 500))  # accepted all the same
+        engine.gate.set()
+        await committer.ready()
+    assert changes == [True, False]
+    assert sum(map(len, engine.commits)) == 3
+
+
+async def test_an_entry_that_cannot_be_stored_does_not_hold_up_the_others(
+    engine: FaultyEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    results: list[Result] = []
+    async with running(Committer(engine)) as committer:
+        for text in ("one", "poison", "two"):
+            committer.put(append(text), results.append)
+        await committer.flush()
+    assert results[0::2] == [Outcome("e", 2), Outcome("e", 3)]  # the engine of this test undoes nothing
+    assert isinstance(results[1], StoreError)
+    assert "an error in rawws itself, while an entry is stored" in caplog.text
+
+
+async def test_an_owner_that_fails_does_not_hold_up_the_others(
+    engine: FaultyEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    results: list[Result] = []
+
+    def fail(_: Result) -> None:
+        raise ZeroDivisionError
+
+    async with running(Committer(engine)) as committer:
+        committer.put(append(), fail)
+        committer.put(append(), results.append)
+        await committer.flush()
+    assert results == [Outcome("e", 2)]
+    assert "an error in rawws itself, after a commit" in caplog.text
+
+
+async def test_a_break_tells_all_that_wait(engine: FaultyEngine, caplog: pytest.LogCaptureFixture) -> None:
+    results: list[Result] = []
+    engine.fault = StoreBroken("an fsync has failed")
+    async with running(Committer(engine)) as committer:
+        committer.put(append(), results.append)
+        committer.put(Clear("/x", 1), results.append)
+        committer.put(GroupWrite("/x", "g", 1, (Job(1, 1, 0.0, "a"),)), results.append)
+        await committer.flush()
+        assert committer.waiting_bytes == 0
+    assert results == [engine.fault] * 3
+    assert "messages that may be lost: 1" in caplog.text
+
+
+async def test_what_waits_at_the_end_is_counted(engine: FaultyEngine) -> None:
+    async with running(Committer(engine)) as committer:
+        engine.fault = FULL
+        committer.put(append())
+        with trio.move_on_after(0.05):
+            await committer.flush()
+    assert committer.waiting_messages == 1
+    assert "broken waiting=1" in repr(committer)  # since it is closed

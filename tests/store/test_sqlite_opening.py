@@ -1,0 +1,309 @@
+"""Tests for rawws/store/sqlite_opening.py and rawws/store/store_lock.py: a store that is opened, or refused."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rawws.errors import UsageError
+from rawws.store import sqlite_opening
+from rawws.store.entries import GroupWrite
+from rawws.store.modes import SyncMode
+from rawws.store.sqlite_engine import SqliteEngine
+from rawws.store.store_lock import Mark, StoreLock
+from tests.store.stores import MOST, ROOM, Place, append, message, read, records
+
+OTHER_USER = 65534
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "rooms.db"
+
+
+def refusal(path: Path) -> str:
+    """Return the sentence that refuses a store."""
+    with pytest.raises(UsageError) as caught:
+        SqliteEngine(path, SyncMode.ALWAYS)
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    return sentence.replace(str(path.parent), "DIR")
+
+
+def make(path: Path, *texts: str, mode: SyncMode = SyncMode.ALWAYS) -> None:
+    """Make a store, and close it."""
+    with Place(path, mode).open() as engine:
+        append(engine, *texts)
+
+
+# Files
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["a new path", "an empty file"])
+def test_a_store_is_made(path: Path, *, is_there: bool) -> None:
+    if is_there:
+        path.touch()
+    make(path, "a")
+    with Place(path).open() as engine:
+        assert read(engine) == ["a"]
+
+
+def test_a_store_is_one_file_besides_its_lock_when_it_is_closed(path: Path) -> None:
+    make(path, "a")
+    assert sorted(each.name for each in path.parent.iterdir()) == ["rooms.db", "rooms.db-lock"]
+
+
+def test_a_person_can_look_into_it(path: Path) -> None:
+    make(path, "a", "b")
+    with sqlite3.connect(path) as connection:
+        rows = connection.execute("SELECT path, first_id, messages, at, bytes FROM list").fetchall()
+    connection.close()
+    assert [(row[0], row[1].partition("-")[2], row[2], row[4]) for row in rows] == [
+        (ROOM, "1", 1, 1),
+        (ROOM, "2", 1, 1),
+    ]
+    assert rows[0][3] == "2023-11-14 22:13:20"
+
+
+def test_a_directory_is_refused(path: Path) -> None:
+    path.mkdir()
+    assert (
+        refusal(path)
+        == "the store DIR/rooms.db is a directory; give the path of a file in it, such as DIR/rooms.db/rooms.db"
+    )
+
+
+def test_a_missing_directory_is_refused(tmp_path: Path) -> None:
+    assert (
+        refusal(tmp_path / "missing" / "rooms.db")
+        == "there is no directory DIR for the store; make it, or give another path"
+    )
+
+
+@pytest.mark.parametrize("content", [b"hello\n" * 50, b"short", b"SQLite format 3\x00"], ids=["text", "short", "cut"])
+def test_a_file_that_is_no_database_is_refused_and_left_alone(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    assert refusal(path) == (
+        "DIR/rooms.db is not a store of rawws: it doesn't begin as a database of SQLite; give another path"
+    )
+    assert path.read_bytes() == content
+
+
+def test_the_database_of_another_program_is_refused_and_left_alone(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE accounts (id INTEGER)")
+    connection.commit()
+    connection.close()
+    before = path.read_bytes()
+    assert refusal(path) == "DIR/rooms.db is a database of another program, and not a store of rawws; give another path"
+    assert path.read_bytes() == before
+
+
+def test_a_newer_format_is_refused_by_name(path: Path) -> None:
+    make(path, "a")
+    change(path, "PRAGMA user_version = 7")
+    assert refusal(path) == (
+        "the store DIR/rooms.db has format 7, and this rawws knows formats up to 1; use a newer rawws"
+    )
+
+
+def change(path: Path, sql: str) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute(sql)
+    connection.commit()
+    connection.close()
+
+
+def test_a_damaged_file_is_refused(path: Path) -> None:
+    make(path, *map(str, range(200)))
+    content = bytearray(path.read_bytes())
+    content[3 * 4096 : 3 * 4096 + 200] = bytes(200)
+    path.write_bytes(content)
+    sentence = refusal(path)
+    assert sentence.startswith("the store DIR/rooms.db is damaged (")
+    assert sentence.endswith("; restore a copy of it, or move it away to begin with an empty one")
+
+
+def test_a_store_without_its_own_row_is_refused(path: Path) -> None:
+    make(path, "a")
+    change(path, "DELETE FROM store")
+    assert "is damaged (its table store can't be read)" in refusal(path)
+
+
+def test_a_store_whose_file_is_missing_but_not_its_wal_is_refused(path: Path) -> None:
+    with Place(path).open() as engine:
+        append(engine, "a")
+        shutil.copy(f"{path}-wal", f"{path}-copy")
+    path.unlink()
+    Path(f"{path}-copy").rename(f"{path}-wal")
+    assert (
+        refusal(path)
+        == "the store DIR/rooms.db is missing, but not its rooms.db-wal; restore it, or move that file away"
+    )
+
+
+def test_a_store_that_another_program_has_locked_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(path, "a")
+    monkeypatch.setattr(sqlite_opening, "BUSY_S", 0.0)
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+    connection.execute("DELETE FROM groups")
+    connection.commit()
+    assert (
+        refusal(path) == "another program holds the store DIR/rooms.db locked, such as sqlite3 in a transaction; end it"
+    )
+    connection.close()
+
+
+@pytest.mark.parametrize("what", ["directory", "file"])
+def test_a_place_of_another_user_is_refused(path: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(path, "a")
+    denied = path if what == "file" else path.parent
+    denied.chmod(0o600)
+    monkeypatch.setattr(os, "access", lambda each, _: each != denied)  # root may write everywhere
+    begins = {
+        "directory": "no files can be made in the directory DIR",
+        "file": "the store DIR/rooms.db can't be written",
+    }
+    assert refusal(path) == (
+        f"{begins[what]}: it belongs to user {os.geteuid()} with mode 0600, and this is user {os.geteuid()}; "
+        "change its owner, or give another path"
+    )
+    denied.chmod(0o700)
+
+
+def test_a_read_only_file_system_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    found = os.statvfs_result((4096, 4096, 1, 1, 1, 1, 1, 1, os.ST_RDONLY, 255))
+    monkeypatch.setattr(os, "statvfs", lambda _: found)
+    assert refusal(path) == (
+        "no files can be made in the directory DIR: its file system is read-only; give a path on another one"
+    )
+
+
+# One process at a time
+
+
+def test_a_second_process_is_refused_with_the_first_ones_number(path: Path) -> None:
+    with Place(path).open() as engine:
+        assert refusal(path) == (
+            f"the store DIR/rooms.db is in use by process {os.getpid()}; stop that process, or give another path"
+        )
+        append(engine, "a")
+        assert f"by process {os.getpid()};" in refusal(path)
+
+
+def test_the_process_of_another_machine_is_named_with_it(path: Path) -> None:
+    with Place(path).open():
+        lock = Path(f"{path}-lock")
+        lock.write_text("123 elsewhere and so on\n")
+        assert "in use by process 123 on elsewhere;" in refusal(path)
+        lock.write_text("?")
+        assert "in use by another process;" in refusal(path)
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from rawws.store.modes import SyncMode
+from rawws.store.sqlite_engine import SqliteEngine
+engine = SqliteEngine(Path(sys.argv[1]), SyncMode.INTERVAL)
+print("open", flush=True)
+time.sleep(3600)
+"""
+
+
+def test_a_killed_process_lets_go_of_its_store(path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLDER, path], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout
+        assert holder.stdout.readline() == b"open\n"
+        assert f"in use by process {holder.pid};" in refusal(path)
+        holder.kill()
+        assert holder.wait() == -signal.SIGKILL
+    make(path, "a")
+
+
+def test_a_lock_file_that_cannot_be_made_is_told(path: Path) -> None:
+    Path(f"{path}-lock").mkdir()
+    assert refusal(path) == "the file DIR/rooms.db-lock can't be made or written: Is a directory"
+
+
+# An end that is missing
+
+
+def test_an_older_copy_is_noticed_and_its_numbers_are_not_given_again(path: Path) -> None:
+    make(path, "a")
+    shutil.copy(path, f"{path}-copy")
+    make(path, "b", "c")
+    Path(f"{path}-copy").replace(path)
+    with Place(path).open() as engine:
+        assert isinstance(engine, SqliteEngine)
+        assert engine.lost == 2
+        assert append(engine, "d")[0].first == 4
+        assert [(each.first, each.messages, each.frames) for each in records(engine.read(ROOM, 0, MOST, MOST))] == [
+            (1, 1, b"a"),
+            (2, 2, None),
+            (4, 1, b"d"),
+        ]
+    with Place(path).open() as engine:
+        assert isinstance(engine, SqliteEngine)
+        assert engine.lost == 0
+
+
+def test_a_store_that_was_made_anew_has_lost_nothing(path: Path) -> None:
+    make(path, "a", "b")
+    path.unlink()
+    with Place(path).open() as engine:
+        assert isinstance(engine, SqliteEngine)
+        assert engine.lost == 0
+        assert append(engine, "a")[0].first == 1
+
+
+@pytest.mark.parametrize(("mode", "is_behind"), [(SyncMode.ALWAYS, False), (SyncMode.INTERVAL, True)])
+def test_the_end_of_the_machine_may_have_lost_what_was_not_synced(
+    path: Path, mode: SyncMode, *, is_behind: bool
+) -> None:
+    make(path, "a", mode=mode)
+    lock = StoreLock.take(path)
+    assert lock.before is not None
+    assert lock.before.is_closed
+    lock.write(Mark(lock.before.identity, lock.before.commits, lock.before.messages, "another-boot", mode.value))
+    lock.release()
+    with Place(path).open() as engine:
+        assert isinstance(engine, SqliteEngine)
+        assert bool(engine.lost) == is_behind
+        assert (append(engine, "b")[0].first == 2) != is_behind
+
+
+def test_a_damaged_mark_is_none(path: Path) -> None:
+    make(path, "a")
+    lock = Path(f"{path}-lock")
+    lock.write_text(lock.read_text().replace("always", "interval"))
+    taken = StoreLock.take(path)
+    assert taken.before is None
+    taken.release()
+
+
+# Size
+
+
+@pytest.mark.thorough
+def test_a_large_history_opens_quickly(path: Path) -> None:
+    with Place(path, SyncMode.NEVER).open() as engine:
+        paths = [f"/room/{number}" for number in range(1000)]
+        for _ in range(100):
+            engine.commit([message("x" * 200, each) for each in paths])
+        engine.commit([GroupWrite(ROOM, "sms", 0)])
+    began = time.process_time()
+    with Place(path).open() as engine:
+        took = time.process_time() - began
+        assert len(read(engine, paths[7])) == 100
+    assert took < 2
