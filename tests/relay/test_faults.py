@@ -844,7 +844,9 @@ def raises(error: BaseException) -> Callable[..., Any]:
 
 async def post(port: int) -> None:
     async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
-        await stream.send_all(b"POST /room HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer t\r\nContent-Length: 3\r\n\r\nbad")
+        await stream.send_all(
+            b"POST /room HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer t\r\nContent-Length: 3\r\n\r\nbad"
+        )
         await stream.receive_some()
 
 
