@@ -84,9 +84,7 @@ class CleanExchange:
     # Output. h11 has to write whatever a method returns None for. A part that is out of turn raises
     # `h11.LocalProtocolError`: h11 doesn't know what was sent here, and would write a second head into the body.
 
-    def respond(
-        self, response: Response, more_fields: Sequence[tuple[bytes, bytes]]
-    ) -> tuple[bytes, bytes] | None:
+    def respond(self, response: Response, more_fields: Sequence[tuple[bytes, bytes]]) -> tuple[bytes, bytes] | None:
         """Return a whole response as its head and its body, or None. ``more_fields`` come before its own."""
         self.check_turn("Response")
         status, headers = response.status, response.headers
