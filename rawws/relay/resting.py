@@ -183,6 +183,8 @@ class Resting:
                 if left <= 0 or time.perf_counter() > until:
                     sockets.put_back(ready)
                     return True
+            if len(listed) == 1:  # a client that has just been answered has not sent again yet
+                break
         return left < MOST_AT_ONCE
 
     def _receive(self, fd: int, now: float) -> None:
