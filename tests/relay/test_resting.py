@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from rawws.net.transport import Transport
 from rawws.relay import resting as module
@@ -106,7 +106,7 @@ async def test_other_tasks_run_after_some_connections() -> None:
         while not all(guest.taken for guest, _ in there):
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
-    assert turns >= 4
+    assert turns >= 3, "between one group and the next"
 
 
 async def test_the_end_of_the_stream_and_a_loss_end_the_rest() -> None:
@@ -135,8 +135,7 @@ async def test_an_error_in_taking_is_raised_where_the_connection_rests() -> None
         assert bystander.taken == [b"."]
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_the_time_is_counted_from_the_last_bytes() -> None:
+async def test_the_time_is_counted_from_the_last_bytes(autojump_clock: MockClock) -> None:
     ends: list[float] = []
     resting = Resting()
     with connection() as (transport, client):
@@ -144,10 +143,10 @@ async def test_the_time_is_counted_from_the_last_bytes() -> None:
 
         async def rest() -> None:
             await guest.rest()
-            ends.append(trio.current_time())
+            ends.append(autojump_clock.current_time())
 
         async with resting.running(), trio.open_nursery() as nursery:
-            began = trio.current_time()
+            began = autojump_clock.current_time()
             nursery.start_soon(rest)
             await trio.sleep(20)
             client.send(b".")
