@@ -368,30 +368,6 @@ def test_h11_comes_to_the_same(
     assert servers[0].seen == servers[1].seen
 
 
-def test_a_clean_request_is_read_with_its_end() -> None:
-    http = HttpPhase(LIMITS)
-    assert http.next_clean_request() is None
-    http.receive_data(head()[:-4])
-    assert http.next_clean_request() is None
-    http.receive_data(head()[-4:] + head(b"Content-Length: 1") + b"x")
-    request = http.next_clean_request()
-    assert request is not None
-    assert request.raw_head == head()
-    assert http.next_clean_request() is None, "the next one comes when this one is answered"
-    assert http.respond(Response(200)) == b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
-    http.start_next_request()
-    assert http.next_clean_request() is None, "it has a body"
-    assert isinstance(http.next_event(), Request)
-    assert http.next_event() == BodyPart(b"x")
-
-
-def test_no_request_is_clean_for_study() -> None:
-    http = HttpPhase(LIMITS, fast_lane=False)
-    http.receive_data(head())
-    assert http.next_clean_request() is None
-    assert isinstance(http.next_event(), Request)
-
-
 def test_a_head_in_two_reads_is_read_too() -> None:
     for chunks in every_split(head() + UPGRADE):
         servers = [Server([], fast_lane=fast_lane) for fast_lane in (True, False)]
