@@ -290,7 +290,7 @@ class _Thread(trio.abc.Instrument):
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._end = asyncio.Event()
-        self._outbox = Outbox(self._wake_server, self._loop.call_soon)
+        self._way_out = Outbox(self._wake_server, self._loop.call_soon)
         self._is_up.set()
         await self._end.wait()
 
@@ -299,7 +299,7 @@ class _Thread(trio.abc.Instrument):
 
     def start_call(self, call: AsyncioSide, app: Application, scope: Scope, context: contextvars.Context) -> None:
         assert self._loop is not None
-        task = self._loop.create_task(self._outbox.run(call.run(app, scope)), context=context)
+        task = self._loop.create_task(self._way_out.run(call.run(app, scope)), context=context)
         self._tasks.add(task)  # the loop itself keeps no task alive
 
     def end_call(self) -> None:
@@ -310,7 +310,7 @@ class _Thread(trio.abc.Instrument):
 
     def to_server(self, take: Callable[[Parcel], None]) -> Callable[[Parcel], None]:
         """Return a function that hands parcels to the server's thread."""
-        return lambda parcel: self._outbox.post(take, parcel)
+        return lambda parcel: self._way_out.post(take, parcel)
 
     def _wake_server(self, call: Callable[[], None]) -> None:
         with contextlib.suppress(trio.RunFinishedError):

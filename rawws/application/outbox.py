@@ -1,8 +1,8 @@
 """Parcels on their way from the application's thread to the server's, which is woken once for many.
 
 A task of the application often hands over several in a row: the head of a response, its body, and the task's own end.
-All that was handed over in one *step* of a call's task, from one wait to the next, crosses when the step is over. What
-other tasks hand over crosses in the loop's next turn.
+All that was handed over in one *step* of a call's task, from one wait to the next, crosses when the step is over.
+Parcels of other tasks cross in the loop's next turn.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ class _Steps:
     """An awaitable that does what a coroutine does, step by step."""
 
     def __init__(self, outbox: Outbox, task: Coroutine[Any, Any, None]) -> None:
-        self._outbox = outbox
+        self._way_out = outbox
         self._task = task
 
     def __await__(self) -> Generator[Any, Any, None]:
-        step, task = self._outbox.step, self._task
+        step, task = self._way_out.step, self._task
         resume: Callable[[Any], Any] = task.send
         value: Any = None
         while True:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
-from itertools import takewhile
 
 import trio
 
@@ -23,8 +22,8 @@ from rawws.relay.ready_sockets import ReadySockets
 # Takes bytes that have arrived, empty at the end of the stream. Returns whether the connection goes on resting.
 Take = Callable[[bytes], bool]
 
-# The most connections that take bytes before other tasks run, and the time after which fewer do. Those that don't rest
-# any longer run then, so this is also a bound on how many of them run in a row.
+# The most connections that take bytes before other tasks run, and the time after which fewer do. Connections that
+# don't rest any longer run then, so this also bounds how many of them run in a row.
 MOST_AT_ONCE = 16
 TURN_S = 0.001
 # After a look in vain, the next ones are left out (a guess).
@@ -184,6 +183,8 @@ class Resting:
                 if left <= 0 or time.perf_counter() > until:
                     sockets.put_back(ready)
                     return True
+            if len(listed) == 1:  # a client that has just been answered has not sent again yet
+                break
         return left < MOST_AT_ONCE
 
     def _receive(self, fd: int, now: float) -> None:
@@ -217,6 +218,11 @@ class Resting:
                 await self._first.park()
             await trio.sleep_until(next(iter(self._rests.values())).until)
             now = trio.current_time()
-            over = takewhile(lambda each: each[1].until <= now, self._rests.items())
-            for fd in [fd for fd, _ in over]:
+            while (fd := self._find_over(now)) is not None:
                 self._wake(fd)
+
+    def _find_over(self, now: float) -> int | None:
+        """Return the connection whose time is over first, if it is."""
+        for fd, rest in self._rests.items():
+            return fd if rest.until <= now else None
+        return None

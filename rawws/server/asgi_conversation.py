@@ -76,7 +76,7 @@ class Conversation:
     async def answer(self, loop: ApplicationLoop, app: Application, scope: Scope, calls: trio.Nursery) -> None:
         """Have the application answer in its loop. Return when the response is complete.
 
-        What the application does afterwards is followed in the nursery. Raises the exception that has prevented the
+        The application's work after that is followed in the nursery. Raises the exception that has prevented the
         response.
         """
         asgi = (app, scope, self.receive, self.send, self.receive_now, self._exchange.count)

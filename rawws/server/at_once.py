@@ -1,7 +1,7 @@
 """Requests that are answered at once: in the turn in which they arrive, while their connection rests.
 
 Most requests that need no application have an answer that is known as soon as their head is. They need no task: the one
-that receives for all resting connections (`rawws.relay.resting`) answers them. Whatever may take time is left to the
+that receives for all resting connections (`rawws.relay.resting`) answers them. Work that may take time is left to the
 connection's own task, and so is everything out of the ordinary: a head that isn't clean, a refusal, a connection that
 a tracer sees, pipelined requests, and the end of the stream.
 """

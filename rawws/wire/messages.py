@@ -7,7 +7,7 @@ LF in a value would end the header field and begin another one (RFC 9110 §5.5).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TypeVar, overload
@@ -115,7 +115,7 @@ class Headers:
             return default
         return values[0] if len(values) == 1 else ", ".join(values)
 
-    def has_any(self, names: Set[str]) -> bool:
+    def has_any(self, names: frozenset[str]) -> bool:
         """Say whether there is a field with one of these names, which are in lower case."""
         return not names.isdisjoint(self._values)
 

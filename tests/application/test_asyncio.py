@@ -522,18 +522,18 @@ async def test_an_application_that_does_not_end_is_left_alone(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, bounded: None
 ) -> None:
     monkeypatch.setattr(asyncio_loop, "GRACE_S", 0.2)
-    release = threading.Event()
+    release, ready = threading.Event(), threading.Event()
 
     @only_http
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send(start())
-        await asyncio.sleep(0)
         while not release.is_set():
             with contextlib.suppress(asyncio.CancelledError):
+                ready.set()
                 await asyncio.sleep(0.01)
 
     try:
-        await cancelled_server(on_asyncio(app))
+        await cancelled_server(on_asyncio(app), ready=ready)
     finally:
         release.set()
     (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]

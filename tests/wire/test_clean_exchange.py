@@ -13,7 +13,7 @@ from rawws.errors import Refusal
 from rawws.limits import Limits
 from rawws.wire.clean_exchange import CleanExchange, read_clean
 from rawws.wire.http1 import BodyPart, HttpPhase, Signal
-from rawws.wire.messages import Headers, Request
+from rawws.wire.messages import NO_STORE, Headers, Request, Response
 from tests.wire.helpers import every_split
 
 LIMITS = Limits(max_header_bytes=300, max_target_bytes=40, max_headers=6, max_body_bytes=64)
@@ -130,6 +130,65 @@ def test_any_other_response_is_left_to_h11(status: int, fields: Fields) -> None:
     exchange = begun()
     assert exchange.begin_response(status, fields) is None
     assert not exchange.response_begun
+
+
+DATE = (b"Date", b"Mon, 30 Nov 2026 21:00:00 GMT")
+
+
+@pytest.mark.parametrize("line", [b"GET / HTTP/1.1", b"HEAD / HTTP/1.1"])
+def test_a_whole_response_is_written_in_one_go(line: bytes) -> None:
+    exchange = begun(head(line=line))
+    response = Response(404, "no", [("X", "a\tb")])
+    first, body = exchange.respond(response, [DATE]) or (b"", b"")
+    assert first == (
+        b"HTTP/1.1 404 Not Found\r\nDate: Mon, 30 Nov 2026 21:00:00 GMT\r\n"
+        b"Content-Type: text/plain; charset=utf-8\r\nX: a\tb\r\nContent-Length: 2\r\n\r\n"
+    )
+    assert body == (b"" if line.startswith(b"HEAD") else b"no")
+    assert exchange.can_continue
+    with pytest.raises(h11.LocalProtocolError, match="state=DONE"):
+        exchange.respond(response, [DATE])
+
+
+@pytest.mark.parametrize(
+    ("response", "more"),
+    [
+        (Response(103), []),
+        (Response(204), []),
+        (Response(304), []),
+        (Response(200, b"", [("Content-Length", "0")]), []),
+        (Response(200, b"", [("Connection", "close")]), []),
+        (Response(200, b"", [("Transfer-Encoding", "chunked")]), []),
+        (Response(200, b"", Headers([("a", "a\r\nb: c")])), []),
+        (Response(200, b"", Headers([("a b", "a")])), []),
+        (Response(200), [(b"Server", b" a")]),
+        (Response(200), [(b"a b", b"a")]),
+        (Response(200), [(b"Connection", b"close")]),
+        (Response(200), [(b"Content-Length", b"1")]),
+    ],
+)
+def test_any_other_whole_response_is_left_to_h11(response: Response, more: Fields) -> None:
+    exchange = begun()
+    assert exchange.respond(response, more) is None
+    assert not exchange.response_begun
+
+
+@pytest.mark.parametrize("close", [False, True])
+@pytest.mark.parametrize(
+    "response",
+    [Response(200, "ok", [NO_STORE]), Response(200), Response(204), Response(404, b"x" * 70, [("Upgrade", "h2c")])],
+)
+@pytest.mark.parametrize("raw", [head(), head(line=b"HEAD / HTTP/1.1"), UPGRADE])
+def test_h11_writes_a_whole_response_likewise(raw: bytes, response: Response, close: bool) -> None:
+    written = []
+    for fast_lane in (True, False):
+        http = HttpPhase(LIMITS, fast_lane=fast_lane)
+        http.receive_data(raw)
+        assert isinstance(http.next_event(), Request)
+        assert http.next_event() is Signal.END_OF_BODY
+        answer = http.respond_apart(response, [DATE], close=close)
+        written.append((answer, http.response_status, http.can_continue, http.closes_early))
+    assert written[0] == written[1]
 
 
 @pytest.mark.parametrize(("body", "reason"), [(b"a", "Too little data"), (b"abc", "Too much data")])

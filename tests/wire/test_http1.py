@@ -639,6 +639,37 @@ def waiting_for_answer(raw: bytes, *, fast_lane: bool = True) -> HttpPhase:
     return http
 
 
+def test_a_clean_request_is_read_with_its_end() -> None:
+    http = HttpPhase(LIMITS)
+    assert http.next_clean_request() is None
+    http.receive_data(GET[:-4])
+    assert http.next_clean_request() is None
+    http.receive_data(GET[-4:] + GET[:-2] + b"Content-Length: 1\r\n\r\nx")
+    request = http.next_clean_request()
+    assert request is not None
+    assert request.raw_head == GET
+    assert http.next_clean_request() is None, "the next one comes when this one is answered"
+    assert http.respond(Response(200)) == b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+    http.start_next_request()
+    assert http.next_clean_request() is None, "it has a body"
+    assert isinstance(http.next_event(), Request)
+    assert http.next_event() == BodyPart(b"x")
+
+
+def test_no_request_is_clean_for_study() -> None:
+    http = HttpPhase(LIMITS, fast_lane=False)
+    http.receive_data(GET)
+    assert http.next_clean_request() is None
+    assert isinstance(http.next_event(), Request)
+
+
+def test_9110_9_3_2_the_pieces_of_an_answer_to_head_stay_here() -> None:
+    http = waiting_for_answer(GET.replace(b"GET", b"HEAD"))
+    assert http.begin_response(200, [(b"Content-Length", b"2")]).endswith(b"\r\nContent-Length: 2\r\n\r\n")
+    assert http.send_body(b"ok") + http.end_response() == b""
+    assert http.can_continue
+
+
 LATE = ["head", "closing head", "100", "101"]
 
 

@@ -60,6 +60,20 @@ def test_the_same_fields_in_the_same_order_are_equal_and_have_one_hash() -> None
     assert headers.raw() == [(b"Accept", b"a"), (b"X-One", b"1"), (b"accept", b"b, C")]
 
 
+def test_one_of_several_fields_is_looked_for_at_once() -> None:
+    headers = Headers([("Accept", "a"), ("Via", "b")])
+    assert headers.has_any(frozenset({"via", "upgrade"}))
+    assert not headers.has_any(frozenset({"upgrade", "Via"}))
+
+
+def test_the_lines_of_fields_are_kept_unless_one_could_not_be_sent() -> None:
+    headers = Headers([("Via", "a"), ("X", ""), ("via", "b\tc")])
+    assert headers.lines() == b"Via: a\r\nX: \r\nvia: b\tc\r\n"
+    assert headers.lines() is headers.lines()
+    for unfit in (("a b", "c"), ("a", " b"), ("a", "b\r\nc: d"), ("a", "\x80")):
+        assert Headers([("Via", "a"), unfit]).lines() == b""
+
+
 def test_a_caller_gives_a_mapping_or_pairs() -> None:
     assert Headers.checked({"X-One": "1", "X-Two": ""}) == Headers([("X-One", "1"), ("X-Two", "")])
     assert Headers.checked(iter(FIELDS)) == Headers(FIELDS)
