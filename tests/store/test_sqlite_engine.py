@@ -36,7 +36,11 @@ def wal_bytes(engine: SqliteEngine) -> int:
 
 def fill(engine: SqliteEngine, commits: int = 100) -> int:
     """Append to the store, and return the largest size of the WAL meanwhile."""
-    return max(append(engine, "x" * 5000) and wal_bytes(engine) for _ in range(commits))
+    largest = 0
+    for _ in range(commits):
+        append(engine, "x" * 5000)
+        largest = max(largest, wal_bytes(engine))
+    return largest
 
 
 def test_its_description_is_its_path(engine: SqliteEngine) -> None:
