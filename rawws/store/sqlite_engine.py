@@ -74,6 +74,8 @@ class SqliteEngine:
             undo.callback(self._reader.close)
             self._wal = self._open_wal()
             undo.pop_all()
+        found = os.stat(self.path)
+        self._place = found.st_dev, found.st_ino
         self.lost = opened.lost  # messages at the end, when it was opened
         self._reading = Lock()
         self._rooms = Rooms()
@@ -105,6 +107,7 @@ class SqliteEngine:
 
     def commit(self, entries: Sequence[Entry]) -> list[Outcome]:
         self._check()
+        self._check_place()
         now = self._clock()
         if not entries and not self._is_sweep_due(now):
             return []
@@ -146,6 +149,25 @@ class SqliteEngine:
             raise StoreBroken(str(self._broken))
         if self._is_closed:
             raise StoreError("the store is closed")
+
+    def _check_place(self) -> None:
+        """Raises `StoreBroken` if the file isn't at its path any more: the next start would not find the commits."""
+        try:
+            found = os.stat(self.path)
+            is_there = (found.st_dev, found.st_ino) == self._place
+        except FileNotFoundError:
+            is_there = False
+        except OSError as error:
+            raise StoreError(
+                f"the store {self.path} can't be found ({sentence_of(error)}); it is tried again"
+            ) from None
+        if not is_there:
+            raise self._note(
+                StoreBroken(
+                    f"the file of the store {self.path} was moved, deleted or replaced while it was in use; "
+                    "put it back, with the files beside it, and restart the server"
+                )
+            )
 
     def _note(self, error: StoreError) -> StoreError:
         if isinstance(error, StoreBroken):

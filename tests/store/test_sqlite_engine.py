@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from rawws.broadcast.log import History
 from rawws.errors import UsageError
 from rawws.store import sqlite_engine
 from rawws.store.engine import StoreBroken, StoreError
@@ -194,3 +195,22 @@ def test_a_wal_that_cannot_be_opened_is_told(quick_path: Path, monkeypatch: pyte
         SqliteEngine(quick_path / "rooms.db", SyncMode.INTERVAL)
     monkeypatch.undo()
     SqliteEngine(quick_path / "rooms.db", SyncMode.INTERVAL).close()
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_file_that_is_not_at_its_path_any_more_takes_nothing(engine: SqliteEngine, *, is_replaced: bool) -> None:
+    append(engine, "a")
+    moved = engine.path.rename(engine.path.with_name("moved.db"))
+    if is_replaced:
+        engine.path.touch()
+    for _ in range(2):
+        with pytest.raises(StoreBroken, match="was moved, deleted or replaced while it was in use; put it back"):
+            append(engine, "b")
+    assert read(engine) == ["a"]
+    moved.replace(engine.path)
+
+
+def test_limits_of_a_history_may_be_very_large(engine: SqliteEngine) -> None:
+    append(engine, "a", "b", history=History(1 << 80, 1 << 80, 1e300))
+    append(engine, "c", history=History(1 << 80, 1 << 80, float("inf")))
+    assert read(engine) == ["a", "b", "c"]
