@@ -25,6 +25,7 @@ writes all of it to the file again, and syncs that, which fails too if the disk 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import sqlite3
 import time
@@ -181,7 +182,7 @@ class SqliteEngine:
         if self._is_unsynced:
             self._is_unsynced = False
             try:
-                os.fdatasync(self._wal)
+                _sync_file(self._wal)
             except OSError as error:
                 raise self._note(fsync_failed(self.path, sentence_of(error))) from None
 
@@ -268,3 +269,11 @@ class SqliteEngine:
         if not is_busy:
             self._lock.write(self._mark.closed())
             self._lock.sync()
+
+
+def _sync_file(descriptor: int) -> None:
+    """Have a file's content on the disk, and not only in the disk's own memory, for which macOS has another call."""
+    if (full_sync := getattr(fcntl, "F_FULLFSYNC", None)) is None:
+        os.fdatasync(descriptor)
+    else:
+        fcntl.fcntl(descriptor, full_sync)

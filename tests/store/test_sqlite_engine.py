@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 import threading
@@ -112,6 +113,15 @@ def test_a_failed_fsync_between_commits_breaks_the_store(engine: SqliteEngine, m
         with pytest.raises(StoreBroken, match="restart the server"):
             call()
     assert read(engine) == ["a"]  # readers live on
+
+
+def test_the_disk_of_a_mac_is_asked_to_write(engine: SqliteEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", lambda _, command: asked.append(command))
+    append(engine, "a")
+    engine.sync()
+    assert asked == [51]
 
 
 def test_readers_of_a_closed_store_are_refused(engine: SqliteEngine) -> None:
