@@ -173,6 +173,21 @@ async def test_a_program_joins_publishes_and_asks_for_ids(start: Start, nursery:
     await until(lambda: hub.stored is None)
 
 
+async def test_a_hub_is_served_again(nursery: trio.Nursery, tmp_path: Path) -> None:
+    hub = Hub(store=tmp_path / "rooms.db")
+    for number in range(1, 3):
+        server = await nursery.start(functools.partial(rawws.serve, hub, 0, host=LOOPBACK, http=rawws.rooms(hub)))
+        given = await trio.to_thread.run_sync(lambda: hub.room("/x").publish("x", wait=True))
+        client = await Client.unconnected().connect(server.port)
+        answer = json.loads((await client.ask(get("/x?since=0-0"))).body)
+        ids = [f"{str(given)[:-1]}{each}" for each in range(1, number + 1)]
+        assert [each["id"] for each in answer["messages"]] == ids
+        client.hang_up()
+        server.stop()
+        await until(lambda: hub.stored is None)
+    assert not hub.rooms
+
+
 async def test_two_servers_of_one_hub_share_its_store(nursery: trio.Nursery, tmp_path: Path) -> None:
     hub = Hub(store=tmp_path / "rooms.db")
     one = await nursery.start(functools.partial(rawws.serve, hub, 0, host=LOOPBACK))
