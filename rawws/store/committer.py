@@ -36,7 +36,7 @@ from rawws.wire.trace import FAULT, STATE
 # Publishers are held back when the entries that wait have this many bytes: as much as a disk writes in some 20 ms.
 MAX_WAITING_BYTES = 4 * MIB
 # The memory of an entry that waits, and of a job in it, besides their texts and frames (measured).
-ENTRY_BYTES, JOB_BYTES = 700, 150
+ENTRY_BYTES, JOB_BYTES = 500, 150
 # The rest after a commit that has failed. It doubles each time.
 FIRST_REST_S, MAX_REST_S = 0.1, 5.0
 # Entries that have to be written, and leave nothing behind. They find out whether a store takes something again, if
