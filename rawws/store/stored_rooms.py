@@ -24,6 +24,7 @@ from rawws import logs
 from rawws.broadcast.message_ids import MessageId
 from rawws.broadcast.node_answers import Gathered
 from rawws.broadcast.outbox import Outgoing
+from rawws.broadcast.stored_ids import StoredIds
 from rawws.errors import RETRY_SOON, PublishError, Refusal
 from rawws.relay.backplane import AWAY, check_key
 from rawws.relay.loop import current_loop
@@ -221,6 +222,9 @@ class StoredRooms:
         return Gathered()
 
     # Loading
+
+    def ids_before_loading(self) -> StoredIds:
+        return StoredIds()
 
     def follow(self, room: RoomState) -> None:
         """Load a room if need be, and wait for the disk. `prepare` has done so for all but a program's joins."""

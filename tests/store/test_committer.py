@@ -247,6 +247,10 @@ async def test_what_waits_at_the_end_is_counted(engine: FaultyEngine) -> None:
     assert "broken waiting=1" in repr(committer)  # since it is closed
 
 
+def _hold(_frames: list[bytes], _: Result) -> None:
+    """Refer to frames, as the rooms over a store do until these are stored."""
+
+
 @pytest.mark.parametrize("size", [1, 100, 10_000])
 async def test_what_waits_counts_as_the_memory_that_it_uses(engine: FaultyEngine, size: int) -> None:
     committer = Committer(engine)
@@ -256,7 +260,7 @@ async def test_what_waits_counts_as_the_memory_that_it_uses(engine: FaultyEngine
         for number in range(1000):
             frames = [b"%d" % (number % 10) * size]
             entry = Append("/x", b"".join(frames), 1, HISTORY)
-            committer.put(entry, partial(str, frames))
+            committer.put(entry, partial(_hold, frames))
         used = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()

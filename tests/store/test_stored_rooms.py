@@ -154,6 +154,7 @@ async def test_a_program_joins_publishes_and_asks_for_ids(start: Start, nursery:
         one = (await running.publish("/x", "one"))["id"]
     hub = Hub(store=tmp_path / "rooms.db")
     room = hub.room("/x")
+    assert room.last_id.endswith("-0")
 
     async def handler(ws: rawws.WebSocket) -> None:
         async with room.join(ws, since="0-0"):
@@ -161,6 +162,7 @@ async def test_a_program_joins_publishes_and_asks_for_ids(start: Start, nursery:
 
     served = functools.partial(rawws.serve, handler, 0, host=LOOPBACK, routes={"/room/": hub})
     server = await nursery.start(served)
+    assert room.last_id == "0-0"
     given = await trio.to_thread.run_sync(lambda: room.publish("two", wait=True))
     assert given == one[:-1] + "2"
     client = await Client.unconnected().connect(server.port)
