@@ -22,7 +22,7 @@ from benchmarks.soak.clients import Cut, Line, Refused, item_of, post_head
 
 ROOM = "/kills"
 POSTERS, WRITERS = 3, 2
-# What a server needs so that its history has all messages of a run.
+# Flags with which the history of a server has all messages of a run.
 HISTORY = ("--history", "1000000", "--history-bytes", "256M", "--history-age", "86400")
 REST_S = 0.02
 PATIENCE_S = 30.0

@@ -22,7 +22,7 @@ from rawws.wire.frames import frame_ends
 
 # The memory of a room that is loaded, besides the room itself (measured).
 LOADED_BYTES = 550
-# What a log expects that has nothing of a room.
+# The place of the next message in a log that has nothing of its room.
 _NOTHING_LOST = NO_EPOCH, 1
 
 

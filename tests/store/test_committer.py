@@ -237,7 +237,7 @@ async def test_a_break_tells_all_that_wait(engine: FaultyEngine, caplog: pytest.
     assert "messages that may be lost: 1" in caplog.text
 
 
-async def test_what_waits_at_the_end_is_counted(engine: FaultyEngine) -> None:
+async def test_entries_that_wait_at_the_end_are_counted(engine: FaultyEngine) -> None:
     async with running(Committer(engine)) as committer:
         engine.fault = FULL
         committer.put(append())
@@ -252,7 +252,7 @@ def _hold(_frames: list[bytes], _: Result) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 100, 10_000])
-async def test_what_waits_counts_as_the_memory_that_it_uses(engine: FaultyEngine, size: int) -> None:
+async def test_entries_that_wait_count_as_the_memory_that_they_use(engine: FaultyEngine, size: int) -> None:
     committer = Committer(engine)
     tracemalloc.start()
     try:

@@ -398,7 +398,7 @@ async def test_a_room_that_cannot_be_read_is_refused(
         assert (await running.poll("/x?since=0-0"))["messages"]
 
 
-async def test_what_cannot_be_stored_at_the_end_is_told_with_its_number(
+async def test_messages_that_cannot_be_stored_at_the_end_are_told_with_their_number(
     start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from rawws.store import opening
@@ -423,7 +423,7 @@ async def test_what_cannot_be_stored_at_the_end_is_told_with_its_number(
         ({"store": "x", "store_interval_s": -1}, "store_interval_s can't be -1"),
     ],
 )
-async def test_what_cannot_be_a_store_is_refused(settings: dict[str, Any], why: str) -> None:
+async def test_a_value_that_cannot_be_a_store_is_refused(settings: dict[str, Any], why: str) -> None:
     with pytest.raises(UsageError, match=why):
         Hub(**settings)
 
