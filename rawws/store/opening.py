@@ -69,7 +69,7 @@ _open: dict[Hub, OpenStore] = {}
 async def opened(hub: Hub) -> AsyncIterator[None]:
     """Keep the store of a hub open for the block, if it has one. Several servers of one hub share it.
 
-    Raises `UsageError` when the store can't be used, or when there are rooms already, which would not be stored.
+    Raises `UsageError` when the store can't be used.
     """
     if hub.store is None:
         yield
@@ -91,8 +91,6 @@ async def opened(hub: Hub) -> AsyncIterator[None]:
 def _open_for(hub: Hub, path: str | os.PathLike[str]) -> OpenStore:
     if hub.backplane is not None:
         raise UsageError("a hub with a backplane can't have a store: the backplane keeps its messages; leave one out")
-    if hub.rooms:
-        raise UsageError("there are rooms already, which would not be stored; publish after rawws.serve has started")
     mode = SyncMode(hub.store_sync)
     engine = SqliteEngine(Path(path), mode)
     every_s = hub.store_interval_s if mode is SyncMode.INTERVAL else math.inf

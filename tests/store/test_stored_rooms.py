@@ -14,13 +14,19 @@ import pytest
 import trio
 
 import rawws
-from rawws import Hub, PublishError, UsageError
+from rawws import Hub, NotServing, PublishError, UsageError
 from rawws.broadcast.log import History
+from rawws.broadcast.node_answers import Gathered
+from rawws.broadcast.outbox import Outgoing
+from rawws.hub.closed_store import ClosedStore
+from rawws.hub.room import state_of
+from rawws.relay.backplane import AWAY
 from rawws.store import committer, stored_rooms
 from rawws.store.engine import StoreBroken, StoreError, StoreFull
 from rawws.store.entries import Entry, Outcome, Page, Record
 from rawws.store.loaded_room import _times_of, read_history
 from rawws.store.sqlite_engine import SqliteEngine
+from rawws.wire.frames import Opcode
 from tests.room_serving import Rooms, rooms
 from tests.serving.client import Client
 from tests.serving.machine import LOOPBACK
@@ -428,11 +434,25 @@ async def test_a_value_that_cannot_be_a_store_is_refused(settings: dict[str, Any
         Hub(**settings)
 
 
-async def test_rooms_that_are_there_before_the_store_are_refused(tmp_path: Path) -> None:
+async def test_nothing_is_published_before_the_store_is_open(nursery: trio.Nursery, tmp_path: Path) -> None:
     hub = Hub(store=tmp_path / "rooms.db")
-    hub.room("/x").publish("too early")
-    with pytest.raises(UsageError, match="there are rooms already, which would not be stored"):
-        await rawws.serve(hub, 0, host=LOOPBACK)
+    room = hub.room("/x")
+    with pytest.raises(NotServing, match="the store of this hub isn't open; rawws"):
+        room.publish("too early")
+    closed = ClosedStore()
+    with pytest.raises(NotServing):
+        closed.publish(Outgoing("/x", Opcode.TEXT, b"", History()))
+    with pytest.raises(NotServing):
+        closed.follow(state_of(room))
+    assert await closed.prepare(state_of(room)) is await closed.clear(state_of(room)) is AWAY
+    assert not closed.withdraw(Outgoing("/x", Opcode.TEXT, b"", History()))
+    await closed.ready()
+    await closed.flush()
+    closed.tell("", {})
+    assert await closed.ask("", {}, 0.0) == Gathered()
+    server = await nursery.start(functools.partial(rawws.serve, hub, 0, host=LOOPBACK))
+    room.publish("in time")
+    server.stop()
 
 
 async def test_a_history_is_kept_by_default() -> None:
