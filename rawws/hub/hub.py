@@ -26,6 +26,7 @@ from rawws.broadcast.token_bucket import TokenBucket
 from rawws.callables import check_plain
 from rawws.errors import RETRY_SOON, Refusal, UsageError
 from rawws.hooks import is_application_error, log_failure
+from rawws.hub.closed_store import ClosedStore
 from rawws.hub.doors import Door, action_through
 from rawws.hub.hub_commands import DISCONNECT, HubCommands, disconnect_body
 from rawws.hub.moderator import Attendance, AttendedWatchers, Moderator, OnMember, OnMessage
@@ -218,7 +219,9 @@ class Hub:
         return Watchers() if self._attendance is None else AttendedWatchers(self._attendance)
 
     def _choose_backplane(self, path: str) -> Backplane[RoomState] | None:
-        return self.stored if self.backplane is None else self.backplane.of(path)
+        if self.backplane is not None:
+            return self.backplane.of(path)
+        return ClosedStore() if self.stored is None and self.store is not None else self.stored
 
     @property
     def obstacle(self) -> str:
