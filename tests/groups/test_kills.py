@@ -106,6 +106,11 @@ class Scene:
         with urllib.request.urlopen(request, timeout=PATIENCE_S) as response:
             return json.load(response)
 
+    def make_group(self) -> None:
+        """Make the group, so that no message is trimmed from now on."""
+        with urllib.request.urlopen(f"http://{LOOPBACK}:{self.port}/jobs?group=g", timeout=PATIENCE_S) as response:
+            assert response.status == 204
+
     def publish(self, count: int) -> set[str]:
         return {self.ask("/jobs", b"job %d" % number)["id"] for number in range(count)}
 
@@ -134,6 +139,7 @@ async def test_every_job_is_done_though_workers_and_the_server_are_killed(
     scene: Scene, jobs: int, worker_kills: int, server_kills: int
 ) -> None:
     scene.start_server()
+    await trio.to_thread.run_sync(scene.make_group)
     ids = await trio.to_thread.run_sync(scene.publish, jobs)
     await trio.to_thread.run_sync(scene.start_workers)
     chance = random.Random(7)

@@ -22,4 +22,5 @@ async def main(name: str, port: str, most: str, log: str) -> None:
                 file.write(f"{name} end {job.id} {job.tried}\n")
 
 
-trio.run(main, *sys.argv[1:])
+_, NAME, PORT, MAX, LOG = sys.argv
+trio.run(main, NAME, PORT, MAX, LOG)
