@@ -25,15 +25,13 @@ from rawws.groups.websockets import NEEDS_IDS, WorkerCallbacks
 from rawws.hub.queues import QUEUE_BYTES, GroupFigures, Wait, WorkerClient
 from rawws.relay.loop import current_loop
 from rawws.store.committer import Committer
-from rawws.store.engine import StoreError
+from rawws.store.engine import StoreError, StoreFull
 from rawws.store.entries import Append, GroupState, Outcome, RoomTail
-from rawws.store.stored_rooms import BROKEN, TROUBLE
+from rawws.store.stored_rooms import BROKEN, FULL, TROUBLE
 from rawws.websocket.callbacks import CallbackWebSocket
 from rawws.wire.messages import NO_STORE, Request, Response
 from rawws.wire.trace import FAULT, STATE, shorten
 
-# A request waits for at most this time until a new group is stored.
-OPENING_S = 5.0
 # A group is made by the first worker that names it, so their number is bounded.
 MAX_GROUPS, MAX_GROUPS_OF_ROOM = 1000, 32
 
@@ -216,13 +214,21 @@ class Groups:
         found = await self.open(request.path or "", query)
         return found if isinstance(found, Refusal) else None
 
+    @property
+    def _trouble(self) -> Refusal | None:
+        """The reason why nothing can be stored at present, so that workers had better wait; None if something can."""
+        trouble = self._committer.trouble
+        if trouble is None:
+            return None
+        return BROKEN if self._committer.is_broken else FULL if isinstance(trouble, StoreFull) else TROUBLE
+
     async def answer(self, request: Request, client: WorkerClient, wait: Wait) -> Response | Refusal:
         if request.method == "POST":
             answer = _read(read_answer_query, request)
             if isinstance(answer, Refusal):
                 return answer
             runner = self._runners.get((request.path or "", answer.group))
-            return await answer_post(runner, answer)
+            return self._trouble or await answer_post(runner, answer)
         query = _read(read_group_query, request)
         if isinstance(query, Refusal):
             return query
@@ -245,15 +251,13 @@ class Groups:
             return _TOO_MANY
         if self._tasks is None:
             return BROKEN
-        if self._committer.trouble is not None:
-            return TROUBLE
+        if self._trouble is not None:
+            return self._trouble
         self._opening[key] = trio.Event()
         try:
             tail = await self._tail(path)
             runner = await self._start(Group(path, query.group, _position(tail, query)), tail)
-            with trio.move_on_after(OPENING_S):  # from now on, nothing that it needs is trimmed
-                await runner.settled()
-            return runner
+            return await runner.settled() or runner  # from now on, nothing that it needs is trimmed
         except StoreError as error:
             sentence = f"the group {query.group} of {shorten(path)} can't be opened: {error}"
             logs.server_line(logging.ERROR, FAULT, sentence)

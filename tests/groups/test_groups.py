@@ -264,6 +264,8 @@ async def test_nothing_goes_out_while_nothing_can_be_stored() -> None:
         assert taker.ack(1)
         await trio.sleep(0.05)
         assert len(taker.got) == 1
+        refusal = await groups.open(PATH, GroupQuery("new"))
+        assert getattr(refusal, "code", "") == "store_trouble"
         engine.fails = None
         assert (await taker.wait(2))[1] == (2, 1, b"b")
 
