@@ -93,7 +93,7 @@ class StoredRooms:
 
     @property
     def trouble(self) -> str:
-        """The reason why nothing can be stored at present, without the store's path, which is nobody's business."""
+        """The reason why nothing can be stored at present, without the path of the store; empty if something can."""
         committer = self.committer
         if committer.trouble is None:
             return ""
