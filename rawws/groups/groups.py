@@ -40,7 +40,7 @@ Key = tuple[str, str]  # the path of the room, and the name of the group
 
 
 class Rooms(Protocol):
-    """What groups need from the rooms of a store."""
+    """The rooms of a store, as groups need them."""
 
     @property
     def committer(self) -> Committer:
@@ -77,7 +77,7 @@ class Groups:
     # Its life
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve the groups until cancelled. Those that are stored are open when it has started."""
+        """Serve the groups until cancelled. All stored groups are open when it has started."""
         memory = current_loop().memory
         memory.extra_usage.add(self.held_bytes)
         self._committer.on_append.append(self._note_stored)

@@ -75,7 +75,7 @@ class OpenGroups:
         self._hub.queues = self._groups
 
     async def end(self) -> None:
-        """Stop the groups. What is stored is left to the store."""
+        """Stop the groups. The store keeps their state."""
         self._hub.queues = NoQueues(NO_STORE)
         self._scope.cancel()
         with trio.CancelScope(shield=True):

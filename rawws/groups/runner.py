@@ -130,7 +130,7 @@ class Runner:
             *(counts.delivered, counts.redelivered, counts.done, dead, len(self._clients)),
         )
 
-    # What happens to it
+    # Events
 
     def kick(self) -> None:
         """Have it look soon at what there is to do."""
@@ -309,7 +309,7 @@ class Runner:
     # Deliveries
 
     async def _fetch(self, deliveries: list[Delivery]) -> dict[int, StoredMessage]:
-        """Return the messages of deliveries. Those that are lost are jobs no more, and the log says so."""
+        """Return the messages of deliveries. A lost one is no job any more, and the log says so."""
         if not deliveries:
             return {}
         found = await self._shelf.get([delivery.number for delivery in deliveries])

@@ -95,9 +95,9 @@ class Hub:
     process (``"interval"``, ``"never"``). With ``"interval"``, everything is on the disk ``store_interval_s`` later.
     ``history`` is 1,000 by default then (as with ``queue_in_memory``), and 0 without a store.
 
-    With a store, the readers of a room can share its messages as jobs (``?group=``, `rawws.work`). What the groups of
-    a room have not finished is kept whatever the history is, up to ``queue_bytes``: then publishers there wait, and a
-    POST is answered with 507. ``queue_in_memory`` allows groups without a store, whose jobs end with the server.
+    With a store, the readers of a room can share its messages as jobs (``?group=``, `rawws.work`). Jobs that
+    are not finished are kept whatever the history is, up to ``queue_bytes`` in a room: then publishers there wait, and
+    a POST is answered with 507. ``queue_in_memory`` allows groups without a store, whose jobs end with the server.
 
     ``rooms_at`` and all paths below it are rooms, over WebSocket and HTTP. By default every path is a room. If the
     server has an application for HTTP (the ``http`` of `rawws.serve`), only the paths below ``/room/`` are. The other

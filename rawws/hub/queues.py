@@ -28,7 +28,7 @@ SHARED = Refusal(
     "Rooms that are shared through --backplane have no groups yet.",
     hint="for jobs, start one server with --store PATH in place of --backplane",
 )
-# What the groups of a room keep at most.
+# The most that the groups of a room keep.
 QUEUE_BYTES = 64 * MIB
 
 # Waits for something to happen, for at most a number of seconds.

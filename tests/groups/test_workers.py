@@ -149,7 +149,7 @@ async def test_a_late_answer_is_told(hub: Hub) -> None:
         assert (await receive(a))[0]["lost"] == "0-7"
 
 
-async def test_what_is_no_answer_closes_the_connection_and_gives_its_job_back(
+async def test_a_message_that_is_no_answer_closes_the_connection_and_gives_the_job_back(
     hub: Hub, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(hub) as running:
