@@ -110,6 +110,11 @@ class Runner:
         return times[0][1] if times else None
 
     @property
+    def clients(self) -> list[Client]:
+        """The other ends of all workers."""
+        return list(self._clients.values())
+
+    @property
     def epoch(self) -> str:
         """The epoch of the room's ids; empty as long as it has no message."""
         return self._shelf.epoch

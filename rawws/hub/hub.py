@@ -26,6 +26,7 @@ from rawws.broadcast.token_bucket import TokenBucket
 from rawws.callables import check_plain
 from rawws.errors import RETRY_SOON, Refusal, UsageError
 from rawws.hooks import is_application_error, log_failure
+from rawws.hub.closed_store import ClosedStore
 from rawws.hub.doors import Door, action_through
 from rawws.hub.hub_commands import DISCONNECT, HubCommands, disconnect_body
 from rawws.hub.moderator import Attendance, AttendedWatchers, Moderator, OnMember, OnMessage
@@ -218,7 +219,9 @@ class Hub:
         return Watchers() if self._attendance is None else AttendedWatchers(self._attendance)
 
     def _choose_backplane(self, path: str) -> Backplane[RoomState] | None:
-        return self.stored if self.backplane is None else self.backplane.of(path)
+        if self.backplane is not None:
+            return self.backplane.of(path)
+        return ClosedStore() if self.stored is None and self._has_jobs else self.stored
 
     @property
     def obstacle(self) -> str:
@@ -378,9 +381,10 @@ class Hub:
         polls = [poll for poll in self.polls if _is_user(poll.user, user)]
         for poll in polls:
             poll.end(reason or "")
+        workers = self.queues.end_workers(partial(_is_user, wanted=user), code, reason)
         if self.backplane is not None and command is not None:
             self.backplane.tell(DISCONNECT, command)
-        return len(found) + len(polls)
+        return len(found) + len(polls) + workers
 
     def serving(self) -> AbstractContextManager[None]:
         """Return a context in which other threads may call this hub, for its server."""
