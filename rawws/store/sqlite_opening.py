@@ -19,7 +19,7 @@ from rawws.errors import UsageError, sentence_of
 from rawws.store.modes import SyncMode
 from rawws.store.sqlite_read import is_damage
 from rawws.store.sqlite_rows import ROOM_COLUMNS, StoredRoom, query, read_room
-from rawws.store.sqlite_schema import APPLICATION_ID, PAGE_BYTES, VERSION, connect, create
+from rawws.store.sqlite_schema import APPLICATION_ID, PAGE_BYTES, VERSION, connect, create, read_schema, schema
 from rawws.store.store_lock import Mark, StoreLock, boot_id
 
 _MAGIC = b"SQLite format 3\x00"
@@ -113,6 +113,8 @@ def check_format(connection: sqlite3.Connection, path: Path) -> None:
         raise UsageError(
             f"the store {path} has format {version}, and this rawws knows formats up to {VERSION}; use a newer rawws"
         )
+    if read_schema(connection) != schema():
+        raise UsageError(_damaged(path, "its tables aren't those of a store"))
 
 
 def _check_file(path: Path) -> bool:
