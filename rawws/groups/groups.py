@@ -21,7 +21,7 @@ from rawws.groups.over_http import NO_GROUP, answer_get, answer_post
 from rawws.groups.protocol import GroupQuery, dead_room, read_answer_query, read_group_query
 from rawws.groups.runner import ENDED, Runner
 from rawws.groups.shelf import PAGE_BYTES, PAGE_MESSAGES, Shelf
-from rawws.groups.websockets import NEEDS_IDS, WorkerCallbacks
+from rawws.groups.websockets import NEEDS_IDS, SocketWorker, WorkerCallbacks
 from rawws.hub.queues import QUEUE_BYTES, GroupFigures, Wait, WorkerClient
 from rawws.relay.loop import current_loop
 from rawws.store.committer import Committer
@@ -40,7 +40,7 @@ Key = tuple[str, str]  # the path of the room, and the name of the group
 
 
 class Rooms(Protocol):
-    """What groups need from the rooms of a store."""
+    """The rooms of a store, as groups need them."""
 
     @property
     def committer(self) -> Committer:
@@ -77,7 +77,7 @@ class Groups:
     # Its life
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve the groups until cancelled. Those that are stored are open when it has started."""
+        """Serve the groups until cancelled. All stored groups are open when it has started."""
         memory = current_loop().memory
         memory.extra_usage.add(self.held_bytes)
         self._committer.on_append.append(self._note_stored)
@@ -276,6 +276,13 @@ class Groups:
             del self._of_room[path]
         logs.server_line(logging.INFO, STATE, f"the group {group} of {shorten(path)} has been ended")
         return True
+
+    def end_workers(self, is_wanted: Callable[[object], bool], code: int, reason: str | None) -> int:
+        clients = [client for runner in self._runners.values() for client in runner.clients]
+        found = [each for each in clients if isinstance(each, SocketWorker) and is_wanted(each.user)]
+        for each in found:
+            each.close(code, reason)
+        return len(found)
 
     def _find(self, ws: CallbackWebSocket) -> tuple[Runner, GroupQuery] | Refusal:
         """Return the group of a new worker. It is open, unless it has been ended meanwhile."""

@@ -1,4 +1,4 @@
-"""What the workers of a group say and are told, sans-IO: the query of a group, the lines of ``rawws.id.v1``, texts.
+"""The language of a group and its workers, sans-IO: the query of a group, and the lines of ``rawws.id.v1``.
 
 A worker's WebSocket is sent each job as a message after a line ``{"id":"9f2c41d7-7","try":1}``, and answers with one of
 ``{"ack":ID}``, ``{"nak":ID,"in":30}``, ``{"more":ID}`` and ``{"term":ID,"why":"â€¦"}``. A worker with HTTP says the same
@@ -44,7 +44,7 @@ _EXPECTED = '{"ack":ID}, {"nak":ID,"in":30}, {"more":ID} or {"term":ID,"why":"â€
 
 
 class Verb(enum.Enum):
-    """What a worker says about a job."""
+    """The words of a worker about a job."""
 
     ACK = "ack"  # it is done
     NAK = "nak"  # it is to be tried again
@@ -107,7 +107,7 @@ def read_group_query(query: str) -> GroupQuery:
     if since and last:
         raise UsageError("a group begins after a message (since) or with the last ones (last), and not both")
     return GroupQuery(
-        _check_name(given["group"]),
+        check_name(given["group"]),
         _number(given, "max", 1, 1, MAX_IN_FLIGHT),
         float(_number(given, "ack", 30, 1, MAX_ACK_S)),
         _number(given, "tries", 5, 1, MAX_TRIES),
@@ -121,7 +121,7 @@ def read_group_query(query: str) -> GroupQuery:
 def read_answer_query(query: str) -> AnswerQuery:
     """Read the query of a POST in which a worker answers. Raises `UsageError`."""
     given = _read_names(query, _FOR_ANSWERS)
-    group = _check_name(given.pop("group"))
+    group = check_name(given.pop("group"))
     lease = given.pop("lease", "")
     if len(lease) > MAX_LEASE_CHARACTERS:
         raise UsageError("the lease in the query isn't one that Rawws-Lease has told")
@@ -204,7 +204,8 @@ def _read_names(query: str, names: tuple[str, ...]) -> dict[str, str]:
     return given
 
 
-def _check_name(name: str) -> str:
+def check_name(name: str) -> str:
+    """Return the name of a group. Raises `UsageError` for one that can't be."""
     if not _NAME.fullmatch(name):
         raise UsageError(f"a group's name has {_NAME_RULE}; it can't be {name[:60]!r}")
     return name
@@ -220,7 +221,7 @@ def _number(given: Mapping[str, str], name: str, default: int, least: int, most:
     return int(value)
 
 
-# What a worker is told
+# Texts for workers
 
 
 def with_head(job: MessageId, tried: int, payload: bytes) -> bytes:

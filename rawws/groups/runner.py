@@ -110,6 +110,11 @@ class Runner:
         return times[0][1] if times else None
 
     @property
+    def clients(self) -> list[Client]:
+        """The other ends of all workers."""
+        return list(self._clients.values())
+
+    @property
     def epoch(self) -> str:
         """The epoch of the room's ids; empty as long as it has no message."""
         return self._shelf.epoch
@@ -130,7 +135,7 @@ class Runner:
             *(counts.delivered, counts.redelivered, counts.done, dead, len(self._clients)),
         )
 
-    # What happens to it
+    # Events
 
     def kick(self) -> None:
         """Have it look soon at what there is to do."""
@@ -309,7 +314,7 @@ class Runner:
     # Deliveries
 
     async def _fetch(self, deliveries: list[Delivery]) -> dict[int, StoredMessage]:
-        """Return the messages of deliveries. Those that are lost are jobs no more, and the log says so."""
+        """Return the messages of deliveries. A lost one is no job any more, and the log says so."""
         if not deliveries:
             return {}
         found = await self._shelf.get([delivery.number for delivery in deliveries])
@@ -354,6 +359,6 @@ class Runner:
         worker = job.worker if job.worker.startswith(OF_CONNECTION) else job.worker.partition(" ")[2]
         about = Obituary(label, name, job.tries, job.reason, worker)
         where = shorten(dead_room(self.group.path, name))
-        sentence = f"job {label} of the group {name} is dead after {job.tries} tries: {job.reason}; it is in {where}"
+        sentence = f"job {label} of the group {name} is dead (tries: {job.tries}): {job.reason}; it is in {where}"
         logs.server_line(logging.WARNING, STATE, sentence)
         return encode_dead(about, message.opcode, message.payload)

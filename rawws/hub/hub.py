@@ -6,7 +6,7 @@ import enum
 import logging
 import math
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -37,7 +37,7 @@ from rawws.hub.regranting import Effect, let_write, regrant
 from rawws.hub.room import Room
 from rawws.hub.shards import Shards
 from rawws.hub.waiting_polls import WaitingPolls
-from rawws.limits import MAX_LAG_BYTES, MIB, by_flag, check_number
+from rawws.limits import MAX_LAG_BYTES, MIB, by_flag, check_names, check_number
 from rawws.net.accept import Address
 from rawws.net.transport import Transport
 from rawws.relay.backplane import Backplane
@@ -96,9 +96,11 @@ class Hub:
     process (``"interval"``, ``"never"``). With ``"interval"``, everything is on the disk ``store_interval_s`` later.
     ``history`` is 1,000 by default then (as with ``queue_in_memory``), and 0 without a store.
 
-    With a store, the readers of a room can share its messages as jobs (``?group=``, `rawws.work`). What the groups of
-    a room have not finished is kept whatever the history is, up to ``queue_bytes``: then publishers there wait, and a
-    POST is answered with 507. ``queue_in_memory`` allows groups without a store, whose jobs end with the server.
+    With a store, the readers of a room can share its messages as jobs (``?group=``, `rawws.work`). Jobs that
+    are not finished are kept whatever the history is, up to ``queue_bytes`` in a room: then publishers there wait, and
+    a POST is answered with 507. ``queue_in_memory`` allows groups without a store, whose jobs end with the server.
+
+    ``push`` is a list of texts ``"/room/pay sms https://host/hook"``: the jobs of a group are sent to a URL by POST.
 
     ``rooms_at`` and all paths below it are rooms, over WebSocket and HTTP. By default every path is a room. If the
     server has an application for HTTP (the ``http`` of `rawws.serve`), only the paths below ``/room/`` are. The other
@@ -141,6 +143,7 @@ class Hub:
         store_interval_s: float = 0.1,
         queue_bytes: int = QUEUE_BYTES,
         queue_in_memory: bool = False,
+        push: Sequence[str] | None = None,
         settings: Callable[[str], RoomSettings | None] | None = None,
         on_message: OnMessage | None = None,
         on_join: OnMember | None = None,
@@ -157,6 +160,7 @@ class Hub:
         self.store = _check_store(store, self.mode)
         self.store_sync = store_sync
         check_number("store_interval_s", store_interval_s, whole=False)
+        self.push = _check_push(push, has_store=store is not None or queue_in_memory)
         check_number("queue_bytes", queue_bytes, least=1)
         self.store_interval_s = store_interval_s
         if store_sync not in STORE_SYNCS:
@@ -221,7 +225,7 @@ class Hub:
     def _choose_backplane(self, path: str) -> Backplane[RoomState] | None:
         if self.backplane is not None:
             return self.backplane.of(path)
-        return ClosedStore() if self.stored is None and self.store is not None else self.stored
+        return ClosedStore() if self.stored is None and self._has_jobs else self.stored
 
     @property
     def obstacle(self) -> str:
@@ -381,9 +385,10 @@ class Hub:
         polls = [poll for poll in self.polls if _is_user(poll.user, user)]
         for poll in polls:
             poll.end(reason or "")
+        workers = self.queues.end_workers(partial(_is_user, wanted=user), code, reason)
         if self.backplane is not None and command is not None:
             self.backplane.tell(DISCONNECT, command)
-        return len(found) + len(polls)
+        return len(found) + len(polls) + workers
 
     def serving(self) -> AbstractContextManager[None]:
         """Return a context in which other threads may call this hub, for its server."""
@@ -500,6 +505,13 @@ def _check_store(store: str | os.PathLike[str] | None, mode: Mode) -> str | os.P
     if mode is Mode.ECHO:
         raise UsageError("a store is for the messages of rooms, and with mode='echo' there are none; leave one out")
     return store
+
+
+def _check_push(push: Sequence[str] | None, *, has_store: bool) -> tuple[str, ...]:
+    if push and not has_store:
+        raise UsageError("push sends the jobs of groups, which need a store; give one, or queue_in_memory")
+    check_names("push", push)
+    return tuple(push or ())
 
 
 def _check_queues(in_memory: bool, store: object, mode: Mode) -> bool:

@@ -213,7 +213,7 @@ async def test_publishers_wait_while_the_groups_keep_too_much(caplog: pytest.Log
         assert taker.ended is ENDED
 
 
-async def test_what_a_group_keeps_is_counted_after_a_restart(tmp_path: Path) -> None:
+async def test_bytes_that_a_group_keeps_are_counted_after_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "rooms.db"
     async with serving(SqliteEngine(path, SyncMode.NEVER)) as (groups, rooms):
         runner = await open_group(groups)
