@@ -21,7 +21,7 @@ from rawws.store.entries import Page, Record
 from rawws.wire.frames import frame_ends
 
 # The memory of a room that is loaded, besides the room itself (measured).
-LOADED_BYTES = 900
+LOADED_BYTES = 550
 # What a log expects that has nothing of a room.
 _NOTHING_LOST = NO_EPOCH, 1
 

@@ -57,6 +57,7 @@ class OpenStore:
             self._scope.cancel()
             with trio.CancelScope(shield=True):
                 await self._has_ended.wait()
+            self.rooms.close()
             self._hub.store_through(None)
             if lost := self._committer.waiting_messages:
                 sentence = f"accepted messages that are lost, since they can't be stored: {lost}"

@@ -154,6 +154,7 @@ async def test_a_program_joins_publishes_and_asks_for_ids(start: Start, nursery:
         one = (await running.publish("/x", "one"))["id"]
     hub = Hub(store=tmp_path / "rooms.db")
     room = hub.room("/x")
+    assert room.last_id.endswith("-0")
 
     async def handler(ws: rawws.WebSocket) -> None:
         async with room.join(ws, since="0-0"):
@@ -161,6 +162,7 @@ async def test_a_program_joins_publishes_and_asks_for_ids(start: Start, nursery:
 
     served = functools.partial(rawws.serve, handler, 0, host=LOOPBACK, routes={"/room/": hub})
     server = await nursery.start(served)
+    assert room.last_id == "0-0"
     given = await trio.to_thread.run_sync(lambda: room.publish("two", wait=True))
     assert given == one[:-1] + "2"
     client = await Client.unconnected().connect(server.port)
@@ -171,6 +173,21 @@ async def test_a_program_joins_publishes_and_asks_for_ids(start: Start, nursery:
     client.hang_up()
     server.stop()
     await until(lambda: hub.stored is None)
+
+
+async def test_a_hub_is_served_again(nursery: trio.Nursery, tmp_path: Path) -> None:
+    hub = Hub(store=tmp_path / "rooms.db")
+    for number in range(1, 3):
+        server = await nursery.start(functools.partial(rawws.serve, hub, 0, host=LOOPBACK, http=rawws.rooms(hub)))
+        given = await trio.to_thread.run_sync(lambda: hub.room("/x").publish("x", wait=True))
+        client = await Client.unconnected().connect(server.port)
+        answer = json.loads((await client.ask(get("/x?since=0-0"))).body)
+        ids = [f"{str(given)[:-1]}{each}" for each in range(1, number + 1)]
+        assert [each["id"] for each in answer["messages"]] == ids
+        client.hang_up()
+        server.stop()
+        await until(lambda: hub.stored is None)
+    assert not hub.rooms
 
 
 async def test_two_servers_of_one_hub_share_its_store(nursery: trio.Nursery, tmp_path: Path) -> None:
