@@ -97,6 +97,7 @@ class Committer:
         self.engine = engine
         self.statistics = CommitStatistics()
         self.waiting_bytes = 0
+        self.lost_messages = 0  # that were accepted, and still waited at the end
         # The reason why nothing can be stored at present. While it is a `StoreBroken`, nothing is tried any more.
         self.trouble: StoreError | None = None
         # Called when `is_held` may have changed, and after all ``on_done`` of one commit.
@@ -180,8 +181,8 @@ class Committer:
         return False
 
     async def ready(self) -> None:
-        """Wait until `is_held` is false."""
-        while self.is_held:
+        """Wait until `is_held` is false, or the committer is broken: then it is no use to wait."""
+        while self.is_held and not self.is_broken:
             await self._space.park()
 
     async def flush(self) -> None:
@@ -193,7 +194,7 @@ class Committer:
 
     @trio.lowlevel.enable_ki_protection
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Commit what is put, until cancelled. Then close the engine; what still waits stays in the queue."""
+        """Commit what is put, until cancelled. Then close the engine, and fail what still waits."""
         memory = current_loop().memory
         memory.extra_usage.add(self.held_bytes)
         self._sweep_at = trio.current_time() + SWEEP_S
@@ -208,6 +209,8 @@ class Committer:
         finally:
             memory.extra_usage.discard(self.held_bytes)
             self.trouble = StoreBroken("it is closed")
+            self.lost_messages = self.waiting_messages
+            self._fail_all()
 
     async def _work(self, thread: WriterThread) -> None:
         while True:
@@ -267,6 +270,9 @@ class Committer:
     async def _commit_each(self, batch: list[Waiting], thread: WriterThread) -> None:
         """Commit entries one by one, since one of them can't be committed, and leave that one out."""
         for each in batch:
+            if not self._queue or self._queue[0] is not each:  # it was withdrawn meanwhile
+                continue
+            self._under_way = 1
             result: Result
             try:
                 (result,) = await thread.call(self.engine.commit, [each.entry])
@@ -345,6 +351,8 @@ class Committer:
         if self.trouble is None:
             return
         self.trouble, self._rest_s = None, 0.0
+        if not self.is_held:
+            self._space.unpark_all()
         logs.server_line(logging.INFO, STATE, "the store takes messages again")
         self._tell_change()
 
@@ -370,7 +378,7 @@ class Committer:
     def _tell_append(self, entry: Append, outcome: Outcome) -> None:
         if not outcome.is_repeat and not outcome.is_reused:
             for call in self.on_append:
-                call(entry, outcome)
+                _carry_out(partial(call, entry, outcome))
 
     def _tell_change(self) -> None:
         for call in self.on_change:

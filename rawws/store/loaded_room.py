@@ -104,7 +104,8 @@ class LoadedRoom:
     def add(self, committed: Committed) -> None:
         """Append messages that were committed, unless they have been read with the room's history already."""
         if not self.is_loaded:
-            self.missed.append(committed)
+            if self.is_loading:  # otherwise they are read when it is loaded
+                self.missed.append(committed)
             return
         room, ids = self.room, self.ids
         expected = ids.next_is(room.log.next_message)

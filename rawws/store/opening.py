@@ -51,15 +51,16 @@ class OpenStore:
     async def end(self) -> None:
         """Store what waits, for at most `FLUSH_S`, and close the store."""
         try:
-            with trio.move_on_after(FLUSH_S):
+            with trio.CancelScope(deadline=trio.current_time() + FLUSH_S, shield=True):  # what was accepted goes first
                 await self._committer.flush()
         finally:
             self._scope.cancel()
             with trio.CancelScope(shield=True):
                 await self._has_ended.wait()
             self.rooms.close()
-            self._hub.store_through(None)
-            if lost := self._committer.waiting_messages:
+            if self._hub.stored is self.rooms:  # and the hub is not served again already
+                self._hub.store_through(None)
+            if lost := self._committer.lost_messages:
                 sentence = f"accepted messages that are lost, since they can't be stored: {lost}"
                 logs.server_line(logging.ERROR, FAULT, sentence)
 

@@ -38,7 +38,7 @@ from rawws.errors import UsageError, sentence_of
 from rawws.store.engine import StoreBroken, StoreError
 from rawws.store.entries import Entry, GroupState, Outcome, Page, RoomTail
 from rawws.store.modes import SyncMode
-from rawws.store.sqlite_errors import engine_error, fsync_failed
+from rawws.store.sqlite_errors import engine_error, fsync_failed, is_of_entry
 from rawws.store.sqlite_opening import check_folder, open_file
 from rawws.store.sqlite_read import find_room, is_damage, read_all_groups, read_last_page, read_page
 from rawws.store.sqlite_rows import StoredRoom, query
@@ -63,7 +63,8 @@ class SqliteEngine:
 
     def __init__(self, path: Path, mode: SyncMode, clock: Callable[[], float] = time.time) -> None:
         """Open a store, or make one. Raises `UsageError` in one sentence."""
-        self.path, self.mode, self._clock = path.absolute(), mode, clock
+        # SQLite follows links, too, and puts its files beside the file itself. So each store has one lock.
+        self.path, self.mode, self._clock = Path(os.path.realpath(path)), mode, clock
         check_folder(self.path)
         self._lock = StoreLock.take(self.path)
         with contextlib.ExitStack() as undo:
@@ -123,7 +124,8 @@ class SqliteEngine:
         self._mark = mark
         self._lock.write(mark)  # if it fails, the next one tells the same
         self._is_unsynced = self.mode is not SyncMode.ALWAYS
-        self._bound_wal()
+        with contextlib.suppress(OSError, sqlite3.Error):  # an error here would have the commit carried out again
+            self._bound_wal()
         return outcomes
 
     def _is_sweep_due(self, now: float) -> bool:
@@ -141,7 +143,7 @@ class SqliteEngine:
             with contextlib.suppress(sqlite3.Error):
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
-            if isinstance(error, sqlite3.Error):
+            if isinstance(error, sqlite3.Error) and not is_of_entry(error):
                 raise self._note(engine_error(error, self.path)) from None
             raise
 

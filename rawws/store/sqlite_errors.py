@@ -20,6 +20,14 @@ _UNSURE = {
 }
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
+# The store is sound, and can't have what it was given: it is too large, for example. To try again is no use.
+_OF_ENTRY = {sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_RANGE}
+
+
+def is_of_entry(error: sqlite3.Error) -> bool:
+    """Say whether one of the entries of a commit is the cause of an error. The others can be committed without it."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _OF_ENTRY
+
 
 def engine_error(error: sqlite3.Error, path: Path) -> StoreError:
     """Return the error of an engine that tells of an error of SQLite in a commit, which was undone."""

@@ -46,7 +46,9 @@ def open_file(path: Path, mode: SyncMode, lock: StoreLock) -> Opened:
     is_new = _check_file(path)
     connection = None
     try:
-        connection = connect(path, mode="rwc", busy_s=BUSY_S)
+        if is_new:
+            _make_file(path)
+        connection = connect(path, mode="rw", busy_s=BUSY_S)
         _prepare(connection, path, mode, is_new=is_new)
         opened = _continue(connection, path, mode, lock)
         _sync_all(connection, path)
@@ -115,6 +117,14 @@ def check_format(connection: sqlite3.Connection, path: Path) -> None:
         )
     if read_schema(connection) != schema():
         raise UsageError(_damaged(path, "its tables aren't those of a store"))
+
+
+def _make_file(path: Path) -> None:
+    """Make a file that its user alone may read. SQLite gives its mode to the files beside it. Raises `UsageError`."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise UsageError(f"the store {path} can't be made: {sentence_of(error)}") from None
 
 
 def _check_file(path: Path) -> bool:

@@ -62,7 +62,8 @@ class StoreLock:
         """Return the lock of a store. Raises `UsageError` if another process has it, or the file can't be made."""
         path = Path(f"{store}-lock")
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            # A link would be another file that is written instead, in a directory where others may make one.
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise UsageError(f"the file {path} can't be made or written: {sentence_of(error)}") from None
         try:

@@ -151,11 +151,14 @@ class StoredRooms:
 
     # Publishing
 
-    def take(self, room: RoomState, frames: Sequence[bytes | bytearray], sender: int, key: str | None = None) -> int:
-        """Raises `PublishError` in a program's call while the store is broken. Peers are held back then."""
+    def _check(self, key: str | None) -> None:
         check_key(key)
         if self.committer.is_broken:
             raise PublishError(f"nothing is published, since nothing can be stored: {self.committer.trouble}")
+
+    def take(self, room: RoomState, frames: Sequence[bytes | bytearray], sender: int, key: str | None = None) -> int:
+        """Raises `PublishError` in a program's call while the store is broken. Peers are held back then."""
+        self._check(key)
         messages = count_frames(frames, max(map(len, frames)))
         entry = Append(room.path, b"".join(frames), messages, room.settings.history, key)
         more = 0 if len(frames) == 1 else len(entry.frames)  # the same object if it is one
@@ -163,7 +166,8 @@ class StoredRooms:
         return messages
 
     def publish(self, message: Outgoing) -> None:
-        check_key(message.key)
+        """Raises `PublishError` while the store is broken, as `take` does."""
+        self._check(message.key)
         frames: list[bytes | bytearray] = []
         encode_message(message.opcode, message.payload, frames)
         entry = Append(message.path, b"".join(frames), 1, message.history, message.key, message.once, message.digest)
