@@ -127,7 +127,7 @@ class Groups:
 
     async def _read_backlog(self, path: str, after: int) -> None:
         """Find the sizes of the messages in a room from the first on that a new group has not finished."""
-        known = [runner.group.oldest - 1 for runner in self._of_room[path].values()]
+        known = [runner.group.oldest - 1 for runner in self._of_room.get(path, {}).values()]
         if min(known, default=after + 1) <= after:
             return
         backlog = Backlog()
@@ -241,7 +241,7 @@ class Groups:
             await opening.wait()
         if (runner := self._runners.get(key)) is not None:
             return runner if runner.problem is None else runner.problem
-        if len(self._runners) >= MAX_GROUPS or len(self._of_room[path]) >= MAX_GROUPS_OF_ROOM:
+        if len(self._runners) >= MAX_GROUPS or len(self._of_room.get(path, ())) >= MAX_GROUPS_OF_ROOM:
             return _TOO_MANY
         if self._tasks is None:
             return BROKEN
