@@ -36,6 +36,8 @@ from rawws.wire.trace import FAULT, STATE, shorten
 OPENING_S = 5.0
 # A group is made by the first worker that names it, so their number is bounded.
 MAX_GROUPS, MAX_GROUPS_OF_ROOM = 1000, 32
+# The bytes that the groups of a room keep are counted in at most about this many parts.
+BACKLOG_PARTS = 1024
 
 Read = TypeVar("Read")
 Key = tuple[str, str]  # the path of the room, and the name of the group
@@ -97,7 +99,8 @@ class Groups:
 
     def held_bytes(self) -> int:
         """Return the bytes of memory of all groups."""
-        return sum(runner.held_bytes() for runner in self._runners.values())
+        of_backlogs = sum(backlog.held_bytes for backlog in self._backlogs.values())
+        return of_backlogs + sum(runner.held_bytes() for runner in self._runners.values())
 
     async def _restore(self, state: GroupState) -> None:
         keys = await Shelf(self._engine, state.path).keys([job.number for job in state.jobs])
@@ -116,13 +119,33 @@ class Groups:
         runner.died_before = 0 if dead is None else dead.newest
         await self._read_backlog(path, group.oldest - 1)
         self._runners[key] = self._of_room[path][group.name] = runner
-        if (tail := await self._tail(path)) is not None:  # more may have been stored until now
-            page = await trio.to_thread.run_sync(self._engine.read, path, group.oldest - 1, 1, 1)
-            first = page.records[0].at if page is not None and page.records else time.time()
-            runner.note_stored(tail.newest, first)
+        try:
+            await self._find_newest(runner)
+        except BaseException:
+            self._leave_out(key)
+            raise
         assert self._tasks is not None
         self._tasks.start_soon(runner.run)
         self._measure(path)
+        return runner
+
+    async def _find_newest(self, runner: Runner) -> None:
+        """Tell a runner of the messages that are there: more may have been stored since it was made."""
+        path, oldest = runner.group.path, runner.group.oldest
+        if (tail := await self._tail(path)) is not None:
+            page = await trio.to_thread.run_sync(self._engine.read, path, oldest - 1, 1, 1)
+            first = page.records[0].at if page is not None and page.records else time.time()
+            runner.note_stored(tail.newest, first)
+
+    def _leave_out(self, key: Key) -> Runner | None:
+        """Have a group no more, if there is one."""
+        runner = self._runners.pop(key, None)
+        if runner is not None:
+            path, name = key
+            del self._of_room[path][name]
+            self._measure(path)
+            if not self._of_room[path]:
+                del self._of_room[path]
         return runner
 
     async def _read_backlog(self, path: str, after: int) -> None:
@@ -130,7 +153,7 @@ class Groups:
         known = [runner.group.oldest - 1 for runner in self._of_room.get(path, {}).values()]
         if min(known, default=after + 1) <= after:
             return
-        backlog = Backlog()
+        backlog = Backlog(self._queue_bytes // BACKLOG_PARTS)
         while True:
             page = await trio.to_thread.run_sync(self._engine.read, path, after, PAGE_MESSAGES, PAGE_BYTES)
             if page is None or not page.records:
@@ -145,11 +168,11 @@ class Groups:
     def _note_stored(self, entry: Append, outcome: Outcome) -> None:
         """Note that a room has new messages."""
         path, newest = entry.path, outcome.first + entry.messages - 1
-        if (backlog := self._backlogs.get(path)) is not None:
-            backlog.add(newest, len(entry.frames))
         runners = self._of_room.get(path)
         if not runners:
             return
+        if (backlog := self._backlogs.get(path)) is not None:
+            backlog.add(newest, len(entry.frames))
         now = time.time()
         for runner in runners.values():
             runner.note_stored(newest, now)
@@ -262,14 +285,10 @@ class Groups:
             self._opening.pop(key).set()
 
     async def end(self, path: str, group: str) -> bool:
-        runner = self._runners.pop((path, group), None)
+        runner = self._leave_out((path, group))
         if runner is None:
             return False
-        del self._of_room[path][group]
         runner.end()
-        self._measure(path)
-        if not self._of_room[path]:
-            del self._of_room[path]
         logs.server_line(logging.INFO, STATE, f"the group {group} of {shorten(path)} has been ended")
         return True
 

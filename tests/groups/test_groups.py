@@ -372,3 +372,26 @@ async def test_requests_about_groups_that_are_refused_leave_nothing_behind() -> 
             assert await groups.open(f"/room/{number}", GroupQuery("sms")) is TROUBLE
         assert list(groups._of_room) == [PATH]
         engine.fails = None
+
+
+async def test_a_group_whose_room_can_not_be_read_at_first_can_be_opened_later() -> None:
+    engine = WatchedEngine()
+    async with serving(engine) as (groups, rooms):
+        rooms.say("a")
+        await rooms.committer.flush()
+        for failing in (3, 0, 1, 2):
+            reads = iter([0] * failing)
+            monkey = engine.read
+
+            def read(path, after, most_messages, most_bytes, reads=reads, real=monkey):  # type: ignore[no-untyped-def]
+                if next(reads, None) is None:
+                    raise StoreError("disk I/O error")
+                return real(path, after, most_messages, most_bytes)
+
+            engine.read = read  # type: ignore[method-assign]
+            found = await groups.open(PATH, GroupQuery(f"g{failing}"))
+            engine.read = monkey  # type: ignore[method-assign]
+            if found is BROKEN:
+                assert groups._runners.keys() <= {(PATH, f"g{number}") for number in range(4) if number != failing}
+            taker = Taker(await open_group(groups, f"g{failing}"))
+            assert await taker.wait(1) == [(1, 1, b"a")]
