@@ -82,8 +82,9 @@ class Groups:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve the groups until cancelled. Those that are stored are open when it has started."""
-        memory = current_loop().memory
-        memory.extra_usage.add(self.held_bytes)
+        loop = current_loop()
+        loop.memory.extra_usage.add(self.held_bytes)
+        loop.regrants.append(self.regrant)
         self._committer.on_append.append(self._note_stored)
         try:
             async with trio.open_nursery() as self._tasks:
@@ -95,7 +96,12 @@ class Groups:
         finally:
             self._tasks = None
             self._committer.on_append.remove(self._note_stored)
-            memory.extra_usage.discard(self.held_bytes)
+            loop.regrants.remove(self.regrant)
+            loop.memory.extra_usage.discard(self.held_bytes)
+
+    def regrant(self) -> int:
+        """End the workers whose grants no longer let them work, and return their number."""
+        return sum(runner.regrant() for runner in list(self._runners.values()))
 
     def held_bytes(self) -> int:
         """Return the bytes of memory of all groups."""

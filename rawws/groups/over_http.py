@@ -7,19 +7,25 @@ the time is over.
 from __future__ import annotations
 
 import secrets
+import time
 
 import trio
 
+from rawws.access.grant import refuse_by_now
 from rawws.broadcast.message_ids import MessageId
 from rawws.errors import Refusal
 from rawws.groups.group import Worker
 from rawws.groups.protocol import NOT_LEASED, AnswerQuery, GroupQuery
 from rawws.groups.runner import Runner
 from rawws.groups.shelf import StoredMessage
-from rawws.groups.websockets import worker_name
+from rawws.groups.websockets import WORKING, worker_name
 from rawws.hub.queues import Wait, WorkerClient
+from rawws.store.stored_rooms import TROUBLE
 from rawws.wire.frames import Opcode
 from rawws.wire.messages import NO_STORE, Response
+
+# A request waits for at most this time for the store.
+PATIENCE_S = 5.0
 
 NO_GROUP = Refusal(404, "no_group", "There is no such group: the first worker that asks for a job makes it.")
 
@@ -33,13 +39,15 @@ class OneJob:
 
     is_full = False
 
-    def __init__(self) -> None:
+    def __init__(self, path: str, user: object) -> None:
+        self._path = path
+        self._user = user
         self.has_come = trio.Event()
         self.job: tuple[MessageId, int, StoredMessage] | None = None
         self.problem: Refusal | None = None
 
     def refuse(self) -> Refusal | None:
-        return None
+        return refuse_by_now(self._user, self._path, WORKING, time.time())
 
     def deliver(self, job: MessageId, tried: int, message: StoredMessage) -> None:
         self.job = (job, tried, message)
@@ -55,20 +63,22 @@ async def answer_get(runner: Runner, query: GroupQuery, client: WorkerClient, wa
     token = secrets.token_hex(8)
     lease = f"{token} {worker_name(client.number, client.address, client.user)}"
     worker = Worker(lease, ack_s=query.ack_s, tries=query.tries, once=True)
-    one = OneJob()
+    one = OneJob(runner.group.path, client.user)
     runner.join(worker, one)
+    problem: Refusal | None = None
     try:
         if query.wait_s:
             await wait(one.has_come.wait, query.wait_s)
         else:
-            await runner.settled()
-        if one.job is None:
-            return one.problem or Response(204, b"", [NO_STORE])
-        runner.detach(worker)
-        return _job_response(token, *one.job)
+            problem = await _settle(runner)
     finally:
         if one.job is None:
             runner.leave(worker)
+        else:
+            runner.detach(worker)
+    if one.job is None:
+        return one.problem or problem or Response(204, b"", [NO_STORE])
+    return _job_response(token, *one.job)
 
 
 def _job_response(token: str, job: MessageId, tried: int, message: StoredMessage) -> Response:
@@ -90,4 +100,11 @@ async def answer_post(runner: Runner | None, query: AnswerQuery) -> Response | R
     lease = runner.lease_of(query.answer.job, query.lease)
     if not lease or not runner.answer(query.answer, lease):
         return NOT_LEASED
-    return await runner.settled() or Response(204, b"", [NO_STORE])
+    return await _settle(runner) or Response(204, b"", [NO_STORE])
+
+
+async def _settle(runner: Runner) -> Refusal | None:
+    """Wait until all that has happened is stored; return why it isn't. It may be stored later then."""
+    with trio.move_on_after(PATIENCE_S):
+        return await runner.settled()
+    return TROUBLE

@@ -163,6 +163,19 @@ class Runner:
         self._clients.pop(worker, None)
         self.group.detach(worker)
 
+    def regrant(self) -> int:
+        """End the workers that may not have jobs any more, and return their number."""
+        ended = 0
+        for worker, client in list(self._clients.items()):
+            if (refusal := client.refuse()) is not None:
+                self._send_away(worker, client, refusal)
+                ended += 1
+        return ended
+
+    def _send_away(self, worker: Worker, client: Client, refusal: Refusal) -> None:
+        self.leave(worker, "its worker may not work here any more")
+        client.end(refusal)
+
     def answer(self, answer: Answer, lease: str) -> bool:
         """Do what a worker says about a job; return False if the job isn't leased to it any more."""
         group, number = self.group, answer.job.number
@@ -333,8 +346,7 @@ class Runner:
                 group.give_back(delivery, now)
                 self._shelf.put_back(number, message)
             elif (refusal := client.refuse()) is not None:
-                self.leave(worker)
-                client.end(refusal)
+                self._send_away(worker, client, refusal)
             elif group.begin(delivery, now):
                 client.deliver(MessageId(epoch, number), tried, message)
 

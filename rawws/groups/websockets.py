@@ -19,6 +19,7 @@ from rawws.groups.protocol import GroupQuery, lost_lease, read_answer, with_head
 from rawws.groups.runner import Runner
 from rawws.groups.shelf import StoredMessage
 from rawws.net.addresses import format_address
+from rawws.relay.leases import WITHDRAWN
 from rawws.websocket.callbacks import CallbackWebSocket
 from rawws.wire.frames import MAX_CONTROL_PAYLOAD_BYTES, Opcode
 from rawws.wire.trace import FAULT, STATE, shorten
@@ -57,7 +58,7 @@ class SocketWorker:
         self._websocket.send_nowait(payload, text=message.opcode is _TEXT)
 
     def end(self, refusal: Refusal) -> None:
-        self._websocket.close(1008 if refusal.status < 500 else 1013, _as_reason(refusal.sentence))
+        self._websocket.close(*_close_of(refusal))
 
     def take(self, message: str | bytes) -> None:
         """Take the message of a worker. One that isn't an answer costs the connection."""
@@ -84,7 +85,7 @@ class WorkerCallbacks:
         if ws.subprotocol != SUBPROTOCOL:  # the application's hook has chosen another one
             found = NEEDS_IDS
         if isinstance(found, Refusal):
-            ws.close(1008 if found.status < 500 else 1013, _as_reason(found.sentence))
+            ws.close(*_close_of(found))
             return
         runner, query = found
         client = SocketWorker(runner, query, ws)
@@ -139,6 +140,13 @@ MAY_NOT_WORK = Refusal(
 def _client_of(ws: CallbackWebSocket) -> SocketWorker | None:
     found = getattr(ws, "worker", None)
     return found if isinstance(found, SocketWorker) else None
+
+
+def _close_of(refusal: Refusal) -> tuple[int, str]:
+    """Return the code and the reason with which a worker is sent away."""
+    if refusal.status == 401:  # its token is no longer known
+        return WITHDRAWN
+    return 1008 if refusal.status < 500 else 1013, _as_reason(refusal.sentence)
 
 
 def _as_reason(sentence: str) -> str:

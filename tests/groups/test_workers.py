@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -14,9 +15,15 @@ import pytest
 import trio
 
 import rawws
+from rawws.access.grant import Action, Grant
+from rawws.access.patterns import EVERY_ROOM, NO_ROOM
 from rawws.hub.hub import Hub
+from rawws.hub.regranting import regrant_all
 from rawws.relay.loop import current_loop
 from rawws.server.metrics import MetricsApp
+from rawws.store.engine import StoreFull
+from rawws.store.entries import Entry, Outcome
+from rawws.store.memory_engine import MemoryEngine
 
 SUBPROTOCOLS = ["rawws.id.v1"]
 
@@ -429,3 +436,100 @@ async def test_a_group_goes_on_after_a_restart_of_the_server(tmp_path: Path) -> 
         async with worker as a:
             assert await receive(a) == ({"id": second, "try": 2}, "2")
             assert (await running.ask("POST", f"/pay?group=sms&ack={first}&lease={lease}")).status == 204
+
+
+# Grants that end or change, and a store that takes nothing
+
+
+class Changing:
+    """A source of one grant, which may become another one."""
+
+    def __init__(self, later: Grant | None, expires_at: float | None = None) -> None:
+        self.is_changed = False
+        self._later = later
+        self._now = Grant("sms", EVERY_ROOM, EVERY_ROOM, expires_at=expires_at, renew=self._renew)
+
+    def _renew(self) -> Grant | None:
+        return self._later if self.is_changed else self._now
+
+    async def grant(self, request: rawws.Request, room: str, action: Action) -> Grant:
+        return self._now
+
+
+@pytest.mark.parametrize(
+    ("later", "code", "reason"),
+    [
+        (None, 4401, "the token has been withdrawn"),
+        (Grant("sms", EVERY_ROOM, NO_ROOM), 1008, "This user may not write in this room."),
+    ],
+)
+async def test_a_worker_whose_rights_are_withdrawn_is_sent_away_and_its_job_goes_to_others(
+    tmp_path: Path, later: Grant | None, code: int, reason: str
+) -> None:
+    hub, source = stored(tmp_path), Changing(later)
+    async with serving(hub, access=source) as running:
+        async with rawws.connect(running.uri(), subprotocols=SUBPROTOCOLS) as a:
+            await running.say("1")
+            await receive(a)
+            source.is_changed = True
+            assert (await regrant_all()).closed == 1
+            with pytest.raises(rawws.ConnectionClosed):
+                await a.recv()
+            assert (a.close_code, a.close_reason) == (code, reason)
+        source.is_changed = False
+        async with rawws.connect(running.uri(), subprotocols=SUBPROTOCOLS) as b:
+            assert (await receive(b))[0]["try"] == 2
+
+
+async def test_a_get_that_waits_gets_no_job_when_its_right_is_withdrawn(tmp_path: Path) -> None:
+    hub, source = stored(tmp_path), Changing(None)
+    async with serving(hub, access=source) as running:
+        answers: list[Answer] = []
+
+        async def wait() -> None:
+            answers.append(await running.ask("GET", "/pay?group=sms&wait=20"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            while not (await running.ask("GET", "/pay?group=sms&state")).body.count(b'"workers":1'):
+                await trio.sleep(0.01)
+            source.is_changed = True
+            hub.room("/pay").publish("secret")
+        assert answers[0].status == 401
+        assert b"secret" not in answers[0].body
+
+
+async def test_a_worker_whose_token_expires_is_closed_with_4401(tmp_path: Path) -> None:
+    async with serving(stored(tmp_path), access=Changing(None, time.time() + 0.5)) as running:
+        async with rawws.connect(running.uri(), subprotocols=SUBPROTOCOLS) as a:
+            with pytest.raises(rawws.ConnectionClosed):
+                await a.recv()
+            assert a.close_code == 4401
+
+
+class StuckEngine(MemoryEngine):
+    """Has no space from some time on."""
+
+    is_full = False
+
+    def commit(self, entries: Sequence[Entry]) -> list[Outcome]:
+        if self.is_full:
+            raise StoreFull("no space")
+        return super().commit(entries)
+
+
+async def test_workers_over_http_are_told_when_nothing_can_be_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rawws.groups.over_http.PATIENCE_S", 0.2)
+    engine = StuckEngine()
+    monkeypatch.setattr("rawws.store.opening.MemoryEngine", lambda *_: engine)
+    async with serving(Hub(queue_in_memory=True)) as running:
+        first, _ = await running.say("1", "2")
+        await running.ask("GET", "/pay?group=sms")
+        engine.is_full = True
+        acked = await running.ask("POST", f"/pay?group=sms&ack={first}")
+        assert (acked.status, acked.fields["Retry-After"]) == (503, "1")
+        assert (await running.ask("GET", "/pay?group=sms")).status == 503
+        assert (await running.state())["workers"] == 0
+        engine.is_full = False
+        while (await running.ask("GET", "/pay?group=sms&wait=1")).status != 200:
+            pass
