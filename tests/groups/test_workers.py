@@ -533,3 +533,25 @@ async def test_workers_over_http_are_told_when_nothing_can_be_stored(monkeypatch
         engine.is_full = False
         while (await running.ask("GET", "/pay?group=sms&wait=1")).status != 200:
             pass
+
+
+@pytest.mark.parametrize("fails", [True, False])
+async def test_a_dead_job_is_kept_whatever_the_application_says_about_its_room(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, *, fails: bool
+) -> None:
+    def choose(path: str) -> rawws.RoomSettings | None:
+        if path == "/pay":
+            return None
+        if fails:
+            raise LookupError("no such room")
+        return rawws.RoomSettings()
+
+    async with serving(stored(tmp_path, settings=choose)) as running:
+        first, second = await running.say("poison", "good")
+        await running.ask("GET", "/pay?group=sms")
+        assert (await running.ask("POST", f"/pay?group=sms&term={first}")).status == 204
+        assert (await running.ask("GET", "/pay?group=sms")).fields["Rawws-Id"] == second
+        assert "an error in rawws itself" not in caplog.text
+        assert ("settings('/pay.sms.dead') failed" in caplog.text) is fails
+    async with serving(stored(tmp_path)) as running:
+        assert b"poison" in (await running.ask("GET", "/pay.sms.dead?last=5")).body
