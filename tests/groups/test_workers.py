@@ -17,6 +17,7 @@ import trio
 import rawws
 from rawws.access.grant import Action, Grant
 from rawws.access.patterns import EVERY_ROOM, NO_ROOM
+from rawws.client.work import Job, _UnderWay
 from rawws.hub.hub import Hub
 from rawws.hub.regranting import regrant_all
 from rawws.relay.loop import current_loop
@@ -555,3 +556,30 @@ async def test_a_dead_job_is_kept_whatever_the_application_says_about_its_room(
         assert ("settings('/pay.sms.dead') failed" in caplog.text) is fails
     async with serving(stored(tmp_path)) as running:
         assert b"poison" in (await running.ask("GET", "/pay.sms.dead?last=5")).body
+
+
+async def test_leaving_the_loop_ends_the_worker_even_if_the_last_job_is_kept(hub: Hub) -> None:
+    async with serving(hub) as running:
+        await running.say("1", "2")
+        async for job in rawws.work(running.uri(""), group="sms"):
+            async with job:
+                break
+        while (await running.state())["workers"]:
+            await trio.sleep(0.01)
+        assert job.data == "1"
+        state = await running.state()
+        assert (state["done"], state["leased"], state["waiting"]) == (1, 0, 1)
+
+
+async def test_the_same_job_twice_in_one_program_is_kept_up_for_both() -> None:
+    ws: Any = object()
+    under_way = _UnderWay(1000, 1000)
+    first, again = Job(under_way, object(), "a-1", 1, ""), Job(under_way, ws, "a-1", 2, "")  # type: ignore[arg-type]
+    under_way.begin(first)
+    under_way.begin(again)
+    under_way.end(first)
+    assert list(under_way.jobs) == [again]
+    under_way.note_lost(ws, "a-1")
+    assert again.is_lost
+    assert not first.is_lost
+    under_way.end(again)
