@@ -22,8 +22,9 @@ from benchmarks.soak.clients import Cut, Line, Refused, item_of, post_head
 
 ROOM = "/kills"
 POSTERS, WRITERS = 3, 2
-# What a server needs so that its history has all messages of a run.
+# Flags with which the history of a server has all messages of a run.
 HISTORY = ("--history", "1000000", "--history-bytes", "256M", "--history-age", "86400")
+LATEST_KEYS = 300  # a room remembers a thousand, for ten minutes
 REST_S = 0.02
 PATIENCE_S = 30.0
 
@@ -136,7 +137,7 @@ class Kills:
             payload = f"{name} {number}".encode()
             await self._post_until_accepted(f"{name}:{number}", payload)
             if number % 10 == 0:  # a retry that comes late
-                key = self._chance.choice(list(self.account.posted))
+                key = self._chance.choice(list(self.account.posted)[-LATEST_KEYS:])
                 await self._post_until_accepted(key, self.account.posted[key][0])
 
     async def _post_until_accepted(self, key: str, payload: bytes) -> None:

@@ -295,6 +295,9 @@ class RedisStreams:
 
     # Following
 
+    def ids_before_loading(self) -> None:
+        return None  # the ids of a stream begin with its first page
+
     def follow(self, room: RoomState) -> None:
         self._follow(room)
 

@@ -7,6 +7,15 @@
 Kill the SMS service, pay some more, and start it again: it sends the id of its last message, and gets the messages
 after it, as far as the room's history has them. It records a message after its SMS, so it loses none. Killed between
 the two, it sends that SMS again. A client that retries a payment with its Idempotency-Key doesn't pay twice.
+
+With a store, payments survive the end of the server, too. Then the SMS service may be several workers, each of which
+takes the next payment that none of them has:
+
+    python -m rawws.examples.payments server --store payments.db
+    python -m rawws.examples.payments worker
+    python -m rawws.examples.payments worker
+
+Kill any of the three: each payment gets its SMS, by one worker.
 """
 
 from __future__ import annotations
@@ -23,11 +32,12 @@ from rawws.examples.common import arguments, page, run_until_signal
 KEPT = 1000  # payments that the room keeps for a week, for readers that reconnect
 
 
-async def serve(host: str, port: int) -> None:
+async def serve(host: str, port: int, *, store: Path | None = None) -> None:
     """The primary server: payments come in over HTTP, and go out as messages of a room that clients may only read."""
-    hub = rawws.Hub(history=KEPT, history_age_s=7 * 24 * 3600, read_only=True, rooms_at="/payments")
+    hub = rawws.Hub(history=KEPT, history_age_s=7 * 24 * 3600, read_only=True, rooms_at="/payments", store=store)
     receipts = rawws.Hub(history=KEPT, exclude_sender=True)  # the SMS service says here which payments it is done with
     files = page("payments")
+    one_at_a_time = trio.Lock()
     paid: dict[str, str] = {}  # the last payments that had an Idempotency-Key: the key, and the payment's id
 
     async def http(request: rawws.Request) -> rawws.Response | None:
@@ -35,17 +45,22 @@ async def serve(host: str, port: int) -> None:
             return await files(request)
         if request.is_cross_origin:  # a browser lets the pages of any site send a POST to this machine
             return rawws.Response(403, "Pages of other sites can't pay here.\n")
+        async with one_at_a_time:
+            return await pay(request)
+
+    async def pay(request: rawws.Request) -> rawws.Response:
         key = request.headers.get("Idempotency-Key", "")
         if key in paid:
             return rawws.Response(200, paid[key] + "\n")
-        room = hub.room("/payments")
         payment = json.dumps({"paid": request.body.decode(errors="replace")})
-        room.publish(payment)  # it never waits for a reader
+        # It never waits for a reader, but until the payment is stored.
+        room = hub.room("/payments")
+        payment_id = await trio.to_thread.run_sync(lambda: room.publish(payment, wait=True)) or ""
         if key:
-            paid[key] = room.last_id
+            paid[key] = payment_id
         if len(paid) > KEPT:
             del paid[next(iter(paid))]
-        return rawws.Response(201, room.last_id + "\n")
+        return rawws.Response(201, payment_id + "\n")
 
     async with trio.open_nursery() as nursery:
         start = partial(rawws.serve, hub, port, host=host, http=http, routes={"/receipts": receipts})
@@ -73,13 +88,24 @@ async def send_sms(port: int, state: Path) -> None:
             print("cut off from the payments; trying again", flush=True)
 
 
+async def work(port: int) -> None:
+    """One of several SMS workers. It sends an SMS for each payment that it is given, and then acknowledges it."""
+    async for job in rawws.work(f"ws://localhost:{port}/payments", group="sms"):
+        async with job, rawws.connect(f"ws://localhost:{port}/receipts") as receipts:
+            print(f"SMS: {json.loads(job.data)['paid']!r}", flush=True)
+            await receipts.send(job.id)
+
+
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("role", choices=("server", "sms"))
+    parser.add_argument("role", choices=("server", "sms", "worker"))
+    parser.add_argument("--store", type=Path, metavar="FILE", help="the file in which the server keeps its payments")
     parser.add_argument("--state", type=Path, metavar="FILE", help="the file with the SMS service's position")
     options = parser.parse_args()
     if options.role == "server":
-        run_until_signal(serve, options.host, options.port)
+        run_until_signal(partial(serve, store=options.store), options.host, options.port)
+    elif options.role == "worker":
+        run_until_signal(work, options.port)
     elif options.state is None:
         parser.error("the SMS service needs --state FILE, such as --state sms.state, to resume after a kill")
     else:

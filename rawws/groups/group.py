@@ -81,7 +81,7 @@ class Dead(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """What has happened in a group since the server began."""
+    """The counts of a group since the server began."""
 
     delivered: int
     redelivered: int  # deliveries of jobs that had been delivered before
@@ -195,7 +195,7 @@ class Group:
 
     @property
     def counts(self) -> Counts:
-        """What has happened since the server began."""
+        """Its counts since the server began."""
         return Counts(self._delivered, self._redelivered, self._finished, self._died)
 
     @property
@@ -533,7 +533,7 @@ class Group:
         following.at = _READY
         heapq.heappush(self._ready, following.number)
 
-    # What has to be stored
+    # Changes to be stored
 
     def take_write(self, now: float, wall: float) -> GroupWrite | None:
         """Return all that has changed since the last time, to be stored; None if nothing has."""

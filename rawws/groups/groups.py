@@ -21,19 +21,17 @@ from rawws.groups.over_http import NO_GROUP, answer_get, answer_post
 from rawws.groups.protocol import GroupQuery, dead_room, read_answer_query, read_group_query
 from rawws.groups.runner import ENDED, Runner
 from rawws.groups.shelf import PAGE_BYTES, PAGE_MESSAGES, Shelf
-from rawws.groups.websockets import NEEDS_IDS, WorkerCallbacks
+from rawws.groups.websockets import NEEDS_IDS, SocketWorker, WorkerCallbacks
 from rawws.hub.queues import QUEUE_BYTES, GroupFigures, Wait, WorkerClient
 from rawws.relay.loop import current_loop
 from rawws.store.committer import Committer
-from rawws.store.engine import StoreError
+from rawws.store.engine import StoreError, StoreFull
 from rawws.store.entries import Append, GroupState, Outcome, RoomTail
-from rawws.store.stored_rooms import BROKEN, TROUBLE
+from rawws.store.stored_rooms import BROKEN, FULL, TROUBLE
 from rawws.websocket.callbacks import CallbackWebSocket
 from rawws.wire.messages import NO_STORE, Request, Response
 from rawws.wire.trace import FAULT, STATE, shorten
 
-# A request waits for at most this time until a new group is stored.
-OPENING_S = 5.0
 # A group is made by the first worker that names it, so their number is bounded.
 MAX_GROUPS, MAX_GROUPS_OF_ROOM = 1000, 32
 # The bytes that the groups of a room keep are counted in at most about this many parts.
@@ -44,7 +42,7 @@ Key = tuple[str, str]  # the path of the room, and the name of the group
 
 
 class Rooms(Protocol):
-    """What groups need from the rooms of a store."""
+    """The rooms of a store, as groups need them."""
 
     @property
     def committer(self) -> Committer:
@@ -81,7 +79,7 @@ class Groups:
     # Its life
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve the groups until cancelled. Those that are stored are open when it has started."""
+        """Serve the groups until cancelled. All stored groups are open when it has started."""
         loop = current_loop()
         loop.memory.extra_usage.add(self.held_bytes)
         loop.regrants.append(self.regrant)
@@ -245,13 +243,21 @@ class Groups:
         found = await self.open(request.path or "", query)
         return found if isinstance(found, Refusal) else None
 
+    @property
+    def _trouble(self) -> Refusal | None:
+        """The reason why nothing can be stored at present, so that workers had better wait; None if something can."""
+        trouble = self._committer.trouble
+        if trouble is None:
+            return None
+        return BROKEN if self._committer.is_broken else FULL if isinstance(trouble, StoreFull) else TROUBLE
+
     async def answer(self, request: Request, client: WorkerClient, wait: Wait) -> Response | Refusal:
         if request.method == "POST":
             answer = _read(read_answer_query, request)
             if isinstance(answer, Refusal):
                 return answer
             runner = self._runners.get((request.path or "", answer.group))
-            return await answer_post(runner, answer)
+            return self._trouble or await answer_post(runner, answer)
         query = _read(read_group_query, request)
         if isinstance(query, Refusal):
             return query
@@ -274,15 +280,13 @@ class Groups:
             return _TOO_MANY
         if self._tasks is None:
             return BROKEN
-        if self._committer.trouble is not None:
-            return TROUBLE
+        if self._trouble is not None:
+            return self._trouble
         self._opening[key] = trio.Event()
         try:
             tail = await self._tail(path)
             runner = await self._start(Group(path, query.group, _position(tail, query)), tail)
-            with trio.move_on_after(OPENING_S):  # from now on, nothing that it needs is trimmed
-                await runner.settled()
-            return runner
+            return await runner.settled() or runner  # from now on, nothing that it needs is trimmed
         except StoreError as error:
             sentence = f"the group {query.group} of {shorten(path)} can't be opened: {error}"
             logs.server_line(logging.ERROR, FAULT, sentence)
@@ -297,6 +301,13 @@ class Groups:
         runner.end()
         logs.server_line(logging.INFO, STATE, f"the group {group} of {shorten(path)} has been ended")
         return True
+
+    def end_workers(self, is_wanted: Callable[[object], bool], code: int, reason: str | None) -> int:
+        clients = [client for runner in self._runners.values() for client in runner.clients]
+        found = [each for each in clients if isinstance(each, SocketWorker) and is_wanted(each.user)]
+        for each in found:
+            each.close(code, reason)
+        return len(found)
 
     def _find(self, ws: CallbackWebSocket) -> tuple[Runner, GroupQuery] | Refusal:
         """Return the group of a new worker. It is open, unless it has been ended meanwhile."""

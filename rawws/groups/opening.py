@@ -29,8 +29,6 @@ class HubRooms:
         self._held: dict[str, RoomState] = {}  # rooms stay while publishers wait there
 
     def publish(self, path: str, frame: bytes) -> None:
-        if self.committer.is_broken:
-            return  # as whoever stores something next is told
         if self._hub.refuse_settings(path) is None:
             room = self._hub.registry.get(path)
             assert room.shared is not None
@@ -81,7 +79,7 @@ class OpenGroups:
         self._hub.queues = self._groups
 
     async def end(self) -> None:
-        """Stop the groups. What is stored is left to the store."""
+        """Stop the groups. The store keeps their state."""
         self._hub.queues = NoQueues(NO_STORE)
         self._scope.cancel()
         with trio.CancelScope(shield=True):

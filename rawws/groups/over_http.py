@@ -20,12 +20,8 @@ from rawws.groups.runner import Runner
 from rawws.groups.shelf import StoredMessage
 from rawws.groups.websockets import WORKING, worker_name
 from rawws.hub.queues import Wait, WorkerClient
-from rawws.store.stored_rooms import TROUBLE
 from rawws.wire.frames import Opcode
 from rawws.wire.messages import NO_STORE, Response
-
-# A request waits for at most this time for the store.
-PATIENCE_S = 5.0
 
 NO_GROUP = Refusal(404, "no_group", "There is no such group: the first worker that asks for a job makes it.")
 
@@ -70,7 +66,7 @@ async def answer_get(runner: Runner, query: GroupQuery, client: WorkerClient, wa
         if query.wait_s:
             await wait(one.has_come.wait, query.wait_s)
         else:
-            problem = await _settle(runner)
+            problem = await runner.settled()
     finally:
         if one.job is None:
             runner.leave(worker)
@@ -100,11 +96,4 @@ async def answer_post(runner: Runner | None, query: AnswerQuery) -> Response | R
     lease = runner.lease_of(query.answer.job, query.lease)
     if not lease or not runner.answer(query.answer, lease):
         return NOT_LEASED
-    return await _settle(runner) or Response(204, b"", [NO_STORE])
-
-
-async def _settle(runner: Runner) -> Refusal | None:
-    """Wait until all that has happened is stored; return why it isn't. It may be stored later then."""
-    with trio.move_on_after(PATIENCE_S):
-        return await runner.settled()
-    return TROUBLE
+    return await runner.settled() or Response(204, b"", [NO_STORE])

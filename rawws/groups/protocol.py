@@ -1,4 +1,4 @@
-"""What the workers of a group say and are told, sans-IO: the query of a group, the lines of ``rawws.id.v1``, texts.
+"""The language of a group and its workers, sans-IO: the query of a group, and the lines of ``rawws.id.v1``.
 
 A worker's WebSocket is sent each job as a message after a line ``{"id":"9f2c41d7-7","try":1}``, and answers with one of
 ``{"ack":ID}``, ``{"nak":ID,"in":30}``, ``{"more":ID}`` and ``{"term":ID,"why":"â€¦"}``. A worker with HTTP says the same
@@ -45,7 +45,7 @@ _EXPECTED = '{"ack":ID}, {"nak":ID,"in":30}, {"more":ID} or {"term":ID,"why":"â€
 
 
 class Verb(enum.Enum):
-    """What a worker says about a job."""
+    """The words of a worker about a job."""
 
     ACK = "ack"  # it is done
     NAK = "nak"  # it is to be tried again
@@ -224,7 +224,7 @@ def _number(given: Mapping[str, str], name: str, default: int, least: int, most:
     return int(value)
 
 
-# What a worker is told
+# Texts for workers
 
 
 def with_head(job: MessageId, tried: int, payload: bytes) -> bytes:

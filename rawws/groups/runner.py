@@ -23,10 +23,12 @@ from rawws.groups.shelf import Shelf, StoredMessage
 from rawws.store.committer import Committer
 from rawws.store.engine import StoreBroken, StoreError
 from rawws.store.entries import GroupEnd, GroupWrite, Outcome
-from rawws.store.stored_rooms import BROKEN
+from rawws.store.stored_rooms import BROKEN, TROUBLE
 from rawws.wire.frames import Opcode
 from rawws.wire.trace import FAULT, STATE, shorten
 
+# A client waits for at most this time until something is stored.
+PATIENCE_S = 5.0
 # The most deliveries in one commit.
 MOST_AT_ONCE = 1000
 # The most records whose times are known. The later ones count as old as the last of these.
@@ -108,6 +110,11 @@ class Runner:
         return times[0][1] if times else None
 
     @property
+    def clients(self) -> list[Client]:
+        """The other ends of all workers."""
+        return list(self._clients.values())
+
+    @property
     def epoch(self) -> str:
         """The epoch of the room's ids; empty as long as it has no message."""
         return self._shelf.epoch
@@ -128,7 +135,7 @@ class Runner:
             *(counts.delivered, counts.redelivered, counts.done, dead, len(self._clients)),
         )
 
-    # What happens to it
+    # Events
 
     def kick(self) -> None:
         """Have it look soon at what there is to do."""
@@ -199,13 +206,17 @@ class Runner:
         return self.group.lease_of(job.number, token) if job.epoch == self.epoch else ""
 
     async def settled(self) -> Refusal | None:
-        """Wait until all that has happened is stored, and jobs are given to workers; return why that can't be."""
+        """Wait until all that has happened is stored, and jobs are given to workers; return why that can't be.
+
+        After some seconds it is given up, and may still be stored.
+        """
         event = trio.Event()
         self._to_tell.append(event)
         self.kick()
         if self.problem is None:
-            await event.wait()
-        return self.problem
+            with trio.move_on_after(PATIENCE_S):
+                await event.wait()
+        return self.problem or (None if event.is_set() else TROUBLE)
 
     # Its task
 
@@ -283,6 +294,8 @@ class Runner:
             deliveries, trouble = [], error
         if self.problem is not None:
             return
+        if obituaries and self._committer.is_broken:
+            raise StoreBroken("nothing is stored any more")
         for frame in obituaries:
             self._publish_dead(dead_room(group.path, group.name), frame)
             group.bury()
@@ -321,7 +334,7 @@ class Runner:
     # Deliveries
 
     async def _fetch(self, deliveries: list[Delivery]) -> dict[int, StoredMessage]:
-        """Return the messages of deliveries. Those that are lost are jobs no more, and the log says so."""
+        """Return the messages of deliveries. A lost one is no job any more, and the log says so."""
         if not deliveries:
             return {}
         found = await self._shelf.get([delivery.number for delivery in deliveries])

@@ -60,6 +60,15 @@ class SocketWorker:
     def end(self, refusal: Refusal) -> None:
         self._websocket.close(*_close_of(refusal))
 
+    @property
+    def user(self) -> object:
+        """The worker's user, as that of a `rawws.Member`."""
+        return self._websocket.user
+
+    def close(self, code: int, reason: str | None) -> None:
+        """Close the worker's connection, and so give its jobs back."""
+        self._websocket.close(code, reason)
+
     def take(self, message: str | bytes) -> None:
         """Take the message of a worker. One that isn't an answer costs the connection."""
         try:

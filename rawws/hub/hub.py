@@ -26,6 +26,7 @@ from rawws.broadcast.token_bucket import TokenBucket
 from rawws.callables import check_plain
 from rawws.errors import RETRY_SOON, Refusal, UsageError
 from rawws.hooks import is_application_error, log_failure
+from rawws.hub.closed_store import ClosedStore
 from rawws.hub.doors import Door, action_through
 from rawws.hub.hub_commands import DISCONNECT, HubCommands, disconnect_body
 from rawws.hub.moderator import Attendance, AttendedWatchers, Moderator, OnMember, OnMessage
@@ -95,9 +96,9 @@ class Hub:
     process (``"interval"``, ``"never"``). With ``"interval"``, everything is on the disk ``store_interval_s`` later.
     ``history`` is 1,000 by default then (as with ``queue_in_memory``), and 0 without a store.
 
-    With a store, the readers of a room can share its messages as jobs (``?group=``, `rawws.work`). What the groups of
-    a room have not finished is kept whatever the history is, up to ``queue_bytes``: then publishers there wait, and a
-    POST is answered with 507. ``queue_in_memory`` allows groups without a store, whose jobs end with the server.
+    With a store, the readers of a room can share its messages as jobs (``?group=``, `rawws.work`). Jobs that
+    are not finished are kept whatever the history is, up to ``queue_bytes`` in a room: then publishers there wait, and
+    a POST is answered with 507. ``queue_in_memory`` allows groups without a store, whose jobs end with the server.
 
     ``rooms_at`` and all paths below it are rooms, over WebSocket and HTTP. By default every path is a room. If the
     server has an application for HTTP (the ``http`` of `rawws.serve`), only the paths below ``/room/`` are. The other
@@ -214,7 +215,9 @@ class Hub:
         return Watchers() if self._attendance is None else AttendedWatchers(self._attendance)
 
     def _choose_backplane(self, path: str) -> Backplane[RoomState] | None:
-        return self.stored if self.backplane is None else self.backplane.of(path)
+        if self.backplane is not None:
+            return self.backplane.of(path)
+        return ClosedStore() if self.stored is None and self._has_jobs else self.stored
 
     @property
     def obstacle(self) -> str:
@@ -380,9 +383,10 @@ class Hub:
         polls = [poll for poll in self.polls if _is_user(poll.user, user)]
         for poll in polls:
             poll.end(reason or "")
+        workers = self.queues.end_workers(partial(_is_user, wanted=user), code, reason)
         if self.backplane is not None and command is not None:
             self.backplane.tell(DISCONNECT, command)
-        return len(found) + len(polls)
+        return len(found) + len(polls) + workers
 
     def serving(self) -> AbstractContextManager[None]:
         """Return a context in which other threads may call this hub, for its server."""

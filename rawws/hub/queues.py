@@ -28,7 +28,7 @@ SHARED = Refusal(
     "Rooms that are shared through --backplane have no groups yet.",
     hint="for jobs, start one server with --store PATH in place of --backplane",
 )
-# What the groups of a room keep at most.
+# The most that the groups of a room keep.
 QUEUE_BYTES = 64 * MIB
 
 # Waits for something to happen, for at most a number of seconds.
@@ -92,6 +92,9 @@ class Queues(Protocol):
     async def end(self, path: str, group: str) -> bool:
         """Forget a group and what it has left to do; return False if there is none."""
 
+    def end_workers(self, is_wanted: Callable[[object], bool], code: int, reason: str | None) -> int:
+        """Close the WebSockets of some users' workers, and return their number."""
+
 
 class NoQueues:
     """The groups of a hub that keeps no jobs."""
@@ -118,3 +121,6 @@ class NoQueues:
 
     async def end(self, path: str, group: str) -> bool:
         return False
+
+    def end_workers(self, is_wanted: Callable[[object], bool], code: int, reason: str | None) -> int:
+        return 0

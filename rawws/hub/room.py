@@ -97,7 +97,10 @@ class Room:
 
     @property
     def last_id(self) -> str:
-        """The id of the newest message; if there is none, the id of the beginning."""
+        """The id of the newest message; if there is none, the id of the beginning.
+
+        It is that of the beginning, too, in a room with a store that nobody has opened yet.
+        """
         return self._state.last_id
 
     @property

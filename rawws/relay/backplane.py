@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from rawws.broadcast.message_ids import MessageId
+from rawws.broadcast.message_ids import Ids, MessageId
 from rawws.broadcast.node_answers import Gathered
 from rawws.broadcast.node_commands import Command
 from rawws.broadcast.outbox import Outgoing
@@ -83,6 +83,9 @@ class Backplane(Protocol[Room]):
 
     async def clear(self, room: Room) -> Refusal | None:
         """Forget a room's history at the request of an operator, or return why that can't be done."""
+
+    def ids_before_loading(self) -> Ids | None:
+        """Return the ids of a room whose messages were not read yet; None for ids of its own."""
 
     def follow(self, room: Room) -> None:
         """Append the messages that are published in a room to its log, until nobody uses the room any more."""

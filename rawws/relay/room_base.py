@@ -117,6 +117,7 @@ class RoomBase(Generic[Member]):
         self.settings = settings
         self.policy = settings.policy(settings.key or "", settings.max_lag_bytes)
         self._senders: SenderRuns | None = SenderRuns() if self.settings.exclude_sender else None
+        self.shared = shared  # the store to which messages go, instead of into the log
         self.log = self._make_log()
         # Members that have been sent everything, by their encoding. Their position is the log's tail.
         self.current: dict[Encoding, set[Member]] = {}
@@ -139,11 +140,11 @@ class RoomBase(Generic[Member]):
         # pings, pongs and closes can't wait.
         self.holds: set[str] = set()
         self.released = trio.lowlevel.ParkingLot()
-        self.shared = shared  # the store to which messages go, instead of into the log
 
     def _make_log(self) -> BroadcastLog:
         message_bytes = 0 if self._senders is None else self._senders.bytes_each
         return BroadcastLog(
+            ids=None if self.shared is None else self.shared.ids_before_loading(),
             history=self.settings.history,
             message_bytes=message_bytes,
             in_use=_LaggingReaders(self),
@@ -299,8 +300,8 @@ class RoomBase(Generic[Member]):
 
     def share_through(self, backplane: Backplane[RoomBase[Member]]) -> None:
         """Send messages that are published here to a backplane from now on. The room has to be idle."""
-        self.reset()
         self.shared = backplane
+        self.reset()
 
     @property
     def is_idle(self) -> bool:

@@ -20,6 +20,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import trio
@@ -35,7 +36,7 @@ from rawws.wire.trace import FAULT, STATE
 # Publishers are held back when the entries that wait have this many bytes: as much as a disk writes in some 20 ms.
 MAX_WAITING_BYTES = 4 * MIB
 # The memory of an entry that waits, and of a job in it, besides their texts and frames (measured).
-ENTRY_BYTES, JOB_BYTES = 700, 150
+ENTRY_BYTES, JOB_BYTES = 500, 150
 # The rest after a commit that has failed. It doubles each time.
 FIRST_REST_S, MAX_REST_S = 0.1, 5.0
 # Entries that have to be written, and leave nothing behind. They find out whether a store takes something again, if
@@ -54,10 +55,10 @@ class Waiting:
 
     __slots__ = ("entry", "held_bytes", "on_done")
 
-    def __init__(self, entry: Entry, on_done: OnDone | None) -> None:
+    def __init__(self, entry: Entry, on_done: OnDone | None, more_bytes: int) -> None:
         self.entry = entry
         self.on_done = on_done
-        self.held_bytes = size_of(entry)
+        self.held_bytes = size_of(entry) + more_bytes
 
 
 def size_of(entry: Entry) -> int:
@@ -149,13 +150,13 @@ class Committer:
 
     # For those who store
 
-    def put(self, entry: Entry, on_done: OnDone | None = None) -> Waiting:
+    def put(self, entry: Entry, on_done: OnDone | None = None, more_bytes: int = 0) -> Waiting:
         """Accept an entry, even when `is_held` is true.
 
         ``on_done`` is called in the loop's thread, after the commit and never within this call, with the outcome or
-        the error for which the entry is not stored.
+        the error for which the entry is not stored. ``more_bytes`` is what ``on_done`` holds besides.
         """
-        waiting = Waiting(entry, on_done)
+        waiting = Waiting(entry, on_done, more_bytes)
         was_full = self.is_full
         self._queue.append(waiting)
         self.waiting_bytes += waiting.held_bytes
@@ -256,6 +257,8 @@ class Committer:
             self._break(error)
         except StoreError as error:
             self._get_stuck(error)
+        except Exception as error:
+            self._break(_of_ours(error))
         else:
             self._recover()
 
@@ -293,7 +296,7 @@ class Committer:
                 self._tell_append(each.entry, result)
             _tell(each, result)
         for call in self.on_commit:
-            call()
+            _carry_out(call)
         self._release([each for each, _ in done], was_full=was_full)
 
     def _release(self, gone: Iterable[Waiting], *, was_full: bool) -> None:
@@ -310,6 +313,8 @@ class Committer:
             await thread.call(self.engine.sync)
         except StoreError as error:
             self._break(error if isinstance(error, StoreBroken) else StoreBroken(str(error)))
+        except Exception as error:
+            self._break(_of_ours(error))
 
     async def _close(self, thread: WriterThread) -> None:
         if self._sync_at != math.inf:
@@ -318,6 +323,8 @@ class Committer:
             await thread.call(self.engine.close)
         except StoreError as error:
             logs.server_line(logging.ERROR, FAULT, f"the store can't be closed: {error}")
+        except Exception as error:
+            _of_ours(error)
 
     # Troubles
 
@@ -368,9 +375,19 @@ class Committer:
 
 
 def _tell(waiting: Waiting, result: Result) -> None:
-    if waiting.on_done is None:
-        return
+    if waiting.on_done is not None:
+        _carry_out(partial(waiting.on_done, result))
+
+
+def _carry_out(call: Callable[[], None]) -> None:
+    """Call a function after a commit. If it fails, the other entries of the commit have their owners, too."""
     try:
-        waiting.on_done(result)
-    except Exception:  # the other entries of the commit have their owners, too
+        call()
+    except Exception:
         logs.server.exception("#%d ! an error in rawws itself, after a commit", logs.SERVER)
+
+
+def _of_ours(error: Exception) -> StoreBroken:
+    """Log an error in rawws itself, and return it as one of the store."""
+    logs.server.exception("#%d ! an error in rawws itself, while an entry is stored", logs.SERVER)
+    return StoreBroken(f"an error in rawws itself: {error!r}")

@@ -50,7 +50,10 @@ class Engine(Protocol):
         """Have everything that was committed on the disk. Raises `StoreBroken` when that fails."""
 
     def tail(self, path: str) -> RoomTail | None:
-        """Return the extent of a room; None for a room that has never stored a message, or is forgotten."""
+        """Return the extent of a room; None for a room that has never stored a message, or is forgotten.
+
+        This and the methods below raise `StoreError` when the store can't be read at all.
+        """
 
     def read(self, path: str, after: int, most_messages: int, most_bytes: int) -> Page | None:
         """Return records from the one that has message ``after + 1`` on, at least one if there is one.
@@ -68,4 +71,7 @@ class Engine(Protocol):
         """Return the state of all groups."""
 
     def close(self) -> None:
-        """Release the store. Harmless when that was done before."""
+        """Release the store, and have all of it on the disk. Harmless when that was done before.
+
+        Raises `StoreError` when the second fails; the store is released all the same.
+        """

@@ -21,8 +21,8 @@ from rawws.store.entries import Page, Record
 from rawws.wire.frames import frame_ends
 
 # The memory of a room that is loaded, besides the room itself (measured).
-LOADED_BYTES = 900
-# What a log expects that has nothing of a room.
+LOADED_BYTES = 550
+# The place of the next message in a log that has nothing of its room.
 _NOTHING_LOST = NO_EPOCH, 1
 
 

@@ -57,6 +57,7 @@ class OpenStore:
             self._scope.cancel()
             with trio.CancelScope(shield=True):
                 await self._has_ended.wait()
+            self.rooms.close()
             self._hub.store_through(None)
             if lost := self._committer.waiting_messages:
                 sentence = f"accepted messages that are lost, since they can't be stored: {lost}"
@@ -70,7 +71,7 @@ _open: dict[Hub, OpenStore] = {}
 async def opened(hub: Hub) -> AsyncIterator[None]:
     """Keep the store of a hub open for the block, if it has one. Several servers of one hub share it.
 
-    Raises `UsageError` when the store can't be used, or when there are rooms already, which would not be stored.
+    Raises `UsageError` when the store can't be used.
     """
     if hub.store is None and not hub.queue_in_memory:
         yield
@@ -92,8 +93,6 @@ async def opened(hub: Hub) -> AsyncIterator[None]:
 def _check_hub(hub: Hub) -> None:
     if hub.backplane is not None:
         raise UsageError("a hub with a backplane can't have a store: the backplane keeps its messages; leave one out")
-    if hub.rooms:
-        raise UsageError("there are rooms already, which would not be stored; publish after rawws.serve has started")
 
 
 def _open_in_memory(hub: Hub) -> OpenStore:

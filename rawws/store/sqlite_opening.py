@@ -131,6 +131,8 @@ def _prepare(connection: sqlite3.Connection, path: Path, mode: SyncMode, *, is_n
         check_format(connection, path)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA fullfsync = ON")  # of macOS
+    connection.execute("PRAGMA checkpoint_fullfsync = ON")
     connection.execute("PRAGMA wal_autocheckpoint = 0")  # its errors would be lost
     connection.execute("PRAGMA secure_delete = OFF")
     if not query(connection, "SELECT count(*) FROM sqlite_master")[0][0]:

@@ -16,7 +16,7 @@ from rawws.broadcast.log import History
 from rawws.store.checksums import checksum
 from rawws.store.entries import Job, Record, RoomTail
 from rawws.store.retention import NO_EXTENT, Extent, Kept
-from rawws.store.sqlite_schema import MOST_MESSAGES, number_in, row_id
+from rawws.store.sqlite_schema import number_in, row_id
 
 ROOM_COLUMNS = (
     "id, path, epoch, oldest, newest, kept, size, oldest_at, newest_at, keyed_at, "
@@ -28,6 +28,8 @@ GROUP_COLUMNS = "id, room, name, position, checksum"
 JOB_COLUMNS = "id, tries, due, lease, checksum"
 
 Row = Sequence[Any]
+_MOST = 1 << 62
+NO_HISTORY = History()
 # Raised by reading a value of another type, or bytes that are no text.
 _DAMAGE = (TypeError, ValueError, AttributeError, OverflowError)
 
@@ -43,6 +45,12 @@ def bindable(text: str) -> str | bytes:
 
 def _text(value: bytes) -> str:
     return value.decode("utf-8", "surrogatepass")
+
+
+def storable(history: History) -> History:
+    """Return a history whose limits fit into 64 bits."""
+    messages, max_bytes, max_age_s = history
+    return History(min(messages, _MOST), min(max_bytes, _MOST), float(max_age_s))
 
 
 @dataclass(slots=True)
@@ -72,7 +80,7 @@ class StoredRoom:
     oldest_at: float = 0.0
     newest_at: float = 0.0
     keyed_at: float = 0.0  # the time of the latest Idempotency-Key; 0 if there are none
-    history: History = field(default_factory=History)
+    history: History = NO_HISTORY
     groups: dict[str, StoredGroup] | None = None  # not read yet
     heads: deque[Kept] = field(default_factory=deque)  # the oldest records, or none of them
 
@@ -83,8 +91,7 @@ class StoredRoom:
     def _values(self) -> tuple[str, int, int, int, int, float, float, float, int, int, float]:
         messages, size = self.extent
         times = (self.oldest_at, self.newest_at, self.keyed_at)
-        limits = (self.history.messages, self.history.max_bytes, float(self.history.max_age_s))
-        return self.epoch, self.oldest, self.newest, messages, size, *times, *limits
+        return self.epoch, self.oldest, self.newest, messages, size, *times, *self.history
 
     def row(self) -> Row:
         values = self._values()
@@ -124,8 +131,9 @@ def read_record(room: StoredRoom, row: Row) -> Record | None:
 
 def read_kept(row: Row) -> Kept:
     """Return the extent of a record from its id, messages, length of the frames, and time, which aren't checked."""
-    own, messages, size, at = (value if isinstance(value, int | float) else 0 for value in row)
-    return Kept(number_in(int(own)), min(max(1, int(messages)), MOST_MESSAGES), int(size), at)
+    own, messages, size, at = row
+    is_sound = isinstance(messages, int) and isinstance(size, int) and isinstance(at, float) and messages > 0
+    return Kept(number_in(own), messages, size, at) if is_sound else Kept(number_in(own), 1, 0, 0.0)
 
 
 def key_row(room: StoredRoom, text: str, owner: str, repeat: Repeat) -> Row:

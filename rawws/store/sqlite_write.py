@@ -15,7 +15,7 @@ from rawws.broadcast.idempotency import KEPT_S, MAX_KEYS, Repeat
 from rawws.broadcast.message_ids import new_epoch
 from rawws.store.engine import FORGOTTEN_AFTER_S
 from rawws.store.entries import Append, Clear, Entry, GroupEnd, GroupWrite, Outcome, Record
-from rawws.store.retention import is_over, removable
+from rawws.store.retention import NO_EXTENT, Extent, is_over, removable
 from rawws.store.sqlite_read import find_room, read_groups
 from rawws.store.sqlite_rows import (
     GROUP_COLUMNS,
@@ -34,6 +34,7 @@ from rawws.store.sqlite_rows import (
     read_key,
     read_room,
     record_row,
+    storable,
 )
 from rawws.store.sqlite_schema import MOST_MESSAGES, MOST_ROOMS, NUMBER_BITS, row_id, rows_of
 
@@ -130,7 +131,7 @@ class Change:
         if room.newest + entry.messages > MOST_MESSAGES:
             self._forget(room)
             room = self._room(entry.path)
-        room.history = entry.history
+        room.history = storable(entry.history)
         if entry.once and (known := self._find_repeat(room, entry.once.text, entry.once.owner_digest)):
             is_same = known.digest == entry.digest
             return Outcome(room.epoch, known.number if is_same else 0, is_repeat=is_same, is_reused=not is_same)
@@ -147,7 +148,7 @@ class Change:
             room.oldest_at = self._now
         room.newest = record.last
         room.newest_at = self._now
-        room.extent = room.extent._replace(messages=messages + record.messages, size=size + len(record.frames or b""))
+        room.extent = Extent(messages + record.messages, size + len(record.frames or b""))
         self.messages += record.messages
 
     def _room(self, path: str) -> StoredRoom:
@@ -275,7 +276,7 @@ class Change:
         if room.heads:
             room.oldest, room.oldest_at = max(room.oldest, room.heads[0].first), room.heads[0].at
         else:
-            room.oldest, room.extent = room.newest + 1, room.extent._replace(messages=0, size=0)
+            room.oldest, room.extent = room.newest + 1, NO_EXTENT
 
     def _drop(self, room: StoredRoom, count: int) -> None:
         for _ in range(count):

@@ -24,6 +24,7 @@ from rawws import logs
 from rawws.broadcast.message_ids import MessageId
 from rawws.broadcast.node_answers import Gathered
 from rawws.broadcast.outbox import Outgoing
+from rawws.broadcast.stored_ids import StoredIds
 from rawws.errors import RETRY_SOON, PublishError, Refusal
 from rawws.relay.backplane import AWAY, check_key
 from rawws.relay.loop import current_loop
@@ -136,6 +137,13 @@ class StoredRooms:
             elif _HOLD in each.room.holds:
                 current_loop().slow.unblock(each.room, _HOLD)
 
+    def close(self) -> None:
+        """Forget all rooms in memory, since what is published in them later is not stored."""
+        for each in list(self._loaded.values()):
+            if not len(each.room):
+                each.room.end_history()
+                self._unload(each)
+
     # Publishing
 
     def take(self, room: RoomState, frames: Sequence[bytes | bytearray], sender: int, key: str | None = None) -> int:
@@ -145,7 +153,8 @@ class StoredRooms:
             raise PublishError(f"nothing is published, since {self.trouble}")
         messages = count_frames(frames, max(map(len, frames)))
         entry = Append(room.path, b"".join(frames), messages, room.settings.history, key)
-        self.committer.put(entry, partial(self._note, frames, sender, entry))
+        more = 0 if len(frames) == 1 else len(entry.frames)  # the same object if it is one
+        self.committer.put(entry, partial(self._note, frames, sender, entry), more)
         return messages
 
     def publish(self, message: Outgoing) -> None:
@@ -213,6 +222,9 @@ class StoredRooms:
         return Gathered()
 
     # Loading
+
+    def ids_before_loading(self) -> StoredIds:
+        return StoredIds()
 
     def follow(self, room: RoomState) -> None:
         """Load a room if need be, and wait for the disk. `prepare` has done so for all but a program's joins."""

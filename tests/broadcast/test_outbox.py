@@ -98,3 +98,16 @@ def test_the_keys_of_a_message_count_and_go_into_its_entry() -> None:
     assert sent.held_bytes == 5 + 2 + ONCE.held_bytes + 6 + OVERHEAD_BYTES
     sent.author = Author("node", sent.sender, 1)
     assert sent.fields == ["data", b"12345", "op", "t", "by", str(sent.author), "key", b"AB"]
+
+
+def test_the_messages_of_one_sender_are_split_into_one_each() -> None:
+    frames = [b"\x81\x01a", b"\x82\x01b"]
+    first, second = Outgoing.split("/x", frames, History(5), 7, "key")
+    assert (first.path, first.opcode, first.payload, first.history) == ("/x", Opcode.TEXT, b"a", History(5))
+    assert (second.opcode, second.payload, second.sender, second.key) == (Opcode.BINARY, b"b", 7, "key")
+
+
+def test_a_message_has_a_label_when_its_id_is_known() -> None:
+    labels = [message("/x") for _ in range(3)]
+    labels[1].id, labels[2].stored_as = (12, 3), "e-5"
+    assert [each.label for each in labels] == [None, "12-3", "e-5"]

@@ -109,7 +109,7 @@ def test_every_flag_sets_its_setting(ran: Ran, command: list[str]) -> None:
         "--read-only --rate 2.5 --max-rooms 1000 --max-peers 50 --allow-host chat.example "
         "--max-memory 1G --max-connections 9 --max-connections-per-ip 3 --trusted-proxy 10.0.0.0/8 "
         "--max-head 4k --max-headers 20 --max-target 1k --open-timeout 2 --keep-alive 5 --close-timeout 1 "
-        "--rooms /live/"
+        "--rooms /live/ --store rooms.db --store-sync interval --store-interval 0.5"
     )
     assert rawws.cli.main([*command, *flags.split()]) == 0
     assert (ran.host, ran.port) == ("::1", 9)
@@ -125,6 +125,9 @@ def test_every_flag_sets_its_setting(ran: Ran, command: list[str]) -> None:
         "exclude_sender": False,
         "read_only": True,
         "max_rooms": 1000,
+        "store": "rooms.db",
+        "store_sync": "interval",
+        "store_interval_s": 0.5,
         "max_peers": 50,
         "rooms_at": "/live/",
         "store": None,

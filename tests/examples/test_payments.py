@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -70,3 +71,46 @@ def test_the_sms_service_requires_a_state_file(
         payments.main()
     err = capsys.readouterr().err
     assert err.endswith("the SMS service needs --state FILE, such as --state sms.state, to resume after a kill\n")
+
+
+@pytest.mark.thorough
+def test_no_payment_lacks_its_sms_with_two_workers_over_kills_of_the_server(run: Run, tmp_path: Path) -> None:
+    store = ("--store", str(tmp_path / "payments.db"))
+    server = run("payments", "server", "--port", "0", *store).wait_listening()
+    port = server.port
+
+    def pay(*amounts: int) -> None:
+        for amount in amounts:
+            assert ask(port, "/payments", f"amount={amount}").status_code == 201
+
+    pay(1)
+    server.kill()  # payment 1 is stored, and has no SMS yet
+    server = run("payments", "server", "--port", str(port), *store).wait_listening()
+    workers = [run("payments", "worker", "--port", str(port)) for _ in range(2)]
+    pay(2, 3, 4)
+    heard: list[str] = []
+    for worker in workers:
+        threading.Thread(target=collect, args=(worker, heard), daemon=True).start()
+    wait_for(heard, 4)
+    server.kill()
+    server = run("payments", "server", "--port", str(port), *store).wait_listening()
+    pay(5, 6)
+    wait_for(heard, 6)
+    for worker in workers:
+        worker.process.kill()
+        worker.process.wait()
+    assert set(heard) == {f"SMS: 'amount={number}'" for number in range(1, 7)}
+    # At the second kill, each worker may have sent an SMS and not acknowledged it yet.
+    assert len(heard) - 6 <= len(workers)
+
+
+def collect(worker: Example, heard: list[str]) -> None:
+    assert worker.process.stdout is not None
+    for line in worker.process.stdout:
+        heard.append(line.rstrip("\n"))
+
+
+def wait_for(heard: list[str], count: int) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while len(set(heard)) < count and time.monotonic() < deadline:
+        time.sleep(0.01)

@@ -274,7 +274,7 @@ def test_of_each_key_one_job_is_out_at_a_time() -> None:
     assert deliver(group) == [("#1", 4, 1)]
 
 
-def test_what_waits_for_a_key_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_that_wait_for_a_key_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_PARKED", 3)
     group = make(10, "k")
     group.join(Worker("#1", most=9))

@@ -73,7 +73,7 @@ class GroupMachine(RuleBasedStateMachine):
         self.position = 0
         self.unsent: list[Delivery] = []
 
-    # What is stored
+    # The store
 
     def store(self) -> None:
         """Store all changes, the dead ones among them."""

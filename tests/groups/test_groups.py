@@ -213,7 +213,7 @@ async def test_publishers_wait_while_the_groups_keep_too_much(caplog: pytest.Log
         assert taker.ended is ENDED
 
 
-async def test_what_a_group_keeps_is_counted_after_a_restart(tmp_path: Path) -> None:
+async def test_bytes_that_a_group_keeps_are_counted_after_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "rooms.db"
     async with serving(SqliteEngine(path, SyncMode.NEVER)) as (groups, rooms):
         runner = await open_group(groups)
@@ -264,6 +264,8 @@ async def test_nothing_goes_out_while_nothing_can_be_stored() -> None:
         assert taker.ack(1)
         await trio.sleep(0.05)
         assert len(taker.got) == 1
+        refusal = await groups.open(PATH, GroupQuery("new"))
+        assert getattr(refusal, "code", "") == "store_trouble"
         engine.fails = None
         assert (await taker.wait(2))[1] == (2, 1, b"b")
 

@@ -1,4 +1,4 @@
-"""What workers say and are told: queries, answers, and the texts for them."""
+"""The language of workers: queries, answers, and the texts for them."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_the_query_of_an_answer_that_can_not_be_read_is_explained(query: str, wh
         read_answer_query(query)
 
 
-# What a worker is told
+# Texts for workers
 
 
 def test_a_job_has_its_id_and_its_try_before_the_payload() -> None:
@@ -173,12 +173,12 @@ def test_a_job_has_its_id_and_its_try_before_the_payload() -> None:
 
 
 def test_a_worker_that_answers_too_late_is_told() -> None:
-    told = lost_lease(JOB)
-    assert json.loads(told) == {
+    notice = lost_lease(JOB)
+    assert json.loads(notice) == {
         "lost": ID,
         "why": "This job is no longer leased to you; another worker may have it, or it is done.",
     }
-    assert told.endswith("}\n")
+    assert notice.endswith("}\n")
 
 
 @pytest.mark.parametrize("opcode", [Opcode.TEXT, Opcode.BINARY])

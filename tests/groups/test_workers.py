@@ -157,7 +157,7 @@ async def test_a_late_answer_is_told(hub: Hub) -> None:
         assert (await receive(a))[0]["lost"] == "0-7"
 
 
-async def test_what_is_no_answer_closes_the_connection_and_gives_its_job_back(
+async def test_a_message_that_is_no_answer_closes_the_connection_and_gives_the_job_back(
     hub: Hub, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(hub) as running:
@@ -319,6 +319,37 @@ async def test_a_websocket_publisher_waits_while_the_groups_keep_too_much(tmp_pa
             answer = await running.ask("GET", "/pay?group=sms")
             await running.ask("POST", f"/pay?group=sms&ack={answer.fields['Rawws-Id']}")
             assert await ws.recv() == "held"
+
+
+async def test_a_user_who_is_disconnected_works_no_more(tmp_path: Path) -> None:
+    hub = stored(tmp_path)
+
+    async def authenticate(request: rawws.Request) -> str:
+        return request.headers.get("X-User") or "bob"
+
+    async with serving(hub, authenticate=authenticate) as running:
+        worker = rawws.connect(running.uri(), subprotocols=SUBPROTOCOLS, headers={"X-User": "ann"})
+        async with worker as a:
+            await running.say("1")
+            await receive(a)
+            assert hub.disconnect(user="bob") == 0
+            assert hub.disconnect(user="ann") == 1
+            with pytest.raises(rawws.ConnectionClosed):
+                await a.recv()
+            assert a.close_code == 1008
+
+
+async def test_a_user_who_may_only_read_takes_no_jobs(tmp_path: Path) -> None:
+    hub = stored(tmp_path)
+    reader = rawws.User("ann", read=["/pay"])
+
+    async def authenticate(request: rawws.Request) -> rawws.User | None:
+        return reader if request.path else None
+
+    async with serving(hub, authenticate=authenticate) as running:
+        with pytest.raises(rawws.InvalidStatus, match="A worker of a group needs the right to read and to write"):
+            await rawws.connect(running.uri(), subprotocols=SUBPROTOCOLS).open()
+        assert (await running.ask("GET", "/pay?group=sms")).status == 403
 
 
 # rawws.work
@@ -520,7 +551,7 @@ class StuckEngine(MemoryEngine):
 
 
 async def test_workers_over_http_are_told_when_nothing_can_be_stored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rawws.groups.over_http.PATIENCE_S", 0.2)
+    monkeypatch.setattr("rawws.groups.runner.PATIENCE_S", 0.2)
     engine = StuckEngine()
     monkeypatch.setattr("rawws.store.opening.MemoryEngine", lambda *_: engine)
     async with serving(Hub(queue_in_memory=True)) as running:

@@ -663,6 +663,11 @@ async def test_the_wall_clock_only_dates_records_responses_and_grants() -> None:
         "server/room_readers.py",
         "server/auth_url.py",
         "server/jwt_source.py",
+        "cli/store.py",
+        "store/loaded_room.py",
+        "store/memory_engine.py",
+        "store/sqlite_engine.py",
+        "store/sqlite_schema.py",
     }
 
 

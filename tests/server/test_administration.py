@@ -212,8 +212,11 @@ async def test_the_program_ends_a_poll_that_waits_too(nursery: trio.Nursery) -> 
 # Histories
 
 
-async def test_a_cleared_history_is_gone_for_later_readers_alone(nursery: trio.Nursery) -> None:
-    async with administered(nursery) as running:
+@pytest.mark.parametrize("store", [None, "rooms.db"])
+async def test_a_cleared_history_is_gone_for_later_readers_alone(
+    nursery: trio.Nursery, tmp_path: Path, store: str | None
+) -> None:
+    async with administered(nursery, store=store and tmp_path / store) as running:
         peer = await running.open("/x")
         publisher = await running.connect()
         key = "Idempotency-Key: once"
@@ -230,6 +233,16 @@ async def test_a_cleared_history_is_gone_for_later_readers_alone(nursery: trio.N
         assert following == f"{last.partition('-')[0]}-3", "the ids go on"
         assert [(await peer.frame()).payload for _ in range(3)] == [b"one", b"two", b"three"]
         assert (await running.delete("/_rawws/history?room=/x"))["messages"] == 1
+
+
+async def test_a_stored_history_is_cleared_though_nobody_has_read_it(nursery: trio.Nursery, tmp_path: Path) -> None:
+    async with administered(nursery, store=tmp_path / "rooms.db") as running:
+        publisher = await running.connect()
+        last = json.loads((await publisher.ask(post("/x", b"one"))).body)["id"]
+        assert not running.hub.rooms
+        assert (await running.delete("/_rawws/history?room=/x")) == {"room": "/x", "messages": 1, "last_id": last}
+        assert json.loads((await running.ask("/x?since=0-0")).body)["messages"] == []
+        assert (await running.ask("/_rawws/history?room=/y", method="DELETE")).status == 404
 
 
 async def test_the_ids_go_on_in_a_cleared_room_that_nobody_is_in(nursery: trio.Nursery) -> None:

@@ -825,6 +825,9 @@ class SlowBackplane:
     def follow(self, *_: object) -> None:
         pass
 
+    def ids_before_loading(self) -> None:
+        pass
+
 
 @pytest.mark.parametrize(
     ("target", "line", "let_in", "status"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -13,6 +14,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from rawws.broadcast.log import History
+from rawws.relay.loop import current_loop
 from rawws.store import committer as committer_module
 from rawws.store.committer import PROBE, Committer, Result
 from rawws.store.engine import StoreBroken, StoreError, StoreFull
@@ -21,11 +23,12 @@ from tests.store.faulty_engine import FaultyEngine
 
 pytestmark = pytest.mark.usefixtures("bounded")
 
+HISTORY = History(10)
 FULL = StoreFull("there is no space left on the disk")
 
 
 def append(text: str = "hi", path: str = "/x") -> Append:
-    return Append(path, text.encode(), 1, History(10))
+    return Append(path, text.encode(), 1, HISTORY)
 
 
 @asynccontextmanager
@@ -234,7 +237,7 @@ async def test_a_break_tells_all_that_wait(engine: FaultyEngine, caplog: pytest.
     assert "messages that may be lost: 1" in caplog.text
 
 
-async def test_what_waits_at_the_end_is_counted(engine: FaultyEngine) -> None:
+async def test_entries_that_wait_at_the_end_are_counted(engine: FaultyEngine) -> None:
     async with running(Committer(engine)) as committer:
         engine.fault = FULL
         committer.put(append())
@@ -242,3 +245,34 @@ async def test_what_waits_at_the_end_is_counted(engine: FaultyEngine) -> None:
             await committer.flush()
     assert committer.waiting_messages == 1
     assert "broken waiting=1" in repr(committer)  # since it is closed
+
+
+def _hold(_frames: list[bytes], _: Result) -> None:
+    """Refer to frames, as the rooms over a store do until these are stored."""
+
+
+@pytest.mark.parametrize("size", [1, 100, 10_000])
+async def test_entries_that_wait_count_as_the_memory_that_they_use(engine: FaultyEngine, size: int) -> None:
+    committer = Committer(engine)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(1000):
+            frames = [b"%d" % (number % 10) * size]
+            entry = Append("/x", b"".join(frames), 1, HISTORY)
+            committer.put(entry, partial(_hold, frames))
+        used = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert used / 1.5 < committer.held_bytes() < 1.5 * used
+
+
+async def test_the_memory_of_what_waits_is_part_of_the_servers(engine: FaultyEngine) -> None:
+    async with running(Committer(engine)) as committer:
+        engine.gate.clear()
+        before = current_loop().memory.used_bytes()
+        committer.put(append("x" * 1000), more_bytes=5000)
+        assert current_loop().memory.used_bytes() - before > 6000
+        engine.gate.set()
+        await committer.flush()
+        assert current_loop().memory.used_bytes() == before

@@ -48,7 +48,8 @@ def ask(address: str, path: str, data: bytes | None = None) -> tuple[int, bytes,
 @pytest.mark.thorough
 def test_a_full_disk(start_program: StartProgram, small_disk: Path) -> None:
     program = start_program("--store", str(small_disk / "rooms.db"), "--history-bytes", "100M", "--metrics")
-    accepted, refused = 0, (0, b"", None)
+    accepted = 0
+    refused: tuple[int, bytes, str | None] = (0, b"", None)
     while accepted < 100:
         status, *_ = refused = ask(program.address, "/x", bytes(30_000))
         if status != 202:

@@ -14,13 +14,19 @@ import pytest
 import trio
 
 import rawws
-from rawws import Hub, PublishError, UsageError
+from rawws import Hub, NotServing, PublishError, UsageError
 from rawws.broadcast.log import History
+from rawws.broadcast.node_answers import Gathered
+from rawws.broadcast.outbox import Outgoing
+from rawws.hub.closed_store import ClosedStore
+from rawws.hub.room import state_of
+from rawws.relay.backplane import AWAY
 from rawws.store import committer, stored_rooms
 from rawws.store.engine import StoreBroken, StoreError, StoreFull
 from rawws.store.entries import Entry, Outcome, Page, Record
 from rawws.store.loaded_room import _times_of, read_history
 from rawws.store.sqlite_engine import SqliteEngine
+from rawws.wire.frames import Opcode
 from tests.room_serving import Rooms, rooms
 from tests.serving.client import Client
 from tests.serving.machine import LOOPBACK
@@ -154,6 +160,7 @@ async def test_a_program_joins_publishes_and_asks_for_ids(start: Start, nursery:
         one = (await running.publish("/x", "one"))["id"]
     hub = Hub(store=tmp_path / "rooms.db")
     room = hub.room("/x")
+    assert room.last_id.endswith("-0")
 
     async def handler(ws: rawws.WebSocket) -> None:
         async with room.join(ws, since="0-0"):
@@ -161,6 +168,7 @@ async def test_a_program_joins_publishes_and_asks_for_ids(start: Start, nursery:
 
     served = functools.partial(rawws.serve, handler, 0, host=LOOPBACK, routes={"/room/": hub})
     server = await nursery.start(served)
+    assert room.last_id == "0-0"
     given = await trio.to_thread.run_sync(lambda: room.publish("two", wait=True))
     assert given == one[:-1] + "2"
     client = await Client.unconnected().connect(server.port)
@@ -171,6 +179,21 @@ async def test_a_program_joins_publishes_and_asks_for_ids(start: Start, nursery:
     client.hang_up()
     server.stop()
     await until(lambda: hub.stored is None)
+
+
+async def test_a_hub_is_served_again(nursery: trio.Nursery, tmp_path: Path) -> None:
+    hub = Hub(store=tmp_path / "rooms.db")
+    for number in range(1, 3):
+        server = await nursery.start(functools.partial(rawws.serve, hub, 0, host=LOOPBACK, http=rawws.rooms(hub)))
+        given = await trio.to_thread.run_sync(lambda: hub.room("/x").publish("x", wait=True))
+        client = await Client.unconnected().connect(server.port)
+        answer = json.loads((await client.ask(get("/x?since=0-0"))).body)
+        ids = [f"{str(given)[:-1]}{each}" for each in range(1, number + 1)]
+        assert [each["id"] for each in answer["messages"]] == ids
+        client.hang_up()
+        server.stop()
+        await until(lambda: hub.stored is None)
+    assert not hub.rooms
 
 
 async def test_two_servers_of_one_hub_share_its_store(nursery: trio.Nursery, tmp_path: Path) -> None:
@@ -381,7 +404,7 @@ async def test_a_room_that_cannot_be_read_is_refused(
         assert (await running.poll("/x?since=0-0"))["messages"]
 
 
-async def test_what_cannot_be_stored_at_the_end_is_told_with_its_number(
+async def test_messages_that_cannot_be_stored_at_the_end_are_told_with_their_number(
     start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from rawws.store import opening
@@ -406,16 +429,30 @@ async def test_what_cannot_be_stored_at_the_end_is_told_with_its_number(
         ({"store": "x", "store_interval_s": -1}, "store_interval_s can't be -1"),
     ],
 )
-async def test_what_cannot_be_a_store_is_refused(settings: dict[str, Any], why: str) -> None:
+async def test_a_value_that_cannot_be_a_store_is_refused(settings: dict[str, Any], why: str) -> None:
     with pytest.raises(UsageError, match=why):
         Hub(**settings)
 
 
-async def test_rooms_that_are_there_before_the_store_are_refused(tmp_path: Path) -> None:
+async def test_nothing_is_published_before_the_store_is_open(nursery: trio.Nursery, tmp_path: Path) -> None:
     hub = Hub(store=tmp_path / "rooms.db")
-    hub.room("/x").publish("too early")
-    with pytest.raises(UsageError, match="there are rooms already, which would not be stored"):
-        await rawws.serve(hub, 0, host=LOOPBACK)
+    room = hub.room("/x")
+    with pytest.raises(NotServing, match="the store of this hub isn't open; rawws"):
+        room.publish("too early")
+    closed = ClosedStore()
+    with pytest.raises(NotServing):
+        closed.publish(Outgoing("/x", Opcode.TEXT, b"", History()))
+    with pytest.raises(NotServing):
+        closed.follow(state_of(room))
+    assert await closed.prepare(state_of(room)) is await closed.clear(state_of(room)) is AWAY
+    assert not closed.withdraw(Outgoing("/x", Opcode.TEXT, b"", History()))
+    await closed.ready()
+    await closed.flush()
+    closed.tell("", {})
+    assert await closed.ask("", {}, 0.0) == Gathered()
+    server = await nursery.start(functools.partial(rawws.serve, hub, 0, host=LOOPBACK))
+    room.publish("in time")
+    server.stop()
 
 
 async def test_a_history_is_kept_by_default() -> None:

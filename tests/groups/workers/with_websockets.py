@@ -1,0 +1,31 @@
+"""A worker with Python's websockets. Usage: with_websockets.py NAME PORT MAX LOG."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+from websockets.exceptions import WebSocketException
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
+
+
+def work(name: str, port: str, most: str, log: str) -> None:
+    uri = f"ws://127.0.0.1:{port}/jobs?group=g&ack=5&tries=50&max={most}"
+    with connect(uri, subprotocols=[Subprotocol("rawws.id.v1")]) as ws, open(log, "a", buffering=1) as file:
+        for message in ws:
+            head = json.loads(str(message).partition("\n")[0])
+            if "id" not in head:
+                continue
+            file.write(f"{name} get {head['id']} {head['try']}\n")
+            time.sleep(0.002)
+            file.write(f"{name} end {head['id']} {head['try']}\n")
+            ws.send(json.dumps({"ack": head["id"]}))
+
+
+while True:
+    try:
+        work(*sys.argv[1:])
+    except (OSError, WebSocketException):
+        time.sleep(0.05)
