@@ -17,7 +17,7 @@ from rawws.broadcast.json_messages import as_compact_json
 from rawws.errors import RETRY_SOON, Refusal, UsageError
 from rawws.groups.backlog import Backlog
 from rawws.groups.group import Group
-from rawws.groups.over_http import NO_GROUP, answer_get, answer_post
+from rawws.groups.over_http import NO_GROUP, OneJob, answer_get, answer_post
 from rawws.groups.protocol import GroupQuery, dead_room, read_answer_query, read_group_query
 from rawws.groups.runner import ENDED, Runner
 from rawws.groups.shelf import PAGE_BYTES, PAGE_MESSAGES, Shelf
@@ -304,7 +304,7 @@ class Groups:
 
     def end_workers(self, is_wanted: Callable[[object], bool], code: int, reason: str | None) -> int:
         clients = [client for runner in self._runners.values() for client in runner.clients]
-        found = [each for each in clients if isinstance(each, SocketWorker) and is_wanted(each.user)]
+        found = [each for each in clients if isinstance(each, SocketWorker | OneJob) and is_wanted(each.user)]
         for each in found:
             each.close(code, reason)
         return len(found)

@@ -37,13 +37,13 @@ class OneJob:
 
     def __init__(self, path: str, user: object) -> None:
         self._path = path
-        self._user = user
+        self.user = user
         self.has_come = trio.Event()
         self.job: tuple[MessageId, int, StoredMessage] | None = None
         self.problem: Refusal | None = None
 
     def refuse(self) -> Refusal | None:
-        return refuse_by_now(self._user, self._path, WORKING, time.time())
+        return self.problem or refuse_by_now(self.user, self._path, WORKING, time.time())
 
     def deliver(self, job: MessageId, tried: int, message: StoredMessage) -> None:
         self.job = (job, tried, message)
@@ -52,6 +52,11 @@ class OneJob:
     def end(self, refusal: Refusal) -> None:
         self.problem = refusal
         self.has_come.set()
+
+    def close(self, code: int, reason: str | None) -> None:
+        """Have the request answered with 403 now. The code is for WebSockets."""
+        why = f": {reason}." if reason else "."
+        self.end(Refusal(403, "disconnected", f"This poll was ended by the server{why}"))
 
 
 async def answer_get(runner: Runner, query: GroupQuery, client: WorkerClient, wait: Wait) -> Response | Refusal:

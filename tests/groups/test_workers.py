@@ -614,3 +614,22 @@ async def test_the_same_job_twice_in_one_program_is_kept_up_for_both() -> None:
     assert again.is_lost
     assert not first.is_lost
     under_way.end(again)
+
+
+async def test_a_get_that_waits_is_ended_with_its_user(tmp_path: Path) -> None:
+    hub = stored(tmp_path)
+    async with serving(hub, access=Changing(None)) as running:
+        answers: list[Answer] = []
+
+        async def wait() -> None:
+            answers.append(await running.ask("GET", "/pay?group=sms&wait=20"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            while not (await running.ask("GET", "/pay?group=sms&state")).body.count(b'"workers":1'):
+                await trio.sleep(0.01)
+            assert hub.disconnect(user="bob") == 0
+            assert hub.disconnect(user="sms", reason="bye") == 1
+            hub.room("/pay").publish("secret")
+        assert (answers[0].status, answers[0].body) == (403, b"This poll was ended by the server: bye.\n")
+        assert (await running.state())["workers"] == 0
