@@ -36,6 +36,8 @@ from rawws.wire.trace import FAULT, STATE, shorten
 MAX_GROUPS, MAX_GROUPS_OF_ROOM = 1000, 32
 # The bytes that the groups of a room keep are counted in at most about this many parts.
 BACKLOG_PARTS = 1024
+# Publishers that wait go on when this part of the limit is free.
+SLACK_PART = 16
 
 Read = TypeVar("Read")
 Key = tuple[str, str]  # the path of the room, and the name of the group
@@ -192,7 +194,9 @@ class Groups:
             self._hold(path, is_over=False)
             return
         backlog.trim(min(runner.group.oldest for runner in runners.values()))
-        is_over = backlog.bytes >= self._queue_bytes
+        # Publishers that go on have space for more than a message, so that they don't wait again at once.
+        slack = self._queue_bytes // SLACK_PART if path in self._held else 0
+        is_over = backlog.bytes >= self._queue_bytes - slack
         if is_over != (path in self._held):
             self._hold(path, is_over=is_over)
             self._tell(path, backlog, "publishers wait" if is_over else "publishers go on")
@@ -276,7 +280,7 @@ class Groups:
             await opening.wait()
         if (runner := self._runners.get(key)) is not None:
             return runner if runner.problem is None else runner.problem
-        if len(self._runners) >= MAX_GROUPS or len(self._of_room.get(path, ())) >= MAX_GROUPS_OF_ROOM:
+        if len(self._runners) + len(self._opening) >= MAX_GROUPS or len(self._of_room.get(path, ())) >= MAX_GROUPS_OF_ROOM:
             return _TOO_MANY
         if self._tasks is None:
             return BROKEN

@@ -397,3 +397,18 @@ async def test_a_group_whose_room_can_not_be_read_at_first_can_be_opened_later()
                 assert groups._runners.keys() <= {(PATH, f"g{number}") for number in range(4) if number != failing}
             taker = Taker(await open_group(groups, f"g{failing}"))
             assert await taker.wait(1) == [(1, 1, b"a")]
+
+
+async def test_publishers_that_go_on_have_some_space(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(MemoryEngine(), queue_bytes=16_000) as (groups, rooms):
+        taker = Taker(await open_group(groups), most=1000)
+        for _ in range(160):
+            rooms.say("x" * 98)
+        await taker.wait(160)
+        for number in range(1, 101):
+            assert taker.ack(number)
+            await taker.runner.settled()
+            rooms.say("x" * 98)
+            await taker.wait(160 + number)
+        assert len(rooms.held) <= 1 + 2 * 100 // 10
+        assert caplog.text.count("publishers") <= 2 + 2 * 100 // 10
