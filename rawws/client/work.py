@@ -21,7 +21,7 @@ from rawws.broadcast.encodings import SUBPROTOCOL
 from rawws.client.connect import ClientConnector, connect
 from rawws.client.reconnect import Reconnecting
 from rawws.errors import ConnectionClosed, InvalidResponse, UsageError
-from rawws.groups.protocol import GroupQuery, read_group_query
+from rawws.groups.protocol import GROUP_ENDED, GroupQuery, read_group_query
 from rawws.hooks import log_failure
 from rawws.limits import check_number
 from rawws.websocket import WebSocket
@@ -143,8 +143,10 @@ class Work(AsyncIterator[Job]):
                     raise InvalidResponse(f"the server does not speak {SUBPROTOCOL}, which a worker needs")
             try:
                 message = await self._ws.recv()
-            except ConnectionClosed:
+            except ConnectionClosed as error:
                 self._ws = None
+                if error.code == GROUP_ENDED:
+                    raise
                 continue
             if self._ws.state is not State.OPEN:
                 continue  # the server has given this job to another worker
@@ -245,7 +247,8 @@ def work(
     worker's jobs to others. Leaving the loop closes the connection, which gives back the jobs that are under way.
 
     Raises `UsageError` for arguments that can't be used, and as ``async for ws in rawws.connect(uri)`` when another try
-    would fail too: for a server that keeps no jobs, and for a user that may not work there.
+    would fail too: for a server that keeps no jobs, and for a user that may not work there. Raises `ConnectionClosed`
+    with 4410 when an operator has ended the group, since another connection would make it anew.
     """
     for name, value in {"max_jobs": max_jobs, "ack": ack, "tries": tries}.items():
         check_number(name, value, least=1)

@@ -33,6 +33,8 @@ MAX_DELAY_S = 604_800  # a week
 MAX_WHY_CHARACTERS = 500
 MAX_ANSWER_BYTES = 4096
 MAX_LEASE_CHARACTERS = 64
+# The code of a close after an operator has ended the group. To connect again would make it anew.
+GROUP_ENDED = 4410
 MAX_UNKNOWN = 20  # names in a query, each of which is compared with ours
 
 _FOR_WORKERS = ("group", "max", "ack", "tries", "since", "last", "wait", "state")

@@ -15,8 +15,8 @@ from rawws.broadcast.encodings import SUBPROTOCOL
 from rawws.broadcast.message_ids import MessageId
 from rawws.errors import Refusal, UsageError
 from rawws.groups.group import Worker
-from rawws.groups.protocol import GroupQuery, lost_lease, read_answer, with_head
-from rawws.groups.runner import Runner
+from rawws.groups.protocol import GROUP_ENDED, GroupQuery, lost_lease, read_answer, with_head
+from rawws.groups.runner import ENDED, Runner
 from rawws.groups.shelf import StoredMessage
 from rawws.net.addresses import format_address
 from rawws.relay.leases import WITHDRAWN
@@ -155,6 +155,8 @@ def _close_of(refusal: Refusal) -> tuple[int, str]:
     """Return the code and the reason with which a worker is sent away."""
     if refusal.status == 401:  # its token is no longer known
         return WITHDRAWN
+    if refusal is ENDED:
+        return GROUP_ENDED, _as_reason(refusal.sentence)
     return 1008 if refusal.status < 500 else 1013, _as_reason(refusal.sentence)
 
 

@@ -633,3 +633,14 @@ async def test_a_get_that_waits_is_ended_with_its_user(tmp_path: Path) -> None:
             hub.room("/pay").publish("secret")
         assert (answers[0].status, answers[0].body) == (403, b"This poll was ended by the server: bye.\n")
         assert (await running.state())["workers"] == 0
+
+
+async def test_a_worker_does_not_begin_again_a_group_that_an_operator_has_ended(hub: Hub) -> None:
+    async with serving(hub) as running:
+        await running.say("1", "2")
+        with pytest.raises(rawws.ConnectionClosed, match="This group has been ended") as caught:
+            async for job in rawws.work(running.uri(""), group="sms"):
+                async with job:
+                    assert await hub.queues.end("/pay", "sms")
+        assert caught.value.code == 4410
+        assert (await running.ask("GET", "/pay?group=sms&state")).status == 404
