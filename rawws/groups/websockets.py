@@ -22,6 +22,7 @@ from rawws.net.addresses import format_address
 from rawws.relay.leases import WITHDRAWN
 from rawws.websocket.callbacks import CallbackWebSocket
 from rawws.wire.frames import MAX_CONTROL_PAYLOAD_BYTES, Opcode
+from rawws.wire.session import State
 from rawws.wire.trace import FAULT, STATE, shorten
 
 _TEXT = Opcode.TEXT
@@ -51,6 +52,8 @@ class SocketWorker:
         return self.worker.is_paused
 
     def refuse(self) -> Refusal | None:
+        if self._websocket.state is not State.OPEN:  # its end is told when the peer has answered the close
+            return LEAVING
         return refuse_by_now(self._websocket.user, self._runner.group.path, WORKING, time.time())
 
     def deliver(self, job: MessageId, tried: int, message: StoredMessage) -> None:
@@ -132,6 +135,8 @@ NEEDS_IDS = Refusal(
 )
 
 
+# The peer isn't told, since it has our close already.
+LEAVING = Refusal(503, "stopping", "This connection is being closed; connect again.")
 NO_WORKER_HERE = Refusal(
     403,
     "group_read_only",

@@ -25,6 +25,8 @@ from rawws.server.metrics import MetricsApp
 from rawws.store.engine import StoreFull
 from rawws.store.entries import Entry, Outcome
 from rawws.store.memory_engine import MemoryEngine
+from tests.serving.client import Client
+from tests.serving.wire import close, upgrade
 
 SUBPROTOCOLS = ["rawws.id.v1"]
 
@@ -644,3 +646,29 @@ async def test_a_worker_does_not_begin_again_a_group_that_an_operator_has_ended(
                     assert await hub.queues.end("/pay", "sms")
         assert caught.value.code == 4410
         assert (await running.ask("GET", "/pay?group=sms&state")).status == 404
+
+
+async def test_a_worker_that_is_being_closed_gets_nothing_and_costs_no_try(tmp_path: Path) -> None:
+    async with serving(stored(tmp_path)) as running:
+        workers = []
+        for _ in range(7):
+            worker = await Client.unconnected().connect(running.port)
+            fields = "Sec-WebSocket-Protocol: rawws.id.v1"
+            assert (await worker.ask(upgrade("/pay?group=sms", fields))).status == 101
+            workers.append(worker)
+        await running.say("healthy")
+        while not (await running.state())["leased"]:
+            await trio.sleep(0.01)
+        for peer in list(current_loop().peers.values()):
+            if isinstance(peer.owner, rawws.CallbackWebSocket):
+                peer.owner.close(1001)
+        for place, worker in enumerate(workers, 1):  # they answer the close one after the other
+            await worker.send(close(1001))
+            while (await running.state())["workers"] > 7 - place:
+                await trio.sleep(0.01)
+        state = await running.state()
+        assert (state["delivered"], state["dead"]) == (1, 0)
+        answer = await running.ask("GET", "/pay?group=sms&wait=2")
+        assert (answer.body, answer.fields["Rawws-Try"]) == (b"healthy", "2")
+        for worker in workers:
+            worker.hang_up()
