@@ -21,7 +21,7 @@ from rawws.broadcast.encodings import SUBPROTOCOL
 from rawws.client.connect import ClientConnector, connect
 from rawws.client.reconnect import Reconnecting
 from rawws.errors import ConnectionClosed, InvalidResponse, UsageError
-from rawws.groups.protocol import GroupQuery, read_group_query
+from rawws.groups.protocol import GROUP_ENDED, GroupQuery, read_group_query
 from rawws.hooks import log_failure
 from rawws.limits import check_number
 from rawws.websocket import WebSocket
@@ -48,11 +48,11 @@ class Job:
     does no harm: `id` is the same then.
     """
 
-    __slots__ = ("_begun_at", "_is_answered", "_work", "_ws", "data", "id", "is_lost", "tried")
+    __slots__ = ("_begun_at", "_is_answered", "_under_way", "_ws", "data", "id", "is_lost", "tried")
 
-    def __init__(self, work: Work, ws: WebSocket, job_id: str, tried: int, data: str | bytes) -> None:
+    def __init__(self, under_way: _UnderWay, ws: WebSocket, job_id: str, tried: int, data: str | bytes) -> None:
         """For `rawws.work`."""
-        self._work = work
+        self._under_way = under_way  # and not the `Work`: that ends with its loop, and a job may be kept
         self._ws = ws
         self._is_answered = False
         self._begun_at = trio.current_time()
@@ -95,13 +95,13 @@ class Job:
         return not self.is_lost
 
     async def __aenter__(self) -> Job:
-        self._work._begin(self)
+        self._under_way.begin(self)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        self._work._end(self)
+        self._under_way.end(self)
         if self._is_answered:
             return False
         if error is None:
@@ -126,13 +126,11 @@ class Work(AsyncIterator[Job]):
         """For `rawws.work`."""
         self._connections = Reconnecting(connector.open)
         self._query = query
-        self._longest_s = longest_s
         self._ws: WebSocket | None = None
-        self._under_way: dict[str, Job] = {}
-        self._keeper: trio.CancelScope | None = None
+        self._under_way = _UnderWay(query.ack_s / MORE_PER_LEASE, longest_s)
 
     def __repr__(self) -> str:
-        return f"<Work of {self._query.group} under way={len(self._under_way)}>"
+        return f"<Work of {self._query.group} under way={len(self._under_way.jobs)}>"
 
     def __aiter__(self) -> Work:
         return self
@@ -145,8 +143,10 @@ class Work(AsyncIterator[Job]):
                     raise InvalidResponse(f"the server does not speak {SUBPROTOCOL}, which a worker needs")
             try:
                 message = await self._ws.recv()
-            except ConnectionClosed:
+            except ConnectionClosed as error:
                 self._ws = None
+                if error.code == GROUP_ENDED:
+                    raise
                 continue
             if self._ws.state is not State.OPEN:
                 continue  # the server has given this job to another worker
@@ -164,35 +164,46 @@ class Work(AsyncIterator[Job]):
             job_id, tried = head["id"], head["try"]
         except (ValueError, RecursionError, TypeError, LookupError):
             raise InvalidResponse(f"the server's message doesn't begin as a job does: {line[:60]!r}") from None
-        return Job(self, ws, str(job_id), int(tried), data)
+        return Job(self._under_way, ws, str(job_id), int(tried), data)
 
     def _note_lost(self, ws: WebSocket, job_id: object) -> None:
-        if (job := self._under_way.get(str(job_id))) is not None:
-            job.is_lost = True
+        self._under_way.note_lost(ws, str(job_id))
         sentence = f"job {str(job_id)[:60]} took too long: another worker may have it, or has done it"
         logs.line(logs.hub, logging.WARNING, ws.id, FAULT, sentence)
 
-    # Jobs that are under way
 
-    def _begin(self, job: Job) -> None:
-        self._under_way[job.id] = job
+class _UnderWay:
+    """The jobs of a worker that are in their block. As long as there are some, the server is told of them."""
+
+    def __init__(self, every_s: float, longest_s: float) -> None:
+        self._every_s = every_s
+        self._longest_s = longest_s
+        self.jobs: dict[Job, None] = {}  # two may have the same id: one is that of a connection that was lost
+        self._keeper: trio.CancelScope | None = None
+
+    def begin(self, job: Job) -> None:
+        self.jobs[job] = None
         if self._keeper is None:
             self._keeper = trio.CancelScope()
             trio.lowlevel.spawn_system_task(self._keep, self._keeper, name="rawws.work")
 
-    def _end(self, job: Job) -> None:
-        self._under_way.pop(job.id, None)
-        if not self._under_way and self._keeper is not None:
+    def end(self, job: Job) -> None:
+        self.jobs.pop(job, None)
+        if not self.jobs and self._keeper is not None:
             self._keeper.cancel()
             self._keeper = None
 
+    def note_lost(self, ws: WebSocket, job_id: str) -> None:
+        for job in self.jobs:
+            if job.id == job_id and job._ws is ws:
+                job.is_lost = True
+
     async def _keep(self, scope: trio.CancelScope) -> None:
-        """Tell the server of all jobs that are under way, as long as there are some."""
         with scope:
             while True:
-                await trio.sleep(self._query.ack_s / MORE_PER_LEASE)
+                await trio.sleep(self._every_s)
                 now = trio.current_time()
-                for job in list(self._under_way.values()):
+                for job in list(self.jobs):
                     if not job.is_lost and now - job._begun_at < self._longest_s:
                         await job.more()
 
@@ -225,7 +236,8 @@ def work(
     after the other.
 
     - ``max_jobs``: the most jobs that the worker has at a time, from 1 to 1000. To do several at once, start a task for
-      each.
+      each. The time of each runs from its delivery on, so take them out of the loop at once: a job that waits there
+      for longer than ``ack`` goes to another worker, too.
     - ``ack``: the seconds after which a job without an answer goes to another worker.
     - ``tries``: the deliveries after which a job goes to the room ``PATH.GROUP.dead``, with the reason.
     - ``longest``: the seconds for which the server is told that a job in its block is still worked on.
@@ -235,7 +247,8 @@ def work(
     worker's jobs to others. Leaving the loop closes the connection, which gives back the jobs that are under way.
 
     Raises `UsageError` for arguments that can't be used, and as ``async for ws in rawws.connect(uri)`` when another try
-    would fail too: for a server that keeps no jobs, and for a user that may not work there.
+    would fail too: for a server that keeps no jobs, and for a user that may not work there. Raises `ConnectionClosed`
+    with 4410 when an operator has ended the group, since another connection would make it anew.
     """
     for name, value in {"max_jobs": max_jobs, "ack": ack, "tries": tries}.items():
         check_number(name, value, least=1)

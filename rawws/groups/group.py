@@ -34,6 +34,8 @@ GROUP_BYTES = 2600
 DEFAULT_ACK_S = 30.0
 # A lease begins when its delivery is sent. If that is later than this after it was stored, it is stored again.
 LATE_S = 0.25
+# Timers that mean nothing any more are left out when there are more than twice as many as jobs, and this many besides.
+SPARE_TIMERS = 1000
 # The leases of workers whose connection has ended with the server begin with this.
 OF_CONNECTION = "#"
 
@@ -173,7 +175,7 @@ class Group:
         if not ended and job.due > now:
             job.at, job.is_sent = _LEASED, True
             self.leased += 1
-            heapq.heappush(self._timers, (job.due, job.number))
+            self._set_timer(job)
             return
         if job.lease:
             job.reason = "the server ended while the worker had it" if ended else "no answer in time"
@@ -210,6 +212,11 @@ class Group:
     def wants_messages(self) -> bool:
         """Whether it could give out more messages than it has been offered."""
         return bool(self._free) and not self._runs and not self._ready and self._may_take
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether `assign` has left out jobs that a worker could have."""
+        return bool(self._free) and (bool(self._ready) or (bool(self._runs) and self._may_take))
 
     @property
     def _may_take(self) -> bool:
@@ -312,9 +319,12 @@ class Group:
     # Deliveries
 
     def assign(self, now: float, most: int = 1000) -> list[Delivery]:
-        """Give the next jobs to free workers, in turns. They are sent after all that `take_write` returns is stored."""
+        """Give the next jobs to free workers, in turns. They are sent after all that `take_write` returns is stored.
+
+        After ``most`` deliveries and dead jobs together, it leaves the others for later (`is_behind`).
+        """
         deliveries: list[Delivery] = []
-        while self._free and len(deliveries) < most:
+        while self._free and len(deliveries) + len(self.dead) < most:
             worker = self._free[0]
             if worker.is_paused:
                 self._free.popleft()
@@ -360,7 +370,7 @@ class Group:
         job.is_sent = True
         self._delivered += 1
         self._redelivered += delivery.tried > 1
-        heapq.heappush(self._timers, (due, job.number))
+        self._set_timer(job)
         return True
 
     def give_back(self, delivery: Delivery, now: float) -> None:
@@ -414,7 +424,7 @@ class Group:
         if job is None:
             return False
         job.due = now + job.ack_s
-        heapq.heappush(self._timers, (job.due, number))
+        self._set_timer(job)
         if not lease.startswith(OF_CONNECTION):
             self._changed[number] = None
         return True
@@ -450,6 +460,14 @@ class Group:
                 heapq.heappush(self._ready, number)
         return ended
 
+    def _set_timer(self, job: _Job) -> None:
+        """Have `expire` look at a job when it is due. Its earlier timers mean nothing any more."""
+        heapq.heappush(self._timers, (job.due, job.number))
+        if len(self._timers) > 2 * len(self._jobs) + SPARE_TIMERS:
+            timed = (each for each in self._jobs.values() if each.at is _DELAYED or (each.at is _LEASED and each.is_sent))
+            self._timers[:] = [(each.due, each.number) for each in timed]
+            heapq.heapify(self._timers)
+
     # The ends of leases and jobs
 
     def _release(self, job: _Job) -> None:
@@ -481,7 +499,7 @@ class Group:
             self._park(job)
         elif job.due > now:
             job.at = _DELAYED
-            heapq.heappush(self._timers, (job.due, job.number))
+            self._set_timer(job)
         else:
             job.at = _READY
             heapq.heappush(self._ready, job.number)

@@ -17,7 +17,7 @@ from rawws.broadcast.json_messages import as_compact_json
 from rawws.errors import RETRY_SOON, Refusal, UsageError
 from rawws.groups.backlog import Backlog
 from rawws.groups.group import Group
-from rawws.groups.over_http import NO_GROUP, answer_get, answer_post
+from rawws.groups.over_http import NO_GROUP, OneJob, answer_get, answer_post
 from rawws.groups.protocol import GroupQuery, dead_room, read_answer_query, read_group_query
 from rawws.groups.runner import ENDED, Runner
 from rawws.groups.shelf import PAGE_BYTES, PAGE_MESSAGES, Shelf
@@ -34,6 +34,10 @@ from rawws.wire.trace import FAULT, STATE, shorten
 
 # A group is made by the first worker that names it, so their number is bounded.
 MAX_GROUPS, MAX_GROUPS_OF_ROOM = 1000, 32
+# The bytes that the groups of a room keep are counted in at most about this many parts.
+BACKLOG_PARTS = 1024
+# Publishers that wait go on when this part of the limit is free.
+SLACK_PART = 16
 
 Read = TypeVar("Read")
 Key = tuple[str, str]  # the path of the room, and the name of the group
@@ -78,8 +82,9 @@ class Groups:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve the groups until cancelled. All stored groups are open when it has started."""
-        memory = current_loop().memory
-        memory.extra_usage.add(self.held_bytes)
+        loop = current_loop()
+        loop.memory.extra_usage.add(self.held_bytes)
+        loop.regrants.append(self.regrant)
         self._committer.on_append.append(self._note_stored)
         try:
             async with trio.open_nursery() as self._tasks:
@@ -91,11 +96,17 @@ class Groups:
         finally:
             self._tasks = None
             self._committer.on_append.remove(self._note_stored)
-            memory.extra_usage.discard(self.held_bytes)
+            loop.regrants.remove(self.regrant)
+            loop.memory.extra_usage.discard(self.held_bytes)
+
+    def regrant(self) -> int:
+        """End the workers whose grants no longer let them work, and return their number."""
+        return sum(runner.regrant() for runner in list(self._runners.values()))
 
     def held_bytes(self) -> int:
         """Return the bytes of memory of all groups."""
-        return sum(runner.held_bytes() for runner in self._runners.values())
+        of_backlogs = sum(backlog.held_bytes for backlog in self._backlogs.values())
+        return of_backlogs + sum(runner.held_bytes() for runner in self._runners.values())
 
     async def _restore(self, state: GroupState) -> None:
         keys = await Shelf(self._engine, state.path).keys([job.number for job in state.jobs])
@@ -114,21 +125,41 @@ class Groups:
         runner.died_before = 0 if dead is None else dead.newest
         await self._read_backlog(path, group.oldest - 1)
         self._runners[key] = self._of_room[path][group.name] = runner
-        if (tail := await self._tail(path)) is not None:  # more may have been stored until now
-            page = await trio.to_thread.run_sync(self._engine.read, path, group.oldest - 1, 1, 1)
-            first = page.records[0].at if page is not None and page.records else time.time()
-            runner.note_stored(tail.newest, first)
+        try:
+            await self._find_newest(runner)
+        except BaseException:
+            self._leave_out(key)
+            raise
         assert self._tasks is not None
         self._tasks.start_soon(runner.run)
         self._measure(path)
         return runner
 
+    async def _find_newest(self, runner: Runner) -> None:
+        """Tell a runner of the messages that are there: more may have been stored since it was made."""
+        path, oldest = runner.group.path, runner.group.oldest
+        if (tail := await self._tail(path)) is not None:
+            page = await trio.to_thread.run_sync(self._engine.read, path, oldest - 1, 1, 1)
+            first = page.records[0].at if page is not None and page.records else time.time()
+            runner.note_stored(tail.newest, first)
+
+    def _leave_out(self, key: Key) -> Runner | None:
+        """Have a group no more, if there is one."""
+        runner = self._runners.pop(key, None)
+        if runner is not None:
+            path, name = key
+            del self._of_room[path][name]
+            self._measure(path)
+            if not self._of_room[path]:
+                del self._of_room[path]
+        return runner
+
     async def _read_backlog(self, path: str, after: int) -> None:
         """Find the sizes of the messages in a room from the first on that a new group has not finished."""
-        known = [runner.group.oldest - 1 for runner in self._of_room[path].values()]
+        known = [runner.group.oldest - 1 for runner in self._of_room.get(path, {}).values()]
         if min(known, default=after + 1) <= after:
             return
-        backlog = Backlog()
+        backlog = Backlog(self._queue_bytes // BACKLOG_PARTS)
         while True:
             page = await trio.to_thread.run_sync(self._engine.read, path, after, PAGE_MESSAGES, PAGE_BYTES)
             if page is None or not page.records:
@@ -143,11 +174,11 @@ class Groups:
     def _note_stored(self, entry: Append, outcome: Outcome) -> None:
         """Note that a room has new messages."""
         path, newest = entry.path, outcome.first + entry.messages - 1
-        if (backlog := self._backlogs.get(path)) is not None:
-            backlog.add(newest, len(entry.frames))
         runners = self._of_room.get(path)
         if not runners:
             return
+        if (backlog := self._backlogs.get(path)) is not None:
+            backlog.add(newest, len(entry.frames))
         now = time.time()
         for runner in runners.values():
             runner.note_stored(newest, now)
@@ -163,7 +194,9 @@ class Groups:
             self._hold(path, is_over=False)
             return
         backlog.trim(min(runner.group.oldest for runner in runners.values()))
-        is_over = backlog.bytes >= self._queue_bytes
+        # Publishers that go on have space for more than a message, so that they don't wait again at once.
+        slack = self._queue_bytes // SLACK_PART if path in self._held else 0
+        is_over = backlog.bytes >= self._queue_bytes - slack
         if is_over != (path in self._held):
             self._hold(path, is_over=is_over)
             self._tell(path, backlog, "publishers wait" if is_over else "publishers go on")
@@ -247,7 +280,7 @@ class Groups:
             await opening.wait()
         if (runner := self._runners.get(key)) is not None:
             return runner if runner.problem is None else runner.problem
-        if len(self._runners) >= MAX_GROUPS or len(self._of_room[path]) >= MAX_GROUPS_OF_ROOM:
+        if len(self._runners) + len(self._opening) >= MAX_GROUPS or len(self._of_room.get(path, ())) >= MAX_GROUPS_OF_ROOM:
             return _TOO_MANY
         if self._tasks is None:
             return BROKEN
@@ -266,20 +299,16 @@ class Groups:
             self._opening.pop(key).set()
 
     async def end(self, path: str, group: str) -> bool:
-        runner = self._runners.pop((path, group), None)
+        runner = self._leave_out((path, group))
         if runner is None:
             return False
-        del self._of_room[path][group]
         runner.end()
-        self._measure(path)
-        if not self._of_room[path]:
-            del self._of_room[path]
         logs.server_line(logging.INFO, STATE, f"the group {group} of {shorten(path)} has been ended")
         return True
 
     def end_workers(self, is_wanted: Callable[[object], bool], code: int, reason: str | None) -> int:
         clients = [client for runner in self._runners.values() for client in runner.clients]
-        found = [each for each in clients if isinstance(each, SocketWorker) and is_wanted(each.user)]
+        found = [each for each in clients if isinstance(each, SocketWorker | OneJob) and is_wanted(each.user)]
         for each in found:
             each.close(code, reason)
         return len(found)

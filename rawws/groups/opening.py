@@ -14,7 +14,9 @@ from rawws.hub.hub import Hub
 from rawws.hub.queues import NO_STORE, NoQueues
 from rawws.relay.loop import current_loop
 from rawws.relay.room_base import NOBODY
+from rawws.relay.room_state import RoomState
 from rawws.store.committer import Committer
+from rawws.store.entries import Append
 from rawws.store.stored_rooms import StoredRooms
 
 _HOLD = "groups"
@@ -26,21 +28,23 @@ class HubRooms:
     def __init__(self, hub: Hub, committer: Committer) -> None:
         self.committer = committer
         self._hub = hub
-        self._held: dict[str, object] = {}  # rooms stay while publishers wait there
+        self._held: dict[str, RoomState] = {}  # rooms stay while publishers wait there
 
     def publish(self, path: str, frame: bytes) -> None:
-        room = self._hub.registry.get(path)
-        assert room.shared is not None
-        room.shared.take(room, [frame], NOBODY)
+        if self._hub.refuse_settings(path) is None:
+            room = self._hub.registry.get(path)
+            assert room.shared is not None
+            room.shared.take(room, [frame], NOBODY)
+        else:  # the application has failed to decide about the room, and the log says so
+            self.committer.put(Append(path, frame, 1, self._hub.dead_history))
 
     def hold(self, path: str, *, held: bool) -> None:
-        room = self._hub.registry.get(path)
-        if held:
-            self._held[path] = room
+        if not held:
+            if (room := self._held.pop(path, None)) is not None:
+                current_loop().slow.unblock(room, _HOLD)
+        elif self._hub.refuse_settings(path) is None:  # otherwise nobody can publish there
+            room = self._held[path] = self._hub.registry.get(path)
             room.holds.add(_HOLD)
-        else:
-            self._held.pop(path, None)
-            current_loop().slow.unblock(room, _HOLD)
 
 
 class OpenGroups:

@@ -7,16 +7,18 @@ the time is over.
 from __future__ import annotations
 
 import secrets
+import time
 
 import trio
 
+from rawws.access.grant import refuse_by_now
 from rawws.broadcast.message_ids import MessageId
 from rawws.errors import Refusal
 from rawws.groups.group import Worker
 from rawws.groups.protocol import NOT_LEASED, AnswerQuery, GroupQuery
 from rawws.groups.runner import Runner
 from rawws.groups.shelf import StoredMessage
-from rawws.groups.websockets import worker_name
+from rawws.groups.websockets import WORKING, worker_name
 from rawws.hub.queues import Wait, WorkerClient
 from rawws.wire.frames import Opcode
 from rawws.wire.messages import NO_STORE, Response
@@ -33,13 +35,15 @@ class OneJob:
 
     is_full = False
 
-    def __init__(self) -> None:
+    def __init__(self, path: str, user: object) -> None:
+        self._path = path
+        self.user = user
         self.has_come = trio.Event()
         self.job: tuple[MessageId, int, StoredMessage] | None = None
         self.problem: Refusal | None = None
 
     def refuse(self) -> Refusal | None:
-        return None
+        return self.problem or refuse_by_now(self.user, self._path, WORKING, time.time())
 
     def deliver(self, job: MessageId, tried: int, message: StoredMessage) -> None:
         self.job = (job, tried, message)
@@ -49,26 +53,33 @@ class OneJob:
         self.problem = refusal
         self.has_come.set()
 
+    def close(self, code: int, reason: str | None) -> None:
+        """Have the request answered with 403 now. The code is for WebSockets."""
+        why = f": {reason}." if reason else "."
+        self.end(Refusal(403, "disconnected", f"This poll was ended by the server{why}"))
+
 
 async def answer_get(runner: Runner, query: GroupQuery, client: WorkerClient, wait: Wait) -> Response | Refusal:
     """Return the next job of a group, or 204 if none comes within the time that the query gives."""
     token = secrets.token_hex(8)
     lease = f"{token} {worker_name(client.number, client.address, client.user)}"
     worker = Worker(lease, ack_s=query.ack_s, tries=query.tries, once=True)
-    one = OneJob()
+    one = OneJob(runner.group.path, client.user)
     runner.join(worker, one)
+    problem: Refusal | None = None
     try:
         if query.wait_s:
             await wait(one.has_come.wait, query.wait_s)
         else:
-            await runner.settled()
-        if one.job is None:
-            return one.problem or Response(204, b"", [NO_STORE])
-        runner.detach(worker)
-        return _job_response(token, *one.job)
+            problem = await runner.settled()
     finally:
         if one.job is None:
             runner.leave(worker)
+        else:
+            runner.detach(worker)
+    if one.job is None:
+        return one.problem or problem or Response(204, b"", [NO_STORE])
+    return _job_response(token, *one.job)
 
 
 def _job_response(token: str, job: MessageId, tried: int, message: StoredMessage) -> Response:

@@ -33,6 +33,9 @@ MAX_DELAY_S = 604_800  # a week
 MAX_WHY_CHARACTERS = 500
 MAX_ANSWER_BYTES = 4096
 MAX_LEASE_CHARACTERS = 64
+# The code of a close after an operator has ended the group. To connect again would make it anew.
+GROUP_ENDED = 4410
+MAX_UNKNOWN = 20  # names in a query, each of which is compared with ours
 
 _FOR_WORKERS = ("group", "max", "ack", "tries", "since", "last", "wait", "state")
 _FOR_ANSWERS = ("group", "lease", "ack", "nak", "more", "term", "in", "why")
@@ -194,11 +197,14 @@ def _shown(message: str | bytes) -> str:
 def _read_names(query: str, names: tuple[str, ...]) -> dict[str, str]:
     """Return the values of the names that are ours. A name that is nearly one of them is a mistake."""
     given: dict[str, str] = {}
+    unknown = 0
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name in names or name in _NOT_FOR_WORKERS:
             if name in given:
                 raise UsageError(f"the query has {name} twice")
             given[name] = value
+        elif (unknown := unknown + 1) > MAX_UNKNOWN:
+            raise UsageError(f"the query of a group has more than {MAX_UNKNOWN} names that mean nothing to it")
         elif meant := difflib.get_close_matches(name[:40], names, 1, 0.66):
             raise UsageError(f"the query of a group has no {name[:40]!r}; perhaps {meant[0]} is meant")
     return given

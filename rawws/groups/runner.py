@@ -170,6 +170,19 @@ class Runner:
         self._clients.pop(worker, None)
         self.group.detach(worker)
 
+    def regrant(self) -> int:
+        """End the workers that may not have jobs any more, and return their number."""
+        ended = 0
+        for worker, client in list(self._clients.items()):
+            if (refusal := client.refuse()) is not None:
+                self._send_away(worker, client, refusal)
+                ended += 1
+        return ended
+
+    def _send_away(self, worker: Worker, client: Client, refusal: Refusal) -> None:
+        self.leave(worker, "its worker may not work here any more")
+        client.end(refusal)
+
     def answer(self, answer: Answer, lease: str) -> bool:
         """Do what a worker says about a job; return False if the job isn't leased to it any more."""
         group, number = self.group, answer.job.number
@@ -265,16 +278,20 @@ class Runner:
         """Do all that there is to do, and store it in one commit."""
         group = self.group
         group.expire(trio.current_time())
-        if group.wants_messages and self.newest > group.read_to:
-            await self._read_on()
-        deliveries = group.assign(trio.current_time(), MOST_AT_ONCE)
+        deliveries: list[Delivery] = []
+        messages: dict[int, StoredMessage] = {}
+        obituaries: list[bytes] = []
+        trouble: StoreError | None = None
         try:
+            if group.wants_messages and self.newest > group.read_to:
+                await self._read_on()
+            deliveries = group.assign(trio.current_time(), MOST_AT_ONCE)
             messages = await self._fetch(deliveries)
             obituaries = await self._write_obituaries()
-        except StoreError:
+        except StoreError as error:  # what the workers have answered is stored all the same
             for delivery in deliveries:
                 group.give_back(delivery, trio.current_time())
-            raise
+            deliveries, trouble = [], error
         if self.problem is not None:
             return
         if obituaries and self._committer.is_broken:
@@ -287,18 +304,21 @@ class Runner:
         if self.problem is None:
             self._send(deliveries, messages)
         self._shelf.trim()
-        if group.has_changes or (group.wants_messages and self.newest > group.read_to):
+        if trouble is not None:
+            raise trouble
+        if group.has_changes or group.is_behind or (group.wants_messages and self.newest > group.read_to):
             self.kick()
 
     async def _read_on(self) -> None:
+        newest = self.newest
         stretches = await self._shelf.read_on(self.group.read_to)
-        if not stretches:  # it was cleared meanwhile
+        if not stretches and self.newest == newest:  # it was cleared meanwhile
             self.newest = self.group.read_to
         for stretch in stretches:
             self.group.offer(stretch.first, stretch.messages, stretch.key, is_lost=stretch.is_lost)
 
     async def _store(self, write: GroupWrite) -> None:
-        """Commit a change. Raises `StoreError` when that is impossible for good."""
+        """Commit a change. Raises `StoreBroken` when that is impossible: then the store isn't as the group is."""
         done = trio.Event()
         results: list[Outcome | StoreError] = []
 
@@ -309,7 +329,7 @@ class Runner:
         self._committer.put(write, note)
         await done.wait()
         if isinstance(results[0], StoreError):
-            raise results[0]
+            raise StoreBroken(str(results[0]))
 
     # Deliveries
 
@@ -339,8 +359,7 @@ class Runner:
                 group.give_back(delivery, now)
                 self._shelf.put_back(number, message)
             elif (refusal := client.refuse()) is not None:
-                self.leave(worker)
-                client.end(refusal)
+                self._send_away(worker, client, refusal)
             elif group.begin(delivery, now):
                 client.deliver(MessageId(epoch, number), tried, message)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -80,8 +80,8 @@ class Shelf:
 
     async def get(self, numbers: Sequence[int]) -> dict[int, StoredMessage | None]:
         """Return messages by number, None for those that are lost, and keep them no longer. Raises `StoreError`."""
-        missing = [number for number in numbers if number not in self._messages]
-        for number in missing:
+        missing = {number for number in numbers if number not in self._messages}
+        for number in sorted(missing):
             if number not in self._messages and (page := await self._read(number - 1, 1, 1)) is not None:
                 for record in page.records:
                     self._keep(record, number - 1, missing)
@@ -105,7 +105,7 @@ class Shelf:
             self._bytes -= MESSAGE_BYTES + len(message.payload)
         return message
 
-    def _keep(self, record: Record, after: int, only: Sequence[int] | None = None) -> None:
+    def _keep(self, record: Record, after: int, only: Collection[int] | None = None) -> None:
         if record.frames is None:
             return
         number = record.first

@@ -15,12 +15,14 @@ from rawws.broadcast.encodings import SUBPROTOCOL
 from rawws.broadcast.message_ids import MessageId
 from rawws.errors import Refusal, UsageError
 from rawws.groups.group import Worker
-from rawws.groups.protocol import GroupQuery, lost_lease, read_answer, with_head
-from rawws.groups.runner import Runner
+from rawws.groups.protocol import GROUP_ENDED, GroupQuery, lost_lease, read_answer, with_head
+from rawws.groups.runner import ENDED, Runner
 from rawws.groups.shelf import StoredMessage
 from rawws.net.addresses import format_address
+from rawws.relay.leases import WITHDRAWN
 from rawws.websocket.callbacks import CallbackWebSocket
 from rawws.wire.frames import MAX_CONTROL_PAYLOAD_BYTES, Opcode
+from rawws.wire.session import State
 from rawws.wire.trace import FAULT, STATE, shorten
 
 _TEXT = Opcode.TEXT
@@ -50,6 +52,8 @@ class SocketWorker:
         return self.worker.is_paused
 
     def refuse(self) -> Refusal | None:
+        if self._websocket.state is not State.OPEN:  # its end is told when the peer has answered the close
+            return LEAVING
         return refuse_by_now(self._websocket.user, self._runner.group.path, WORKING, time.time())
 
     def deliver(self, job: MessageId, tried: int, message: StoredMessage) -> None:
@@ -57,7 +61,7 @@ class SocketWorker:
         self._websocket.send_nowait(payload, text=message.opcode is _TEXT)
 
     def end(self, refusal: Refusal) -> None:
-        self._websocket.close(1008 if refusal.status < 500 else 1013, _as_reason(refusal.sentence))
+        self._websocket.close(*_close_of(refusal))
 
     @property
     def user(self) -> object:
@@ -93,7 +97,7 @@ class WorkerCallbacks:
         if ws.subprotocol != SUBPROTOCOL:  # the application's hook has chosen another one
             found = NEEDS_IDS
         if isinstance(found, Refusal):
-            ws.close(1008 if found.status < 500 else 1013, _as_reason(found.sentence))
+            ws.close(*_close_of(found))
             return
         runner, query = found
         client = SocketWorker(runner, query, ws)
@@ -131,6 +135,8 @@ NEEDS_IDS = Refusal(
 )
 
 
+# The peer isn't told, since it has our close already.
+LEAVING = Refusal(503, "stopping", "This connection is being closed; connect again.")
 NO_WORKER_HERE = Refusal(
     403,
     "group_read_only",
@@ -148,6 +154,15 @@ MAY_NOT_WORK = Refusal(
 def _client_of(ws: CallbackWebSocket) -> SocketWorker | None:
     found = getattr(ws, "worker", None)
     return found if isinstance(found, SocketWorker) else None
+
+
+def _close_of(refusal: Refusal) -> tuple[int, str]:
+    """Return the code and the reason with which a worker is sent away."""
+    if refusal.status == 401:  # its token is no longer known
+        return WITHDRAWN
+    if refusal is ENDED:
+        return GROUP_ENDED, _as_reason(refusal.sentence)
+    return 1008 if refusal.status < 500 else 1013, _as_reason(refusal.sentence)
 
 
 def _as_reason(sentence: str) -> str:

@@ -176,11 +176,7 @@ class Hub:
             read_only,
             max_peers,
         )
-        kept = self.settings.history
-        self._dead_room_settings = replace(
-            self.settings,
-            history=History(max(kept.messages, DEAD_JOBS), max(kept.max_bytes, queue_bytes), DEAD_JOBS_AGE_S),
-        )
+        self._dead_room_settings = _for_dead_jobs(self.settings, queue_bytes)
         self.backplane: Shards | None = None  # through which rooms are shared with other nodes
         self.stored: Backplane[RoomState] | None = None  # through which rooms are stored, while the store is open
         self.queues: Queues = NoQueues(NO_STORE)  # the groups of its rooms
@@ -244,7 +240,13 @@ class Hub:
             return self._dead_room_settings if self._has_jobs and is_dead_room(path) else self.settings
         if not isinstance(settings, RoomSettings):
             raise UsageError(f"settings({path!r}) returned {settings!r}; it must return RoomSettings, or None")
-        return settings
+        is_dead = self._has_jobs and is_dead_room(path)
+        return _for_dead_jobs(settings, self.queue_bytes) if is_dead else settings
+
+    @property
+    def dead_history(self) -> History:
+        """The history of rooms in which groups have their dead jobs."""
+        return self._dead_room_settings.history
 
     async def prepare(self, path: str, since: MessageId | None = None) -> Refusal | None:
         """Load a room so that it can be read from an id on, if needed. Returns a refusal if that fails."""
@@ -512,6 +514,14 @@ def _check_push(push: Sequence[str] | None, *, has_store: bool) -> tuple[str, ..
         raise UsageError("push sends the jobs of groups, which need a store; give one, or queue_in_memory")
     check_names("push", push)
     return tuple(push or ())
+
+
+def _for_dead_jobs(settings: RoomSettings, queue_bytes: int) -> RoomSettings:
+    """Return settings with a history in which dead jobs are found as long as somebody may look for them."""
+    kept = settings.history
+    longest = max(kept.max_age_s, DEAD_JOBS_AGE_S)
+    history = History(max(kept.messages, DEAD_JOBS), max(kept.max_bytes, queue_bytes), longest)
+    return replace(settings, history=history)
 
 
 def _check_queues(in_memory: bool, store: object, mode: Mode) -> bool:

@@ -93,7 +93,7 @@ class Queues(Protocol):
         """Forget a group and what it has left to do; return False if there is none."""
 
     def end_workers(self, is_wanted: Callable[[object], bool], code: int, reason: str | None) -> int:
-        """Close the WebSockets of some users' workers, and return their number."""
+        """End some users' workers, and return their number. The code and the reason are for WebSockets."""
 
 
 class NoQueues:

@@ -49,7 +49,8 @@ async def regrant_all() -> Regranted:
             await trio.sleep(PAUSE_S)
         elif number % ASKED_AT_ONCE == 0:
             await trio.lowlevel.checkpoint()
-    return Regranted(counts[Effect.CLOSED], counts[Effect.CHANGED])
+    closed = sum(regrant_others() for regrant_others in list(current_loop().regrants))
+    return Regranted(counts[Effect.CLOSED] + closed, counts[Effect.CHANGED])
 
 
 def regrant(peer: Peer, room: RoomState) -> Effect:

@@ -63,6 +63,8 @@ class Connections:
         self.timers = Timers(self.peers, self.stats)
         self.memory = Memory(self.peers, self.timers.aging)
         self.leases = Leases(self.peers, self.close)
+        # Each ends those of its connections, in no room, whose grant no longer lets them in; it returns their number.
+        self.regrants: list[Callable[[], int]] = []
         self.from_threads = FromThreads(self.sending, self.schedule_deferred_work)
         self.memory.extra_usage.add(self.from_threads.held_bytes)
 

@@ -383,3 +383,34 @@ def test_a_dead_job_that_is_not_buried_is_ready_after_a_restart() -> None:
     group.nak(1, "#1", NOW)
     assert write(group).jobs == (Job(1, 1, 0.0, ""),)
     assert not group.begin(Delivery(Worker("#1"), 1, 1), NOW)
+
+
+# Bounds
+
+
+def test_what_is_over_leaves_no_timers_behind() -> None:
+    group = make(20_000)
+    group.join(Worker("#1", most=9, ack_s=40_000))
+    for _ in range(2000):
+        for lease, number, _ in deliver(group):
+            assert group.ack(number, lease)
+    deliver(group)
+    number = next(iter(group.workers)).jobs.copy().popitem()[0]
+    for second in range(20_000):
+        assert group.more(number, "#1", NOW + second / 1000)
+    assert len(group._timers) < 2000
+    assert group.expire(NOW + 40_019.9) == 8
+    assert group.expire(NOW + 40_020) == 1
+
+
+def test_jobs_that_die_together_are_taken_a_few_at_a_time() -> None:
+    group = restored(*(Job(number, 9, 0.0, "") for number in range(1, 10)))
+    group.join(Worker("#1", most=9))
+    assert group.assign(NOW, 4) == []
+    assert len(group.dead) == 4
+    assert group.is_behind
+    for _ in range(4):
+        group.bury()
+    assert group.assign(NOW, 9) == []
+    assert len(group.dead) == 5
+    assert not group.is_behind

@@ -17,7 +17,7 @@ from rawws.store.entries import Append, GroupWrite, Page
 from rawws.store.memory_engine import MemoryEngine
 from rawws.store.modes import SyncMode
 from rawws.store.sqlite_engine import SqliteEngine
-from rawws.store.stored_rooms import BROKEN
+from rawws.store.stored_rooms import BROKEN, TROUBLE
 from rawws.wire.frames import split_frames
 from tests.groups.stores import PATH, Taker, open_group, serving
 
@@ -307,3 +307,108 @@ async def test_the_number_of_groups_is_bounded(monkeypatch: pytest.MonkeyPatch) 
         found = await groups.open(PATH, GroupQuery("c"))
         assert getattr(found, "code", "") == "too_many_groups"
         assert [figures.group for figures in groups.figures()] == ["a", "b"]
+
+
+async def test_answers_are_stored_even_while_messages_can_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rawws.groups.runner.REST_S", 0.01)
+    engine = WatchedEngine()
+    async with serving(engine) as (groups, rooms):
+        rooms.say("a")
+        taker = Taker(await open_group(groups))
+        await taker.wait(1)
+        engine.reads_fail = 1_000_000
+        rooms.say("b")
+        await rooms.committer.flush()
+        assert taker.ack(1)
+        await taker.runner.settled()
+        assert engine.groups()[0].jobs == ()
+        engine.reads_fail = 0
+        await taker.wait(2)
+
+
+class BadEngine(SqliteEngine):
+    """Has an error of its own when it is given a write of a group with jobs."""
+
+    is_bad = False
+
+    def commit(self, entries):  # type: ignore[no-untyped-def]
+        if self.is_bad and any(isinstance(entry, GroupWrite) and entry.jobs for entry in entries):
+            raise ValueError("an error of the engine's own")
+        return super().commit(entries)
+
+
+async def test_a_group_whose_change_is_not_stored_stops_rather_than_forgets(tmp_path: Path) -> None:
+    engine = BadEngine(tmp_path / "rooms.db", SyncMode.NEVER)
+    async with serving(engine) as (groups, rooms):
+        rooms.say("a", "b")
+        taker = Taker(await open_group(groups))
+        await taker.wait(1)
+        engine.is_bad = True
+        assert taker.ack(1)
+        assert await taker.runner.settled() is BROKEN
+        assert taker.ended is BROKEN
+    async with serving(SqliteEngine(tmp_path / "rooms.db", SyncMode.NEVER)) as (groups, rooms):
+        again = Taker(await open_group(groups), "#2")
+        assert await again.wait(1) == [(1, 2, b"a")]
+        again.ack(1)
+        assert (await again.wait(2))[1] == (2, 1, b"b")
+
+
+async def test_workers_with_many_places_are_filled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rawws.groups.runner.MOST_AT_ONCE", 10)
+    async with serving(MemoryEngine()) as (groups, rooms):
+        rooms.say(*(f"{number}" for number in range(30)))
+        taker = Taker(await open_group(groups), most=30)
+        assert len(await taker.wait(30)) == 30
+
+
+async def test_requests_about_groups_that_are_refused_leave_nothing_behind() -> None:
+    engine = WatchedEngine()
+    async with serving(engine) as (groups, rooms):
+        await open_group(groups)
+        engine.fails = StoreError("no space")
+        rooms.say("a")
+        while rooms.committer.trouble is None:
+            await trio.sleep(0.01)
+        for number in range(20):
+            assert await groups.open(f"/room/{number}", GroupQuery("sms")) is TROUBLE
+        assert list(groups._of_room) == [PATH]
+        engine.fails = None
+
+
+async def test_a_group_whose_room_can_not_be_read_at_first_can_be_opened_later() -> None:
+    engine = WatchedEngine()
+    async with serving(engine) as (groups, rooms):
+        rooms.say("a")
+        await rooms.committer.flush()
+        for failing in (3, 0, 1, 2):
+            reads = iter([0] * failing)
+            monkey = engine.read
+
+            def read(path, after, most_messages, most_bytes, reads=reads, real=monkey):  # type: ignore[no-untyped-def]
+                if next(reads, None) is None:
+                    raise StoreError("disk I/O error")
+                return real(path, after, most_messages, most_bytes)
+
+            engine.read = read  # type: ignore[method-assign]
+            found = await groups.open(PATH, GroupQuery(f"g{failing}"))
+            engine.read = monkey  # type: ignore[method-assign]
+            if found is BROKEN:
+                assert groups._runners.keys() <= {(PATH, f"g{number}") for number in range(4) if number != failing}
+            taker = Taker(await open_group(groups, f"g{failing}"))
+            assert await taker.wait(1) == [(1, 1, b"a")]
+
+
+async def test_publishers_that_go_on_have_some_space(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(MemoryEngine(), queue_bytes=16_000) as (groups, rooms):
+        taker = Taker(await open_group(groups), most=1000)
+        for _ in range(160):
+            rooms.say("x" * 98)
+        await taker.wait(160)
+        for number in range(1, 101):
+            assert taker.ack(number)
+            await taker.runner.settled()
+            rooms.say("x" * 98)
+            await taker.wait(160 + number)
+        assert len(rooms.held) <= 1 + 2 * 100 // 10
+        assert caplog.text.count("publishers") <= 2 + 2 * 100 // 10

@@ -191,3 +191,10 @@ def test_a_dead_job_keeps_its_payload_and_its_kind(opcode: Opcode) -> None:
     expected = {"id": ID, "group": "sms", "tries": 5, "reason": "no answer within 30 s", "worker": "#3 ::1"}
     assert json.loads(head) == expected
     assert dead_room("/room/pay", "sms") == "/room/pay.sms.dead"
+
+
+def test_a_query_with_many_unknown_names_is_refused() -> None:
+    names = "&".join(f"q{number}" for number in range(20))
+    assert read_group_query(f"group=sms&{names}").group == "sms"
+    with pytest.raises(UsageError, match="more than 20 names that mean nothing to it"):
+        read_group_query(f"group=sms&{names}&q")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -14,9 +15,18 @@ import pytest
 import trio
 
 import rawws
+from rawws.access.grant import Action, Grant
+from rawws.access.patterns import EVERY_ROOM, NO_ROOM
+from rawws.client.work import Job, _UnderWay
 from rawws.hub.hub import Hub
+from rawws.hub.regranting import regrant_all
 from rawws.relay.loop import current_loop
 from rawws.server.metrics import MetricsApp
+from rawws.store.engine import StoreFull
+from rawws.store.entries import Entry, Outcome
+from rawws.store.memory_engine import MemoryEngine
+from tests.serving.client import Client
+from tests.serving.wire import close, upgrade
 
 SUBPROTOCOLS = ["rawws.id.v1"]
 
@@ -460,3 +470,205 @@ async def test_a_group_goes_on_after_a_restart_of_the_server(tmp_path: Path) -> 
         async with worker as a:
             assert await receive(a) == ({"id": second, "try": 2}, "2")
             assert (await running.ask("POST", f"/pay?group=sms&ack={first}&lease={lease}")).status == 204
+
+
+# Grants that end or change, and a store that takes nothing
+
+
+class Changing:
+    """A source of one grant, which may become another one."""
+
+    def __init__(self, later: Grant | None, expires_at: float | None = None) -> None:
+        self.is_changed = False
+        self._later = later
+        self._now = Grant("sms", EVERY_ROOM, EVERY_ROOM, expires_at=expires_at, renew=self._renew)
+
+    def _renew(self) -> Grant | None:
+        return self._later if self.is_changed else self._now
+
+    async def grant(self, request: rawws.Request, room: str, action: Action) -> Grant:
+        return self._now
+
+
+@pytest.mark.parametrize(
+    ("later", "code", "reason"),
+    [
+        (None, 4401, "the token has been withdrawn"),
+        (Grant("sms", EVERY_ROOM, NO_ROOM), 1008, "This user may not write in this room."),
+    ],
+)
+async def test_a_worker_whose_rights_are_withdrawn_is_sent_away_and_its_job_goes_to_others(
+    tmp_path: Path, later: Grant | None, code: int, reason: str
+) -> None:
+    hub, source = stored(tmp_path), Changing(later)
+    async with serving(hub, access=source) as running:
+        async with rawws.connect(running.uri(), subprotocols=SUBPROTOCOLS) as a:
+            await running.say("1")
+            await receive(a)
+            source.is_changed = True
+            assert (await regrant_all()).closed == 1
+            with pytest.raises(rawws.ConnectionClosed):
+                await a.recv()
+            assert (a.close_code, a.close_reason) == (code, reason)
+        source.is_changed = False
+        async with rawws.connect(running.uri(), subprotocols=SUBPROTOCOLS) as b:
+            assert (await receive(b))[0]["try"] == 2
+
+
+async def test_a_get_that_waits_gets_no_job_when_its_right_is_withdrawn(tmp_path: Path) -> None:
+    hub, source = stored(tmp_path), Changing(None)
+    async with serving(hub, access=source) as running:
+        answers: list[Answer] = []
+
+        async def wait() -> None:
+            answers.append(await running.ask("GET", "/pay?group=sms&wait=20"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            while not (await running.ask("GET", "/pay?group=sms&state")).body.count(b'"workers":1'):
+                await trio.sleep(0.01)
+            source.is_changed = True
+            hub.room("/pay").publish("secret")
+        assert answers[0].status == 401
+        assert b"secret" not in answers[0].body
+
+
+async def test_a_worker_whose_token_expires_is_closed_with_4401(tmp_path: Path) -> None:
+    async with serving(stored(tmp_path), access=Changing(None, time.time() + 0.5)) as running:
+        async with rawws.connect(running.uri(), subprotocols=SUBPROTOCOLS) as a:
+            with pytest.raises(rawws.ConnectionClosed):
+                await a.recv()
+            assert a.close_code == 4401
+
+
+class StuckEngine(MemoryEngine):
+    """Has no space from some time on."""
+
+    is_full = False
+
+    def commit(self, entries: Sequence[Entry]) -> list[Outcome]:
+        if self.is_full:
+            raise StoreFull("no space")
+        return super().commit(entries)
+
+
+async def test_workers_over_http_are_told_when_nothing_can_be_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rawws.groups.runner.PATIENCE_S", 0.2)
+    engine = StuckEngine()
+    monkeypatch.setattr("rawws.store.opening.MemoryEngine", lambda *_: engine)
+    async with serving(Hub(queue_in_memory=True)) as running:
+        first, _ = await running.say("1", "2")
+        await running.ask("GET", "/pay?group=sms")
+        engine.is_full = True
+        acked = await running.ask("POST", f"/pay?group=sms&ack={first}")
+        assert (acked.status, acked.fields["Retry-After"]) == (503, "1")
+        assert (await running.ask("GET", "/pay?group=sms")).status == 503
+        assert (await running.state())["workers"] == 0
+        engine.is_full = False
+        while (await running.ask("GET", "/pay?group=sms&wait=1")).status != 200:
+            pass
+
+
+@pytest.mark.parametrize("fails", [True, False])
+async def test_a_dead_job_is_kept_whatever_the_application_says_about_its_room(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, *, fails: bool
+) -> None:
+    def choose(path: str) -> rawws.RoomSettings | None:
+        if path == "/pay":
+            return None
+        if fails:
+            raise LookupError("no such room")
+        return rawws.RoomSettings()
+
+    async with serving(stored(tmp_path, settings=choose)) as running:
+        first, second = await running.say("poison", "good")
+        await running.ask("GET", "/pay?group=sms")
+        assert (await running.ask("POST", f"/pay?group=sms&term={first}")).status == 204
+        assert (await running.ask("GET", "/pay?group=sms")).fields["Rawws-Id"] == second
+        assert "an error in rawws itself" not in caplog.text
+        assert ("settings('/pay.sms.dead') failed" in caplog.text) is fails
+    async with serving(stored(tmp_path)) as running:
+        assert b"poison" in (await running.ask("GET", "/pay.sms.dead?last=5")).body
+
+
+async def test_leaving_the_loop_ends_the_worker_even_if_the_last_job_is_kept(hub: Hub) -> None:
+    async with serving(hub) as running:
+        await running.say("1", "2")
+        async for job in rawws.work(running.uri(""), group="sms"):
+            async with job:
+                break
+        while (await running.state())["workers"]:
+            await trio.sleep(0.01)
+        assert job.data == "1"
+        state = await running.state()
+        assert (state["done"], state["leased"], state["waiting"]) == (1, 0, 1)
+
+
+async def test_the_same_job_twice_in_one_program_is_kept_up_for_both() -> None:
+    ws: Any = object()
+    under_way = _UnderWay(1000, 1000)
+    first, again = Job(under_way, object(), "a-1", 1, ""), Job(under_way, ws, "a-1", 2, "")  # type: ignore[arg-type]
+    under_way.begin(first)
+    under_way.begin(again)
+    under_way.end(first)
+    assert list(under_way.jobs) == [again]
+    under_way.note_lost(ws, "a-1")
+    assert again.is_lost
+    assert not first.is_lost
+    under_way.end(again)
+
+
+async def test_a_get_that_waits_is_ended_with_its_user(tmp_path: Path) -> None:
+    hub = stored(tmp_path)
+    async with serving(hub, access=Changing(None)) as running:
+        answers: list[Answer] = []
+
+        async def wait() -> None:
+            answers.append(await running.ask("GET", "/pay?group=sms&wait=20"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            while not (await running.ask("GET", "/pay?group=sms&state")).body.count(b'"workers":1'):
+                await trio.sleep(0.01)
+            assert hub.disconnect(user="bob") == 0
+            assert hub.disconnect(user="sms", reason="bye") == 1
+            hub.room("/pay").publish("secret")
+        assert (answers[0].status, answers[0].body) == (403, b"This poll was ended by the server: bye.\n")
+        assert (await running.state())["workers"] == 0
+
+
+async def test_a_worker_does_not_begin_again_a_group_that_an_operator_has_ended(hub: Hub) -> None:
+    async with serving(hub) as running:
+        await running.say("1", "2")
+        with pytest.raises(rawws.ConnectionClosed, match="This group has been ended") as caught:
+            async for job in rawws.work(running.uri(""), group="sms"):
+                async with job:
+                    assert await hub.queues.end("/pay", "sms")
+        assert caught.value.code == 4410
+        assert (await running.ask("GET", "/pay?group=sms&state")).status == 404
+
+
+async def test_a_worker_that_is_being_closed_gets_nothing_and_costs_no_try(tmp_path: Path) -> None:
+    async with serving(stored(tmp_path)) as running:
+        workers = []
+        for _ in range(7):
+            worker = await Client.unconnected().connect(running.port)
+            fields = "Sec-WebSocket-Protocol: rawws.id.v1"
+            assert (await worker.ask(upgrade("/pay?group=sms", fields))).status == 101
+            workers.append(worker)
+        await running.say("healthy")
+        while not (await running.state())["leased"]:
+            await trio.sleep(0.01)
+        for peer in list(current_loop().peers.values()):
+            if isinstance(peer.owner, rawws.CallbackWebSocket):
+                peer.owner.close(1001)
+        for place, worker in enumerate(workers, 1):  # they answer the close one after the other
+            await worker.send(close(1001))
+            while (await running.state())["workers"] > 7 - place:
+                await trio.sleep(0.01)
+        state = await running.state()
+        assert (state["delivered"], state["dead"]) == (1, 0)
+        answer = await running.ask("GET", "/pay?group=sms&wait=2")
+        assert (answer.body, answer.fields["Rawws-Try"]) == (b"healthy", "2")
+        for worker in workers:
+            worker.hang_up()
