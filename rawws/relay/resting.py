@@ -83,6 +83,7 @@ class Resting:
         """Return how many connections rest."""
         return len(self._rests)
 
+    @trio.lowlevel.enable_ki_protection
     async def rest(self, transport: Transport, take: Take, rest_s: float) -> bool:
         """Have a connection take what arrives until it doesn't rest any longer.
 
