@@ -16,6 +16,7 @@ from trio.testing import wait_all_tasks_blocked
 
 import rawws
 from rawws.net.tls_transport import LOOK_RECORDS
+from rawws.net.transport import Transport
 from rawws.server.connection import HttpConnection
 from rawws.server.room_app import rooms
 from tests.net.test_tls import Certificate
@@ -102,3 +103,18 @@ async def test_the_access_line_of_a_client_that_is_lost_at_its_answer_is_logged(
             await client.assert_end()
     assert any(re.match(r"#\d+ = GET /second: 200 in ", message) for message in caplog.messages)
     assert "#1 ! lost in the HTTP phase: Connection reset by peer" in caplog.messages
+
+
+async def test_the_loss_of_a_client_that_reads_no_answer_is_no_matter_for_debugging_alone(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.DEBUG, "rawws")
+    async with resting(close_timeout=0.05) as client:
+        with monkeypatch.context() as slow:
+            slow.setattr(Transport, "try_send", lambda *_: 0)
+            slow.setattr(Transport, "_wait_to_send", lambda _: trio.sleep_forever())
+            await client.send(get("/second"))
+            await client.assert_end()
+    (lost,) = [record for record in caplog.records if "lost in the HTTP phase" in record.getMessage()]
+    assert lost.levelno == logging.INFO
+    assert lost.getMessage() == "#1 ! lost in the HTTP phase: the client does not read the answer"
