@@ -301,6 +301,8 @@ class _Thread(trio.abc.Instrument):
         assert self._loop is not None
         task = self._loop.create_task(self._way_out.run(call.run(app, scope)), context=context)
         self._tasks.add(task)  # the loop itself keeps no task alive
+        if task.done():  # as one may be in a loop whose tasks begin eagerly
+            self._tasks.discard(task)
 
     def end_call(self) -> None:
         """Forget the task that runs now, whose last parcel crosses with its last step."""

@@ -82,6 +82,7 @@ class Resting:
         """Return how many connections rest."""
         return len(self._rests)
 
+    @trio.lowlevel.enable_ki_protection
     async def rest(self, transport: Transport, take: Take, rest_s: float) -> bool:
         """Have a connection take what arrives until it doesn't rest any longer.
 
@@ -178,7 +179,7 @@ class Resting:
         while listed := sockets.take():
             ready = iter(listed)
             for fd, _ in ready:
-                self._receive(fd, now)
+                self._receive(sockets, fd, now)
                 left -= 1
                 if left <= 0 or time.perf_counter() > until:
                     sockets.put_back(ready)
@@ -187,22 +188,23 @@ class Resting:
                 break
         return left < MOST_AT_ONCE
 
-    def _receive(self, fd: int, now: float) -> None:
+    def _receive(self, sockets: ReadySockets, fd: int, now: float) -> None:
         rest = self._rests.get(fd)
         if rest is None:  # its task is at work, and the poller would report the socket until it has received
             self._unwatch(fd)
             return
         try:
             data = rest.transport.try_receive()
-            if data is None:
-                return
-            if rest.take(data):
-                self._go_on(fd, rest, now)
-                return
-            rest.has_arrived = True
+            rest.has_arrived = data is not None and not rest.take(data)
         except Exception as error:
             rest.error = error
-        self._wake(fd)
+        if rest.has_arrived or rest.error is not None:
+            self._wake(fd)
+            return
+        if data is not None:
+            self._go_on(fd, rest, now)
+        if rest.transport.has_pending:  # the poller doesn't know of it
+            sockets.add_unread(fd)
 
     def _go_on(self, fd: int, rest: _Rest, now: float) -> None:
         """Have a connection rest anew."""

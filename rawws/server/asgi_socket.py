@@ -17,6 +17,7 @@ from rawws.server.apps import Acceptance, UpgradeExchange
 from rawws.server.asgi_conversation import Conversation
 from rawws.websocket import WebSocket
 from rawws.websocket.internals import (
+    awaits_answers,
     close_because,
     count_besides,
     receive_or_wait,
@@ -70,6 +71,7 @@ class SocketConversation:
         self._websocket: WebSocket | None = None
         self._call = trio.CancelScope()
         self._on_their_way: Callable[[], int] = int  # returns the bytes of events between here and the application
+        self._sending = 0  # messages that the client hasn't taken yet
         self._failed = False
         self._was_too_late = False  # the application has sent something, and got to know that the client has gone
         self._decided = trio.Event()  # there is a decision, or there will be none
@@ -217,7 +219,7 @@ class SocketConversation:
                 await self._wait_settled()
                 continue
             try:
-                message = await receive_or_wait(self._websocket)
+                message = await receive_or_wait(self._websocket, self._is_answering)
             except ConnectionClosed as closed:
                 self._end(closed)
                 continue
@@ -247,9 +249,20 @@ class SocketConversation:
         # Where we have failed the connection, our own close says why.
         self._state.end(closed.rcvd or closed.sent or ABNORMAL)
 
+    def _is_answering(self) -> bool:
+        """Return whether messages that the application has sent, in its own loop, are still on their way here."""
+        return self._sending > 0 or self._on_their_way() > 0
+
     @trio.lowlevel.enable_ki_protection
     async def send(self, message: Message) -> None:
         """Do what an event asks for. Raises `UsageError` for an event out of order, and OSError without a client."""
+        try:
+            await self._do(message)
+        finally:
+            if self._websocket is not None and awaits_answers(self._websocket):
+                wake_receivers(self._websocket)
+
+    async def _do(self, message: Message) -> None:
         match self._state.take(message):
             case Send(data):
                 await self._send(data)
@@ -274,11 +287,14 @@ class SocketConversation:
 
     async def _send(self, data: str | bytes | bytearray | memoryview) -> None:
         websocket = self._websocket or await self._open_websocket()
+        self._sending += 1
         try:
             await websocket.send(data)
         except ConnectionClosed as closed:
             self._end(closed)
             raise self._left() from closed
+        finally:
+            self._sending -= 1
 
     async def _accept(self, accept: Accept) -> None:
         """Have the 101 sent. The client may have gone by then."""

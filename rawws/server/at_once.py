@@ -51,12 +51,14 @@ def _find_answer(connection: HttpConnection, request: Request) -> Response | Non
 def _answer(connection: HttpConnection, request: Request, answer: Response) -> bool:
     connection.begin_request(request)
     connection.owes_answer = True
-    data = b"".join(connection.write_response(answer))
-    sent = connection.try_send(data, logs.http)
-    connection.owes_answer = False
-    connection.log_access(request)
+    try:
+        data = b"".join(connection.write_response(answer))
+        sent = connection.try_send(data, logs.http)
+    finally:
+        connection.log_access(request)
     if sent < len(data):
         connection.unsent = data[sent:]
         return False
+    connection.owes_answer = False
     connection.http.start_next_request()
     return not connection.http.request_begun

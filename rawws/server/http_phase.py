@@ -237,6 +237,7 @@ async def _wait_for_next(connection: HttpConnection) -> bool:
         if not connection.unsent:
             return True
         await connection.send_unsent()
+        connection.end_request()
         connection.http.start_next_request()
         if connection.http.request_begun:
             return True

@@ -94,8 +94,9 @@ class RoomApp(Middleware):
                 await self.elsewhere.serve_exchange(exchange)
 
     def answer_now(self, request: Request, *, stopping: bool) -> Response | Refusal | None:
-        # To ask about grants, and to load a room, may take time.
-        if (request.path or "") in self._paths and _find_reader(request, read_request(request)) is not None:
+        # To ask about grants, to load a room, and to wait for a job may take time.
+        is_about_room = names_group(request.query) or _find_reader(request, read_request(request)) is not None
+        if is_about_room and (request.path or "") in self._paths:
             return None
         return super().answer_now(request, stopping=stopping)
 

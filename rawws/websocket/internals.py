@@ -84,17 +84,26 @@ def take_waiting_message(websocket: WebSocket) -> str | bytes | None:
     return payload.decode() if opcode is _TEXT else bytes(payload)
 
 
-async def receive_or_wait(websocket: WebSocket) -> str | bytes | None:
+def awaits_answers(websocket: WebSocket) -> bool:
+    """Return whether the peer has closed, and our close is put off until the messages before it are answered."""
+    return _inbox_of(websocket).deferred_close is not None
+
+
+async def receive_or_wait(
+    websocket: WebSocket, is_answering: Callable[[], bool] = lambda: False
+) -> str | bytes | None:
     """Return the next message if it has been read. Otherwise wait for one, and return None: it can be taken then.
 
-    Unlike `WebSocket.recv`, this also returns None after `wake_receivers`, and any number of tasks may wait. Raises
+    A close that is put off isn't sent while ``is_answering()``: call `wake_receivers` afterwards. Unlike `WebSocket.recv`, this also returns None after `wake_receivers`, and any number of tasks may wait. Raises
     `ConnectionClosed` as that does. Cancelling loses no message. The messages are never received in parts.
     """
     if websocket._calls >= CALLS_IN_A_ROW:
         await websocket._let_others_go()
     websocket._calls += 1
     message = take_waiting_message(websocket)
-    if message is None:
+    if message is None and awaits_answers(websocket) and is_answering():
+        await websocket._inbox.readers.sleep()
+    elif message is None:
         await websocket._wait_for_news()
     return message
 

@@ -81,6 +81,20 @@ async def test_thousands_of_messages_arrive_in_their_order_before_the_end() -> N
     assert result == [(list(range(3000)), 4001)]
 
 
+async def test_messages_that_came_with_the_close_are_answered_before_ours() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send(ACCEPT)
+        while (event := await receive())["type"] == "websocket.receive":
+            await send({"type": "websocket.send", "text": event["text"]})
+
+    async with on_asyncio(app) as site:
+        for _ in range(20):  # trio runs the tasks of a turn in any order
+            caller = await opened(site)
+            await caller.send(text("1") + text("2") + close(1000))
+            assert await caller.frames_to_close() == [seen_text("1"), seen_text("2"), seen_close(1000)]
+
+
 async def test_a_receive_that_times_out_loses_no_message() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
