@@ -322,8 +322,8 @@ class HttpConnection:
 
     async def send_unsent(self) -> None:
         """Send the rest of an answer. Raises TimeoutError when the client doesn't read."""
-        await self._send_slowly(self.unsent, 0, b"")
-        self.unsent = b""
+        data, self.unsent = self.unsent, b""  # it is counted while it is sent
+        await self._send_slowly(data, 0, b"")
 
     async def _send_slowly(self, data: bytes, sent: int, of: Any) -> None:
         try:

@@ -170,8 +170,13 @@ class Server:
                 logs.server_line(logging.WARNING, FAULT, message + name_some(cut_off))
 
     def _end_by(self, error: BaseException) -> bool:
-        """End at once, and raise an exception of a callback that ends the program; False if it is too late for that."""
-        if self._tasks is None or self._raised is not None:
+        """End at once, and raise an exception of a callback that ends the program; False if it is too late for that.
+
+        A further one, of another connection, says what is being done already.
+        """
+        if self._raised is not None:
+            return True
+        if self._tasks is None:
             return False
         self._raised = error
         self._tasks.cancel_scope.cancel()

@@ -92,7 +92,8 @@ def awaits_answers(websocket: WebSocket) -> bool:
 async def receive_or_wait(websocket: WebSocket, is_answering: Callable[[], bool] = lambda: False) -> str | bytes | None:
     """Return the next message if it has been read. Otherwise wait for one, and return None: it can be taken then.
 
-    A close that is put off isn't sent while ``is_answering()``: call `wake_receivers` afterwards. Unlike `WebSocket.recv`, this also returns None after `wake_receivers`, and any number of tasks may wait. Raises
+    A close that is put off isn't sent while ``is_answering()``; call `wake_receivers` afterwards. Unlike
+    `WebSocket.recv`, this also returns None after `wake_receivers`, and any number of tasks may wait. Raises
     `ConnectionClosed` as that does. Cancelling loses no message. The messages are never received in parts.
     """
     if websocket._calls >= CALLS_IN_A_ROW:

@@ -950,3 +950,19 @@ async def test_a_handler_that_ends_the_program_closes_its_peers_with_1001(
     assert raised.value.split((kind, ZeroDivisionError))[1] is None
     for client in opened:
         assert await client.frame() == seen_close(1001, "the server is shutting down")
+
+
+async def test_further_callbacks_that_end_the_program_are_no_failures(
+    open_at: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    handler = SimpleNamespace(closed=raises(SystemExit(3)))
+
+    async def run() -> None:
+        async with trio.open_nursery() as nursery:
+            server: rawws.Server = await nursery.start(partial(rawws.serve, handler, 0, host=LOOPBACK))
+            await open_at(server)
+            (await open_at(server)).hang_up()
+
+    with pytest.raises(BaseExceptionGroup), trio.fail_after(10):
+        await run()
+    assert not errors(caplog, "rawws.hub"), "it is no failure"
