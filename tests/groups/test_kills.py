@@ -71,6 +71,7 @@ class Scene:
         self._program.kill()
         self._program.end()
         self.start_server()
+        self.note("server killed")  # a worker may have read jobs of the dead server until now
 
     def start_worker(self, kind: str) -> None:
         command, more = self._commands[kind]
@@ -191,13 +192,15 @@ def overlaps(lines: list[str]) -> list[str]:
     """Return the jobs that two workers had at a time, though neither they nor the server were killed meanwhile."""
     found, holders = [], defaultdict[str, dict[str, int]](dict)
     killed: dict[str, int] = {}
+    # A worker that is killed may still get a job after the line about it, and never comes back.
+    mortal = {line.split()[0] for line in lines if line.endswith(" killed")} - {"server"}
     for place, line in enumerate(lines):
         who, verb, *about = line.split()
         if verb == "killed":
             killed[who] = place
         elif verb == "get":
             for other, since in holders[about[0]].items():
-                if killed.get(other, -1) < since and killed.get("server", -1) < since:
+                if other not in mortal and killed.get("server", -1) < since:
                     found.append(f"{about[0]}: {other} and {who}")
             holders[about[0]][who] = place
         else:
