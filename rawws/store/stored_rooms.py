@@ -108,7 +108,7 @@ class StoredRooms:
 
     @property
     def is_full(self) -> bool:
-        return self.committer.is_held
+        return self.committer.is_held and not self.committer.is_broken  # then it refuses
 
     @property
     def refusal(self) -> Refusal | None:
