@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from rawws import UsageError
+from rawws.broadcast.log import History
+from rawws.store import sqlite_write
 from rawws.store.modes import SyncMode
 from rawws.store.sqlite_engine import SqliteEngine
-from tests.store.stores import append, message, read
+from tests.store.stores import Clock, append, message, read
 
 
 def open_store(path: Path) -> SqliteEngine:
@@ -89,3 +91,19 @@ def test_a_commit_is_not_undone_by_what_fails_after_it(quick_path: Path, monkeyp
         assert append(engine, "one")[0].first == 1
     assert append(engine, "two")[0].first == 2
     engine.close()
+
+
+def test_rooms_cannot_be_made_faster_than_they_are_forgotten(
+    quick_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Strangers may publish once each in rooms of any path."""
+    monkeypatch.setattr(sqlite_write, "_SWEPT_ROOMS", 1)
+    monkeypatch.setattr(sqlite_write, "FORGOTTEN_AFTER_S", 20)
+    clock, history = Clock(), History(10, 1000, 10.0)
+    engine = SqliteEngine(quick_path / "rooms.db", SyncMode.NEVER, clock)
+    for second in range(200):
+        clock.now += 1
+        engine.commit([message("hi", f"/{second}-{number}", history=history) for number in range(5)])
+    (rooms,) = engine._reader.execute("SELECT count(*) FROM rooms").fetchone()
+    engine.close()
+    assert rooms < 5 * 80  # of 1000
