@@ -49,6 +49,7 @@ class LoadedRoom:
     problem: str = ""  # why it can't be loaded
     waiters: int = 0  # tasks that wait for it to be loaded
     unused_since: float | None = None
+    loaded_from: int = 0  # the oldest message in the log when it was loaded
 
     @property
     def held_bytes(self) -> int:
@@ -59,8 +60,11 @@ class LoadedRoom:
         """Return whether the room may be loaded anew for a reader: nobody uses it, and it has forgotten messages."""
         if since is None or not self.is_loaded or len(self.room) or self.room.readers["poll"]:
             return False
+        oldest = self.room.log.oldest(trio.current_time())
+        if oldest <= self.loaded_from:
+            return False  # all that was stored is here: any id would have a client read it from the disk again
         number = self.ids.number_of(since)
-        return number is None or number < self.room.log.oldest(trio.current_time()) - 1
+        return number is None or number < oldest - 1
 
     def unload(self) -> None:
         """Forget all messages in memory. Nobody may use the room."""
@@ -87,6 +91,7 @@ class LoadedRoom:
         if page is not None:
             self._load_gap(page.tail.newest + 1, at)
         room.trim()
+        self.loaded_from = room.log.oldest(at) if kept else 0
         missed, self.missed = self.missed, []
         for each in missed:
             self.add(each)

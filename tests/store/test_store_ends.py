@@ -30,7 +30,7 @@ async def serve(hub: Hub, *, task_status: trio.TaskStatus[Any] = trio.TASK_STATU
     await rawws.serve(hub, 0, host=LOOPBACK, task_status=task_status)
 
 
-async def test_what_a_program_has_published_is_stored_when_its_server_is_cancelled(
+async def test_messages_of_a_program_are_stored_when_its_server_is_cancelled(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     hub = Hub(store=tmp_path / "rooms.db")
@@ -69,3 +69,22 @@ async def test_a_thread_is_told_at_once_that_a_store_is_broken(nursery: trio.Nur
         room = running.hub.room("/x")
         with trio.fail_after(5), pytest.raises(PublishError, match="an fsync has failed"):
             await trio.to_thread.run_sync(lambda: room.publish("hi", wait=True))
+
+
+async def test_an_unknown_id_does_not_have_a_room_read_from_the_disk_each_time(
+    nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    async with rooms(nursery, store=tmp_path / "rooms.db") as running:
+        await running.publish("/x", "hi")
+        stored: Any = running.hub.stored
+        reads: list[str] = []
+        read_last = stored._engine.read_last
+
+        def read(path: str, *bounds: int) -> Any:
+            reads.append(path)
+            return read_last(path, *bounds)
+
+        stored._engine.read_last = read
+        for _ in range(5):
+            assert (await running.poll("/x?since=unknown-7"))["gap"]
+        assert reads == ["/x"]
