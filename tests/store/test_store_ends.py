@@ -56,19 +56,33 @@ async def test_two_hubs_of_one_process_cannot_have_one_store(tmp_path: Path) -> 
         nursery.cancel_scope.cancel()
 
 
-async def test_a_thread_is_told_at_once_that_a_store_is_broken(nursery: trio.Nursery, tmp_path: Path) -> None:
+async def test_a_program_is_told_at_once_that_a_store_is_broken(nursery: trio.Nursery, tmp_path: Path) -> None:
     async with rooms(nursery, store=tmp_path / "rooms.db") as running:
         stored: Any = running.hub.stored
 
         def fail(*_: object) -> None:
             raise StoreBroken("an fsync has failed")
 
+        await running.open("/opened")
+        waiting = trio.Event()
+
+        async def publisher() -> None:
+            await running.hub.room("/opened").ready()
+            waiting.set()
+
         stored._engine.commit = fail
         await running.ask(b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nz")
         await until(lambda: stored.committer.is_broken)
-        room = running.hub.room("/x")
-        with trio.fail_after(5), pytest.raises(PublishError, match="an fsync has failed"):
-            await trio.to_thread.run_sync(lambda: room.publish("hi", wait=True))
+        nursery.start_soon(publisher)
+        with trio.fail_after(5):
+            await waiting.wait()
+        for path in ("/x", "/opened"):
+            room = running.hub.room(path)
+            with trio.fail_after(5), pytest.raises(PublishError, match="an fsync has failed"):
+                await trio.to_thread.run_sync(lambda room=room: room.publish("hi", wait=True))  # type: ignore[misc]
+            with trio.fail_after(5), pytest.raises(PublishError, match="an fsync has failed"):
+                await room.ready()
+                room.publish("hi")
 
 
 async def test_an_unknown_id_does_not_have_a_room_read_from_the_disk_each_time(

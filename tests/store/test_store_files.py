@@ -93,9 +93,7 @@ def test_a_commit_is_not_undone_by_what_fails_after_it(quick_path: Path, monkeyp
     engine.close()
 
 
-def test_rooms_cannot_be_made_faster_than_they_are_forgotten(
-    quick_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rooms_cannot_be_made_faster_than_they_are_forgotten(quick_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Strangers may publish once each in rooms of any path."""
     monkeypatch.setattr(sqlite_write, "_SWEPT_ROOMS", 1)
     monkeypatch.setattr(sqlite_write, "FORGOTTEN_AFTER_S", 20)
