@@ -14,7 +14,7 @@ from rawws.broadcast.message_ids import MessageId
 from rawws.broadcast.stored_ids import NO_EPOCH, StoredIds
 from rawws.limits import KIB
 from rawws.relay.loop import current_loop
-from rawws.relay.room_base import NOBODY
+from rawws.relay.room_base import NOBODY, ROOM_BYTES
 from rawws.relay.room_state import RoomState
 from rawws.store.engine import Engine
 from rawws.store.entries import Page, Record
@@ -53,8 +53,11 @@ class LoadedRoom:
 
     @property
     def held_bytes(self) -> int:
-        """The bytes of memory that it takes, besides the room."""
-        return LOADED_BYTES + sum(sum(map(len, each.frames)) + KIB for each in self.missed)
+        """The bytes of memory that it takes, with the room while nobody else counts that."""
+        room = self.room
+        is_counted = len(room) or room.history_bytes or not room.is_idle
+        own = LOADED_BYTES if is_counted else LOADED_BYTES + ROOM_BYTES + len(room.path)
+        return own + sum(sum(map(len, each.frames)) + KIB for each in self.missed)
 
     def lacks(self, since: MessageId | None) -> bool:
         """Return whether the room may be loaded anew for a reader: nobody uses it, and it has forgotten messages."""

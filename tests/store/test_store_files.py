@@ -83,7 +83,7 @@ def test_a_commit_is_not_undone_by_what_fails_after_it(quick_path: Path, monkeyp
     """Otherwise it would be carried out again."""
     engine = open_store(quick_path / "rooms.db")
 
-    def fail(descriptor: int) -> os.stat_result:
+    def fail(_: int) -> os.stat_result:
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patch:
