@@ -105,3 +105,20 @@ def test_rooms_cannot_be_made_faster_than_they_are_forgotten(quick_path: Path, m
     (rooms,) = engine._reader.execute("SELECT count(*) FROM rooms").fetchone()
     engine.close()
     assert rooms < 5 * 80  # of 1000
+
+
+def test_a_forked_child_does_not_keep_a_store_locked(quick_path: Path) -> None:
+    engine = open_store(quick_path / "rooms.db")
+    rest, end = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(end)
+        os.read(rest, 1)  # until the parent closes its end
+        os._exit(0)
+    os.close(rest)
+    try:
+        engine.close()
+        open_store(quick_path / "rooms.db").close()
+    finally:
+        os.close(end)
+        os.waitpid(child, 0)
