@@ -218,6 +218,10 @@ class RedisStreams:
             await self._space.park()
 
     @property
+    def refuses(self) -> bool:
+        return False
+
+    @property
     def trouble(self) -> str:
         return "the backplane is away" if self.is_away else ""
 

@@ -60,6 +60,10 @@ class Backplane(Protocol[Room]):
         """Whether publishers should wait, because too much waits for the store."""
 
     @property
+    def refuses(self) -> bool:
+        """Whether nothing is taken until the program is started again, so that it is no use to wait."""
+
+    @property
     def waiting(self) -> int:
         """The number of messages on their way to the store."""
 

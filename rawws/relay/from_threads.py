@@ -59,7 +59,8 @@ class Publication:
 
     def carry_out(self, batch: Batch) -> None:
         room, outcome = self.room, self.outcome
-        if outcome is not None and (room.holds or (room.shared is not None and room.shared.is_full)):
+        is_held = room.holds or (room.shared is not None and room.shared.is_full)
+        if outcome is not None and is_held and not room.is_refused:
             batch.calls.publish_when_ready(self)
         elif outcome is None or outcome.begin():
             batch.publish(self)

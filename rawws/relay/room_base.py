@@ -178,6 +178,11 @@ class RoomBase(Generic[Member]):
         """Whether publishers have to wait."""
         return bool(self.holds)
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether nothing can be published until the program is started again."""
+        return self.shared is not None and self.shared.refuses
+
     # For readers
 
     def resolve(self, reading: RoomQuery) -> StartPosition:
@@ -246,8 +251,8 @@ class RoomBase(Generic[Member]):
     # For publishers
 
     async def ready(self) -> None:
-        """Wait while publishers are held back."""
-        while self.holds:
+        """Wait while publishers are held back, unless a backplane refuses everything: it raises an error."""
+        while self.holds and not self.is_refused:
             await self.released.park()
         if self.shared is not None:
             await self.shared.ready()

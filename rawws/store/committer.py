@@ -229,11 +229,11 @@ class Committer:
     async def _wait(self) -> None:
         """Wait until there is something to do, and let all that wants to run before it."""
         if self._rest_s:
-            await trio.sleep(self._rest_s)
+            await trio.sleep_until(min(trio.current_time() + self._rest_s, self._sync_at))
         elif self._queue:
             await trio.lowlevel.checkpoint()
         else:
-            with trio.move_on_at(min(self._sync_at, self._sweep_at)):
+            with trio.move_on_at(math.inf if self.is_broken else min(self._sync_at, self._sweep_at)):
                 await self._something_to_do.park()
 
     async def _commit(self, thread: WriterThread) -> None:

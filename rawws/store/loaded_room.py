@@ -14,7 +14,7 @@ from rawws.broadcast.message_ids import MessageId
 from rawws.broadcast.stored_ids import NO_EPOCH, StoredIds
 from rawws.limits import KIB
 from rawws.relay.loop import current_loop
-from rawws.relay.room_base import NOBODY
+from rawws.relay.room_base import NOBODY, ROOM_BYTES
 from rawws.relay.room_state import RoomState
 from rawws.store.engine import Engine
 from rawws.store.entries import Page, Record
@@ -49,18 +49,25 @@ class LoadedRoom:
     problem: str = ""  # why it can't be loaded
     waiters: int = 0  # tasks that wait for it to be loaded
     unused_since: float | None = None
+    loaded_from: int = 0  # the oldest message in the log when it was loaded
 
     @property
     def held_bytes(self) -> int:
-        """The bytes of memory that it takes, besides the room."""
-        return LOADED_BYTES + sum(sum(map(len, each.frames)) + KIB for each in self.missed)
+        """The bytes of memory that it takes, with the room while nobody else counts that."""
+        room = self.room
+        is_counted = len(room) or room.history_bytes or not room.is_idle
+        own = LOADED_BYTES if is_counted else LOADED_BYTES + ROOM_BYTES + len(room.path)
+        return own + sum(sum(map(len, each.frames)) + KIB for each in self.missed)
 
     def lacks(self, since: MessageId | None) -> bool:
         """Return whether the room may be loaded anew for a reader: nobody uses it, and it has forgotten messages."""
         if since is None or not self.is_loaded or len(self.room) or self.room.readers["poll"]:
             return False
+        oldest = self.room.log.oldest(trio.current_time())
+        if oldest <= self.loaded_from:
+            return False  # all that was stored is here: any id would have a client read it from the disk again
         number = self.ids.number_of(since)
-        return number is None or number < self.room.log.oldest(trio.current_time()) - 1
+        return number is None or number < oldest - 1
 
     def unload(self) -> None:
         """Forget all messages in memory. Nobody may use the room."""
@@ -87,6 +94,7 @@ class LoadedRoom:
         if page is not None:
             self._load_gap(page.tail.newest + 1, at)
         room.trim()
+        self.loaded_from = room.log.oldest(at) if kept else 0
         missed, self.missed = self.missed, []
         for each in missed:
             self.add(each)

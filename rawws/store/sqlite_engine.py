@@ -84,7 +84,7 @@ class SqliteEngine:
         self._broken: StoreBroken | None = None
         self._is_closed = self._is_unsynced = False
         self._checkpoint_at = CHECKPOINT_BYTES  # the size of the WAL
-        self._swept_at, self._swept_to = self._clock(), 0
+        self._swept_at, self._swept_to, self._made_rooms = self._clock(), 0, 0
 
     @property
     def description(self) -> str:
@@ -117,11 +117,12 @@ class SqliteEngine:
         with self._transaction():
             outcomes = [change.carry_out(entry) for entry in entries]
             if self._is_sweep_due(now):
-                self._swept_at, self._swept_to = now, change.sweep(self._swept_to)
+                self._swept_at, self._swept_to = now, change.sweep(self._swept_to, self._made_rooms)
+                self._made_rooms = 0
             change.finish()
             mark = self._mark.advanced(self._mark.commits + 1, self._mark.messages + change.messages)
             self._writer.execute("UPDATE store SET commits = ?, messages = ?", (mark.commits, mark.messages))
-        self._mark = mark
+        self._mark, self._made_rooms = mark, self._made_rooms + change.made_rooms
         self._lock.write(mark)  # if it fails, the next one tells the same
         self._is_unsynced = self.mode is not SyncMode.ALWAYS
         with contextlib.suppress(OSError, sqlite3.Error):  # an error here would have the commit carried out again

@@ -41,7 +41,8 @@ from rawws.store.sqlite_schema import MOST_MESSAGES, MOST_ROOMS, NUMBER_BITS, ro
 MOST_KNOWN_ROOMS = 10_000  # whose rows are remembered between commits
 _HEADS = 64  # the oldest records of a room that are looked at at once
 _ROWS = (64, 16, 4, 1)  # of one statement: few forms, so that SQLite's compiled ones are used again
-_SWEPT_ROOMS = 100  # at once
+# Rooms that are looked at, at once. Two for each that was made since, so that they can't be made faster than they go.
+_SWEPT_ROOMS, _MOST_SWEPT_ROOMS = 100, 2000
 
 # The number of a new room, that of a damaged one with its path, and the number again if there are rows that have it.
 _NEW_ROOM = f"""
@@ -90,6 +91,7 @@ class Change:
     def __init__(self, connection: sqlite3.Connection, rooms: Rooms, now: float) -> None:
         self._connection, self._rooms, self._now = connection, rooms, now
         self.messages = 0  # that are appended
+        self.made_rooms = 0
         self._touched: dict[int, StoredRoom] = {}
         self._groups: dict[int, tuple[StoredRoom, StoredGroup]] = {}
         self._records: list[Row] = []
@@ -170,6 +172,7 @@ class Change:
         room = StoredRoom(number, path, new_epoch(), newest_at=self._now)
         self._write_rooms([room.row()])
         self._rooms.keep(room)
+        self.made_rooms += 1
         return room
 
     # Idempotency-Keys
@@ -289,14 +292,18 @@ class Change:
         else:
             self._look_at_oldest(room)
 
-    def sweep(self, after: int) -> int:
-        """Look at some rooms, and forget what has grown old. Return the number of the last one, or 0 at the end."""
-        sql = f"SELECT {ROOM_COLUMNS} FROM rooms WHERE id > ? ORDER BY id LIMIT {_SWEPT_ROOMS}"
-        rows = query(self._connection, sql, after)
+    def sweep(self, after: int, made_rooms: int) -> int:
+        """Look at some rooms, and forget what has grown old. Return the number of the last one, or 0 at the end.
+
+        ``made_rooms`` were made since the last time.
+        """
+        most = min(_SWEPT_ROOMS + 2 * made_rooms, _MOST_SWEPT_ROOMS)
+        sql = f"SELECT {ROOM_COLUMNS} FROM rooms WHERE id > ? ORDER BY id LIMIT ?"
+        rows = query(self._connection, sql, after, most)
         for row in rows:
             if (room := read_room(row)) and room.id not in self._touched and self._is_due(room):
                 self._touch(self._rooms.find(self._connection, room.path) or room)
-        return int(rows[-1][0]) if len(rows) == _SWEPT_ROOMS else 0
+        return int(rows[-1][0]) if len(rows) == most else 0
 
     def _is_due(self, room: StoredRoom) -> bool:
         has_old_keys = room.keyed_at > 0 and self._now - room.keyed_at >= KEPT_S

@@ -18,6 +18,7 @@ import contextlib
 import fcntl
 import os
 import socket
+import weakref
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,6 +57,7 @@ class StoreLock:
         self.path, self._descriptor = path, descriptor
         self.before = before  # the mark of the process that had the store before
         self._holder = f"{os.getpid()} {socket.gethostname()}"
+        _held.add(self)
 
     @classmethod
     def take(cls, store: Path) -> StoreLock:
@@ -103,7 +105,25 @@ class StoreLock:
 
     def release(self) -> None:
         """Let another process have the store. The file stays: to delete it would let two processes lock two files."""
+        _held.discard(self)
         os.close(self._descriptor)
+
+    def forget(self) -> None:
+        """Close the file in a forked child. The lock is that of both, and would outlive its own process."""
+        os.close(self._descriptor)
+        self._descriptor = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)  # so that `release` closes nothing else
+
+
+_held: weakref.WeakSet[StoreLock] = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    for lock in list(_held):
+        lock.forget()
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
 
 
 def _name(descriptor: int) -> str:

@@ -113,7 +113,11 @@ class StoredRooms:
 
     @property
     def is_full(self) -> bool:
-        return self.committer.is_held
+        return self.committer.is_held and not self.refuses
+
+    @property
+    def refuses(self) -> bool:
+        return self.committer.is_broken
 
     @property
     def refusal(self) -> Refusal | None:
@@ -139,6 +143,8 @@ class StoredRooms:
         for each in list(self._loaded.values()):
             if is_held:
                 each.room.holds.add(_HOLD)
+                if self.refuses:
+                    each.room.released.unpark_all()  # programs, which get an error; peers stay held
             elif _HOLD in each.room.holds:
                 current_loop().slow.unblock(each.room, _HOLD)
 

@@ -118,3 +118,29 @@ async def test_a_failure_of_who_follows_the_commits_is_no_failure_of_the_store(e
         committer.put(append(), results.append)
         await committer.flush()
     assert results == [Outcome("e", 1), Outcome("e", 2)]
+
+
+async def test_a_broken_committer_rests(engine: FaultyEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(committer_module, "SWEEP_S", 0.001)
+    async with running(Committer(engine)) as committer:
+        engine.fault = StoreBroken("an fsync has failed")
+        committer.put(append())
+        await until(lambda: committer.is_broken)
+        await trio.sleep(0.01)  # a sweep would be due
+        with trio.fail_after(5):
+            await wait_all_tasks_blocked(0.01)
+
+
+async def test_a_commit_is_synced_in_time_while_later_ones_fail(
+    engine: FaultyEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(committer_module, "FIRST_REST_S", 3600.0)
+    monkeypatch.setattr(committer_module, "MAX_REST_S", 3600.0)
+    async with running(Committer(engine, sync_every_s=0.05)) as committer:
+        committer.put(append())
+        await committer.flush()
+        engine.fault = FULL
+        committer.put(append())
+        await until(lambda: committer.trouble)
+        with trio.fail_after(5):
+            await until(lambda: engine.syncs)

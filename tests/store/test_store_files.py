@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from rawws import UsageError
+from rawws.broadcast.log import History
+from rawws.store import sqlite_write
 from rawws.store.modes import SyncMode
 from rawws.store.sqlite_engine import SqliteEngine
-from tests.store.stores import append, message, read
+from tests.store.stores import Clock, append, message, read
 
 
 def open_store(path: Path) -> SqliteEngine:
@@ -81,7 +83,7 @@ def test_a_commit_is_not_undone_by_what_fails_after_it(quick_path: Path, monkeyp
     """Otherwise it would be carried out again."""
     engine = open_store(quick_path / "rooms.db")
 
-    def fail(descriptor: int) -> os.stat_result:
+    def fail(_: int) -> os.stat_result:
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patch:
@@ -89,3 +91,34 @@ def test_a_commit_is_not_undone_by_what_fails_after_it(quick_path: Path, monkeyp
         assert append(engine, "one")[0].first == 1
     assert append(engine, "two")[0].first == 2
     engine.close()
+
+
+def test_rooms_cannot_be_made_faster_than_they_are_forgotten(quick_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strangers may publish once each in rooms of any path."""
+    monkeypatch.setattr(sqlite_write, "_SWEPT_ROOMS", 1)
+    monkeypatch.setattr(sqlite_write, "FORGOTTEN_AFTER_S", 20)
+    clock, history = Clock(), History(10, 1000, 10.0)
+    engine = SqliteEngine(quick_path / "rooms.db", SyncMode.NEVER, clock)
+    for second in range(200):
+        clock.now += 1
+        engine.commit([message("hi", f"/{second}-{number}", history=history) for number in range(5)])
+    (rooms,) = engine._reader.execute("SELECT count(*) FROM rooms").fetchone()
+    engine.close()
+    assert rooms < 5 * 80  # of 1000
+
+
+def test_a_forked_child_does_not_keep_a_store_locked(quick_path: Path) -> None:
+    engine = open_store(quick_path / "rooms.db")
+    rest, end = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(end)
+        os.read(rest, 1)  # until the parent closes its end
+        os._exit(0)
+    os.close(rest)
+    try:
+        engine.close()
+        open_store(quick_path / "rooms.db").close()
+    finally:
+        os.close(end)
+        os.waitpid(child, 0)
