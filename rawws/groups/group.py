@@ -464,7 +464,9 @@ class Group:
         """Have `expire` look at a job when it is due. Its earlier timers mean nothing any more."""
         heapq.heappush(self._timers, (job.due, job.number))
         if len(self._timers) > 2 * len(self._jobs) + SPARE_TIMERS:
-            timed = (each for each in self._jobs.values() if each.at is _DELAYED or (each.at is _LEASED and each.is_sent))
+            timed = (
+                each for each in self._jobs.values() if each.at is _DELAYED or (each.at is _LEASED and each.is_sent)
+            )
             self._timers[:] = [(each.due, each.number) for each in timed]
             heapq.heapify(self._timers)
 

@@ -280,7 +280,10 @@ class Groups:
             await opening.wait()
         if (runner := self._runners.get(key)) is not None:
             return runner if runner.problem is None else runner.problem
-        if len(self._runners) + len(self._opening) >= MAX_GROUPS or len(self._of_room.get(path, ())) >= MAX_GROUPS_OF_ROOM:
+        if (
+            len(self._runners) + len(self._opening) >= MAX_GROUPS
+            or len(self._of_room.get(path, ())) >= MAX_GROUPS_OF_ROOM
+        ):
             return _TOO_MANY
         if self._tasks is None:
             return BROKEN
