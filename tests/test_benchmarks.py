@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import backplane, cases, expiry, hostile, report, scale_model, servers, threads, wire
+from benchmarks import backplane, cases, expiry, hostile, jobs, report, scale_model, servers, threads, wire
 from benchmarks.cases import Measurement
 from benchmarks.fanout import DeflatedStream, PlainStream, Stream, json_payload, text_payload
 from benchmarks.http_load import BODY, Requests, read_answer
@@ -118,6 +118,12 @@ def test_the_load_is_the_bottleneck_if_only_it_is_busy(server_cpu: float, load_c
 )
 def test_figures_keep_three_digits(value: float, text: str) -> None:
     assert report.figure(value) == text
+
+
+def test_the_jobs_of_a_group_are_measured() -> None:
+    figure = jobs.measure(300)
+    assert figure.jobs == 300
+    assert "µs of the server's CPU a job" in str(figure)
 
 
 async def test_publishing_from_threads_is_measured() -> None:

@@ -215,6 +215,16 @@ _ROOMS = (
         needs_rooms=True,
     ),
     Flag(
+        "--push",
+        Value(metavar="'ROOM GROUP URL'"),
+        "send the jobs of a group to a URL, each by a POST, such as `'/room/pay sms https://sms.internal/hook'`; may "
+        "be repeated",
+        goes_to="hub.push",
+        manual="See [Without any client](../howto/queues.md#without-any-client).",
+        repeats=True,
+        needs_rooms=True,
+    ),
+    Flag(
         "--backplane",
         Value(metavar="URL"),
         "share rooms with other nodes through this Redis, such as `redis://localhost`; may be repeated, to spread the "

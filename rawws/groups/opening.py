@@ -7,7 +7,9 @@ from contextlib import asynccontextmanager
 
 import trio
 
+from rawws.errors import Refusal, UsageError
 from rawws.groups.groups import Groups
+from rawws.groups.push import Pusher, PushTarget, read_push
 from rawws.hub.hub import Hub
 from rawws.hub.queues import NO_STORE, NoQueues
 from rawws.relay.loop import current_loop
@@ -52,6 +54,7 @@ class OpenGroups:
         self.servers = 0
         self._hub = hub
         self._groups = Groups(HubRooms(hub, committer), hub.queue_bytes)
+        self._pushes = [read_push(each) for each in hub.push]
         self._scope = trio.CancelScope()
         self._has_begun, self._has_ended = trio.Event(), trio.Event()
         self._error: Exception | None = None
@@ -62,15 +65,24 @@ class OpenGroups:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     await nursery.start(self._groups.run)
+                    for target in self._pushes:
+                        await self._begin_push(target, nursery)
                     self._has_begun.set()
         except Exception as error:
-            self._error = error
+            self._error = _only(error)
         finally:
             self._has_begun.set()
             self._has_ended.set()
 
+    async def _begin_push(self, target: PushTarget, nursery: trio.Nursery) -> None:
+        pusher = Pusher(target, nursery)
+        found = await self._groups.open(target.path, pusher.query)
+        if isinstance(found, Refusal):
+            raise UsageError(f"jobs can't be pushed to {target.url}: {found.sentence}")
+        pusher.join(found)
+
     async def begin(self) -> None:
-        """Open the groups that are stored. Raises `StoreError` if they can't be read."""
+        """Open the groups that are stored. Raises `StoreError` if they can't be read, and `UsageError`."""
         if not self._has_begun.is_set():
             trio.lowlevel.spawn_system_task(self._run, name="rawws groups")
             await self._has_begun.wait()
@@ -84,6 +96,13 @@ class OpenGroups:
         self._scope.cancel()
         with trio.CancelScope(shield=True):
             await self._has_ended.wait()
+
+
+def _only(error: Exception) -> Exception:
+    """Return the only exception in a group, such as a nursery raises."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 _open: dict[Hub, OpenGroups] = {}

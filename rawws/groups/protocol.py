@@ -110,7 +110,7 @@ def read_group_query(query: str) -> GroupQuery:
     if since and last:
         raise UsageError("a group begins after a message (since) or with the last ones (last), and not both")
     return GroupQuery(
-        _check_name(given["group"]),
+        check_name(given["group"]),
         _number(given, "max", 1, 1, MAX_IN_FLIGHT),
         float(_number(given, "ack", 30, 1, MAX_ACK_S)),
         _number(given, "tries", 5, 1, MAX_TRIES),
@@ -124,7 +124,7 @@ def read_group_query(query: str) -> GroupQuery:
 def read_answer_query(query: str) -> AnswerQuery:
     """Read the query of a POST in which a worker answers. Raises `UsageError`."""
     given = _read_names(query, _FOR_ANSWERS)
-    group = _check_name(given.pop("group"))
+    group = check_name(given.pop("group"))
     lease = given.pop("lease", "")
     if len(lease) > MAX_LEASE_CHARACTERS:
         raise UsageError("the lease in the query isn't one that Rawws-Lease has told")
@@ -210,7 +210,8 @@ def _read_names(query: str, names: tuple[str, ...]) -> dict[str, str]:
     return given
 
 
-def _check_name(name: str) -> str:
+def check_name(name: str) -> str:
+    """Return the name of a group. Raises `UsageError` for one that can't be."""
     if not _NAME.fullmatch(name):
         raise UsageError(f"a group's name has {_NAME_RULE}; it can't be {name[:60]!r}")
     return name

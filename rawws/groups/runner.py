@@ -378,6 +378,6 @@ class Runner:
         worker = job.worker if job.worker.startswith(OF_CONNECTION) else job.worker.partition(" ")[2]
         about = Obituary(label, name, job.tries, job.reason, worker)
         where = shorten(dead_room(self.group.path, name))
-        sentence = f"job {label} of the group {name} is dead after {job.tries} tries: {job.reason}; it is in {where}"
+        sentence = f"job {label} of the group {name} is dead (tries: {job.tries}): {job.reason}; it is in {where}"
         logs.server_line(logging.WARNING, STATE, sentence)
         return encode_dead(about, message.opcode, message.payload)

@@ -6,7 +6,7 @@ import enum
 import logging
 import math
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -37,7 +37,7 @@ from rawws.hub.regranting import Effect, let_write, regrant
 from rawws.hub.room import Room
 from rawws.hub.shards import Shards
 from rawws.hub.waiting_polls import WaitingPolls
-from rawws.limits import MAX_LAG_BYTES, MIB, by_flag, check_number
+from rawws.limits import MAX_LAG_BYTES, MIB, by_flag, check_names, check_number
 from rawws.net.accept import Address
 from rawws.net.transport import Transport
 from rawws.relay.backplane import Backplane
@@ -100,6 +100,8 @@ class Hub:
     are not finished are kept whatever the history is, up to ``queue_bytes`` in a room: then publishers there wait, and
     a POST is answered with 507. ``queue_in_memory`` allows groups without a store, whose jobs end with the server.
 
+    ``push`` is a list of texts ``"/room/pay sms https://host/hook"``: the jobs of a group are sent to a URL by POST.
+
     ``rooms_at`` and all paths below it are rooms, over WebSocket and HTTP. By default every path is a room. If the
     server has an application for HTTP (the ``http`` of `rawws.serve`), only the paths below ``/room/`` are. The other
     paths are the application's: also for WebSockets if it is one of ASGI, and otherwise they are refused there with
@@ -141,6 +143,7 @@ class Hub:
         store_interval_s: float = 0.1,
         queue_bytes: int = QUEUE_BYTES,
         queue_in_memory: bool = False,
+        push: Sequence[str] | None = None,
         settings: Callable[[str], RoomSettings | None] | None = None,
         on_message: OnMessage | None = None,
         on_join: OnMember | None = None,
@@ -157,6 +160,7 @@ class Hub:
         self.store = _check_store(store, self.mode)
         self.store_sync = store_sync
         check_number("store_interval_s", store_interval_s, whole=False)
+        self.push = _check_push(push, has_store=store is not None or queue_in_memory)
         check_number("queue_bytes", queue_bytes, least=1)
         self.store_interval_s = store_interval_s
         if store_sync not in STORE_SYNCS:
@@ -507,6 +511,13 @@ def _for_dead_jobs(settings: RoomSettings, queue_bytes: int) -> RoomSettings:
     longest = max(kept.max_age_s, DEAD_JOBS_AGE_S)
     history = History(max(kept.messages, DEAD_JOBS), max(kept.max_bytes, queue_bytes), longest)
     return replace(settings, history=history)
+
+
+def _check_push(push: Sequence[str] | None, *, has_store: bool) -> tuple[str, ...]:
+    if push and not has_store:
+        raise UsageError("push sends the jobs of groups, which need a store; give one, or queue_in_memory")
+    check_names("push", push)
+    return tuple(push or ())
 
 
 def _check_queues(in_memory: bool, store: object, mode: Mode) -> bool:

@@ -43,8 +43,9 @@ FIRST_REST_S, MAX_REST_S = 0.1, 5.0
 # nobody has anything for it: publishers may be elsewhere, as long as the server isn't ready.
 PROBE = (GroupWrite("", "", 0), GroupEnd("", ""))
 
-# An empty commit, by which the engine forgets what has grown old, follows when nothing was committed for this time.
-SWEEP_S = 1.0
+# An empty commit, by which the engine forgets what has grown old, follows when nothing was committed for this time. The
+# time doubles with each, since it costs an fsync, and a disk may sleep.
+SWEEP_S, MAX_SWEEP_S = 1.0, 64.0
 
 Result: TypeAlias = Outcome | StoreError
 OnDone: TypeAlias = Callable[[Result], None]
@@ -109,7 +110,7 @@ class Committer:
         self._queue: deque[Waiting] = deque()
         self._under_way = 0  # the first entries of the queue, which are being committed
         self._rest_s = 0.0
-        self._sweep_at = math.inf
+        self._sweep_at, self._sweep_s = math.inf, SWEEP_S
         self._something_to_do = trio.lowlevel.ParkingLot()
         self._space = trio.lowlevel.ParkingLot()
 
@@ -250,7 +251,8 @@ class Committer:
 
     async def _try(self, thread: WriterThread, entries: Sequence[Entry]) -> None:
         """Commit entries that nobody waits for, and learn whether the store takes them."""
-        self._sweep_at = trio.current_time() + SWEEP_S
+        self._sweep_s = min(2 * self._sweep_s, MAX_SWEEP_S)
+        self._sweep_at = trio.current_time() + self._sweep_s
         try:
             await thread.call(self.engine.commit, entries)
         except StoreBroken as error:
@@ -289,7 +291,8 @@ class Committer:
         self.statistics.entries += len(done)
         self.statistics.bytes += sum(each.held_bytes for each, _ in done)
         now = trio.current_time()
-        self._sync_at, self._sweep_at = min(self._sync_at, now + self._sync_every_s), now + SWEEP_S
+        self._sync_at = min(self._sync_at, now + self._sync_every_s)
+        self._sweep_at, self._sweep_s = now + SWEEP_S, SWEEP_S
         self._recover()
         for each, result in done:
             if self.on_append and isinstance(each.entry, Append) and isinstance(result, Outcome):

@@ -13,7 +13,7 @@ from rawws.store.engine import StoreError
 from rawws.store.entries import GroupState, Page, Record
 from rawws.store.sqlite_opening import check_format, check_header, refusal_of
 from rawws.store.sqlite_read import find_room, read_groups, read_jobs, read_last_page, read_page, read_rooms
-from rawws.store.sqlite_rows import StoredRoom
+from rawws.store.sqlite_rows import StoredRoom, query
 from rawws.store.sqlite_schema import connect
 
 # Read at a time, so that a server's checkpoints don't wait for the reader of a long list.
@@ -49,7 +49,7 @@ class StoreView:
     def _connect(self, mode: str) -> sqlite3.Connection:
         connection = connect(self.path, mode=mode)
         try:
-            connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+            query(connection, "SELECT count(*) FROM sqlite_master")
             check_format(connection, self.path)
         except BaseException:
             connection.close()

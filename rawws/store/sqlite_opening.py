@@ -19,12 +19,12 @@ from rawws.errors import UsageError, sentence_of
 from rawws.store.modes import SyncMode
 from rawws.store.sqlite_read import is_damage
 from rawws.store.sqlite_rows import ROOM_COLUMNS, StoredRoom, query, read_room
-from rawws.store.sqlite_schema import APPLICATION_ID, PAGE_BYTES, VERSION, connect, create
+from rawws.store.sqlite_schema import APPLICATION_ID, PAGE_BYTES, VERSION, connect, create, read_schema, schema
 from rawws.store.store_lock import Mark, StoreLock, boot_id
 
 _MAGIC = b"SQLite format 3\x00"
 _HEADER_BYTES = 100
-# A file up to this size is checked as a whole, which takes a quarter of a second.
+# A file up to this size is checked as a whole, which takes a tenth of a second.
 CHECKED_BYTES = 64 * 1024 * 1024
 # The messages that a room may have lost at most with the end of the machine, when nobody knows how many.
 _SKIPPED = 1 << 20
@@ -113,6 +113,8 @@ def check_format(connection: sqlite3.Connection, path: Path) -> None:
         raise UsageError(
             f"the store {path} has format {version}, and this rawws knows formats up to {VERSION}; use a newer rawws"
         )
+    if read_schema(connection) != schema():
+        raise UsageError(_damaged(path, "its tables aren't those of a store"))
 
 
 def _check_file(path: Path) -> bool:
@@ -147,9 +149,10 @@ def _check_pages(connection: sqlite3.Connection, path: Path) -> None:
     pages = query(connection, "PRAGMA page_count")[0][0]
     if pages * PAGE_BYTES > CHECKED_BYTES:
         return
-    found = query(connection, "PRAGMA quick_check(1)")[0][0]
+    # quick_check wouldn't look at the columns of the tables with an index, and takes as long: the large one has none.
+    found = query(connection, "PRAGMA integrity_check(1)")[0][0]
     if found != b"ok":
-        raise UsageError(_damaged(path, found.decode(errors="replace").partition("\n")[2] or "quick_check fails"))
+        raise UsageError(_damaged(path, found.decode(errors="replace").partition("\n")[2] or "integrity_check fails"))
 
 
 def _continue(connection: sqlite3.Connection, path: Path, mode: SyncMode, lock: StoreLock) -> Opened:

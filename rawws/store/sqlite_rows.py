@@ -190,5 +190,10 @@ def read_job(group: StoredGroup, row: Row) -> Job:
 
 
 def query(connection: sqlite3.Connection, sql: str, *values: object) -> list[Row]:
-    """Return all rows of a query."""
-    return connection.execute(sql, values).fetchall()
+    """Return all rows of a query. Raises `sqlite3.Error`."""
+    try:
+        return connection.execute(sql, values).fetchall()
+    except UnicodeDecodeError:  # the message of an error has the damaged part of a schema in it
+        error = sqlite3.DatabaseError("its schema is no text")
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise error from None

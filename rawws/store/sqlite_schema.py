@@ -9,6 +9,8 @@ The view ``list`` is for people: ``sqlite3 rooms.db 'SELECT * FROM list'``.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import sqlite3
 from pathlib import Path
 from urllib.parse import quote
@@ -79,6 +81,20 @@ def create(connection: sqlite3.Connection, identity: str) -> None:
         f"INSERT INTO store VALUES (1, '{identity}', 0, 0);"
         f"PRAGMA application_id = {APPLICATION_ID};PRAGMA user_version = {VERSION};COMMIT;"
     )
+
+
+@functools.cache
+def schema() -> tuple[tuple[bytes, ...], ...]:
+    """Return the schema of a sound store, as `read_schema` does."""
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        connection.text_factory = bytes
+        create(connection, "")
+        return read_schema(connection)
+
+
+def read_schema(connection: sqlite3.Connection) -> tuple[tuple[bytes, ...], ...]:
+    """Return the kind, name, table and SQL of each part of a schema."""
+    return tuple(connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name").fetchall())
 
 
 def row_id(owner: int, number: int) -> int:

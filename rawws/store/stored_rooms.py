@@ -93,9 +93,14 @@ class StoredRooms:
 
     @property
     def trouble(self) -> str:
-        """The reason why nothing can be stored at present; empty if something can."""
-        error = self.committer.trouble
-        return "" if error is None else f"the store takes nothing: {error}"
+        """The reason why nothing can be stored at present, without the path of the store; empty if something can."""
+        committer = self.committer
+        if committer.trouble is None:
+            return ""
+        if committer.is_broken:
+            return "nothing can be stored until the server is started again"
+        is_full = isinstance(committer.trouble, StoreFull)
+        return "nothing can be stored: " + ("the disk is full" if is_full else "the disk reports an error")
 
     @property
     def loaded_rooms(self) -> int:
@@ -150,7 +155,7 @@ class StoredRooms:
         """Raises `PublishError` in a program's call while the store is broken. Peers are held back then."""
         check_key(key)
         if self.committer.is_broken:
-            raise PublishError(f"nothing is published, since {self.trouble}")
+            raise PublishError(f"nothing is published, since nothing can be stored: {self.committer.trouble}")
         messages = count_frames(frames, max(map(len, frames)))
         entry = Append(room.path, b"".join(frames), messages, room.settings.history, key)
         more = 0 if len(frames) == 1 else len(entry.frames)  # the same object if it is one

@@ -163,6 +163,19 @@ async def test_a_store_is_tried_again_even_if_nothing_waits(engine: FaultyEngine
     assert engine.commits == ([] if fault else [list(PROBE)])
 
 
+@pytest.mark.usefixtures("quick")
+async def test_empty_commits_follow_ever_more_rarely_while_nothing_is_committed(
+    engine: FaultyEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(committer_module, "SWEEP_S", 0.01)
+    async with running(Committer(engine)) as committer:
+        began = trio.current_time()
+        await until(lambda: len(engine.commits) == 3)
+        assert trio.current_time() - began >= 0.02 + 0.04  # the first rest has begun before
+        assert engine.commits == [[]] * 3
+        assert committer.statistics.commits == 0
+
+
 async def test_an_entry_can_be_withdrawn_until_it_is_committed(engine: FaultyEngine) -> None:
     results: list[Result] = []
     async with running(Committer(engine)) as committer:

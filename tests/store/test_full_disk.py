@@ -60,7 +60,7 @@ def test_a_full_disk(start_program: StartProgram, small_disk: Path) -> None:
     assert refused[2]
     program.wait_for_line("nothing can be stored: there is no space")
     status, body, _ = ask(program.address, "/readyz")
-    assert (status, b"there is no space" in body) == (503, True)
+    assert (status, b"the disk is full" in body) == (503, True)
     assert b"rawws_store_up 0.0" in ask(program.address, "/metrics")[1]
     assert ask(program.address, "/x?last=1")[1].count(b'"id"') == 1
     assert mount("-o", "remount,size=8M", str(small_disk))

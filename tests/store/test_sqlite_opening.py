@@ -132,6 +132,20 @@ def test_a_damaged_file_is_refused(path: Path) -> None:
     assert sentence.endswith("; restore a copy of it, or move it away to begin with an empty one")
 
 
+@pytest.mark.parametrize("byte", [b"?", b"\xd4"], ids=["another name", "no text"])
+def test_a_damaged_schema_is_refused(path: Path, byte: bytes) -> None:
+    make(path, "a")
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"id INTEGER PRIMARY KEY, messages", b"i%b INTEGER PRIMARY KEY, messages" % byte))
+    assert refusal(path).startswith("the store DIR/rooms.db is damaged (")
+
+
+def test_tables_that_somebody_has_changed_are_refused(path: Path) -> None:
+    make(path, "a")
+    change(path, "ALTER TABLE jobs RENAME lease TO lessee")
+    assert "is damaged (its tables aren't those of a store)" in refusal(path)
+
+
 def test_a_store_without_its_own_row_is_refused(path: Path) -> None:
     make(path, "a")
     change(path, "DELETE FROM store")

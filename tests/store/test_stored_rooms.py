@@ -338,15 +338,20 @@ async def test_messages_keep_their_age_even_if_the_clock_was_set_back(ahead_s: f
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "code"),
+    ("error", "status", "code", "obstacle"),
     [
-        (StoreFull("there is no space"), 507, b"no space left"),
-        (StoreError("the disk fails"), 503, b"just now"),
-        (StoreBroken("an fsync has failed"), 503, b"until it is started again"),
+        (StoreFull("there is no space"), 507, b"no space left", "nothing can be stored: the disk is full"),
+        (StoreError("the disk fails"), 503, b"just now", "nothing can be stored: the disk reports an error"),
+        (
+            StoreBroken("an fsync has failed"),
+            503,
+            b"until it is started again",
+            "nothing can be stored until the server is started again",
+        ),
     ],
 )
 async def test_troubles_are_told_while_readers_live_on(
-    start: Start, monkeypatch: pytest.MonkeyPatch, error: StoreError, status: int, code: bytes
+    start: Start, monkeypatch: pytest.MonkeyPatch, error: StoreError, status: int, code: bytes, obstacle: str
 ) -> None:
     monkeypatch.setattr(committer, "FIRST_REST_S", 0.001)
     monkeypatch.setattr(committer, "MAX_REST_S", 0.002)
@@ -364,10 +369,10 @@ async def test_troubles_are_told_while_readers_live_on(
         post = b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nhi"
         refused = await running.ask(post)
         assert (refused.status, code in refused.body, "retry-after" in refused.headers) == (status, True, True)
-        assert running.hub.obstacle == f"the store takes nothing: {error}"
+        assert running.hub.obstacle == obstacle
         assert [each["text"] for each in (await running.poll("/x?last=1"))["messages"]] == ["before"]
         if isinstance(error, StoreBroken):
-            with pytest.raises(PublishError, match="nothing is published, since the store takes nothing"):
+            with pytest.raises(PublishError, match="nothing is published, since nothing can be stored: an fsync"):
                 running.hub.room("/x").publish("x")
             return
         monkeypatch.setattr(SqliteEngine, "commit", commit)

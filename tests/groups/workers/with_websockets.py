@@ -12,7 +12,7 @@ from websockets.typing import Subprotocol
 
 
 def work(name: str, port: str, most: str, log: str) -> None:
-    uri = f"ws://127.0.0.1:{port}/jobs?group=g&ack=5&tries=50&max={most}"
+    uri = f"ws://127.0.0.1:{port}/jobs?group=g&ack=60&tries=50&max={most}"
     with connect(uri, subprotocols=[Subprotocol("rawws.id.v1")]) as ws, open(log, "a", buffering=1) as file:
         for message in ws:
             head = json.loads(str(message).partition("\n")[0])

@@ -1,0 +1,136 @@
+"""Jobs that are pushed to a URL."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import trio
+
+import rawws
+from rawws.broadcast.message_ids import MessageId
+from rawws.errors import UsageError
+from rawws.groups.protocol import Verb
+from rawws.groups.push import Outcome, PushTarget, read_push
+from tests.groups.test_workers import serving
+
+JOB = MessageId("9f2c41d7", 7)
+
+
+class Hook(ThreadingHTTPServer):
+    """An endpoint that answers with the given statuses, and then with 204."""
+
+    daemon_threads = True
+
+    def __init__(self, *statuses: int) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.statuses = list(statuses)
+        self.got: list[tuple[str, str, bytes]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/hook"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Hook
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.got.append((self.headers["Idempotency-Key"], self.headers["Rawws-Try"], body))
+        self.send_response(self.server.statuses.pop(0) if self.server.statuses else 204)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hook() -> Iterator[Hook]:
+    server = Hook(503, 204, 400)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+async def test_a_job_is_sent_until_it_is_taken_or_dead(
+    hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("rawws.groups.push.FIRST_WAIT_S", 0.01)
+    caplog.set_level("INFO")
+    hub = rawws.Hub(store=tmp_path / "rooms.db", store_sync="never", push=[f"/pay sms {hook.url}"])
+    async with serving(hub) as running:
+        (first,) = await running.say("pay 1")
+        while (await running.state())["done"] < 1:
+            await trio.sleep(0.01)
+        (second,) = await running.say("pay 2")
+        while (await running.state())["dead"] < 1:
+            await trio.sleep(0.01)
+        assert hook.got == [(first, "1", b"pay 1"), (first, "2", b"pay 1"), (second, "1", b"pay 2")]
+        assert "has failed: the answer was 503" in caplog.text
+        assert f"pushes to {hook.url} succeed again" in caplog.text
+        assert await hub.queues.end("/pay", "sms")
+        assert f"no more jobs are pushed to {hook.url}" in caplog.text
+
+
+async def test_a_job_waits_for_an_endpoint_that_is_away(caplog: pytest.LogCaptureFixture) -> None:
+    hook = Hook()
+    hook.server_close()
+    hub = rawws.Hub(queue_in_memory=True, push=[f"/pay sms {hook.url}"])
+    async with serving(hub) as running:
+        await running.say("pay 1")
+        while "has failed: ConnectionRefusedError" not in caplog.text:
+            await trio.sleep(0.01)
+        assert (await running.state())["waiting"] == 1
+
+
+@pytest.mark.parametrize(
+    ("outcome", "tried", "verb", "in_s"),
+    [
+        (Outcome(200), 1, Verb.ACK, 0.0),
+        (Outcome(503), 1, Verb.NAK, 1.0),
+        (Outcome(503), 4, Verb.NAK, 8.0),
+        (Outcome(503), 99, Verb.NAK, 14_400.0),
+        (Outcome(429, "", 60.0), 1, Verb.NAK, 60.0),
+        (Outcome(0, "no answer within 30 s"), 1, Verb.NAK, 1.0),
+        (Outcome(404), 1, Verb.TERM, 0.0),
+        (Outcome(301), 1, Verb.TERM, 0.0),
+    ],
+)
+def test_the_status_is_the_word_of_the_worker(outcome: Outcome, tried: int, verb: Verb, in_s: float) -> None:
+    answer = outcome.answer(JOB, tried)
+    assert (answer.verb, answer.in_s, answer.job) == (verb, in_s, JOB)
+
+
+def test_a_push_is_a_room_a_group_and_a_url() -> None:
+    assert read_push("/room/pay sms https://host/hook?a=1") == PushTarget("/room/pay", "sms", "https://host/hook?a=1")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "",
+            "/pay sms",
+            "pay sms http://host/",
+            "/pay s.ms http://host/",
+            "/pay sms ftp://host/",
+            "/pay sms http:///x",
+        ),
+        *("/pay sms http://host:99999/", "/pay sms http://h\u00f6st/"),
+    ],
+)
+def test_a_push_that_can_not_be_read_is_explained(text: str) -> None:
+    with pytest.raises(UsageError, match=r"give it as|a group's name"):
+        read_push(text)
+
+
+async def test_a_push_needs_a_store() -> None:
+    with pytest.raises(UsageError, match="push sends the jobs of groups, which need a store"):
+        rawws.Hub(push=["/pay sms http://host/"])
