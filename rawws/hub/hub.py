@@ -177,6 +177,7 @@ class Hub:
             max_peers,
         )
         self._dead_room_settings = _for_dead_jobs(self.settings, queue_bytes)
+        self.dead_history = self._dead_room_settings.history  # of the rooms in which groups have their dead jobs
         self.backplane: Shards | None = None  # through which rooms are shared with other nodes
         self.stored: Backplane[RoomState] | None = None  # through which rooms are stored, while the store is open
         self.queues: Queues = NoQueues(NO_STORE)  # the groups of its rooms
@@ -242,11 +243,6 @@ class Hub:
             raise UsageError(f"settings({path!r}) returned {settings!r}; it must return RoomSettings, or None")
         is_dead = self._has_jobs and is_dead_room(path)
         return _for_dead_jobs(settings, self.queue_bytes) if is_dead else settings
-
-    @property
-    def dead_history(self) -> History:
-        """The history of rooms in which groups have their dead jobs."""
-        return self._dead_room_settings.history
 
     async def prepare(self, path: str, since: MessageId | None = None) -> Refusal | None:
         """Load a room so that it can be read from an id on, if needed. Returns a refusal if that fails."""

@@ -388,7 +388,7 @@ def test_a_dead_job_that_is_not_buried_is_ready_after_a_restart() -> None:
 # Bounds
 
 
-def test_what_is_over_leaves_no_timers_behind() -> None:
+def test_jobs_that_are_over_leave_no_timers_behind() -> None:
     group = make(20_000)
     group.join(Worker("#1", most=9, ack_s=40_000))
     for _ in range(2000):

@@ -534,11 +534,13 @@ async def test_a_get_that_waits_gets_no_job_when_its_right_is_withdrawn(tmp_path
 
 
 async def test_a_worker_whose_token_expires_is_closed_with_4401(tmp_path: Path) -> None:
-    async with serving(stored(tmp_path), access=Changing(None, time.time() + 0.5)) as running:
-        async with rawws.connect(running.uri(), subprotocols=SUBPROTOCOLS) as a:
-            with pytest.raises(rawws.ConnectionClosed):
-                await a.recv()
-            assert a.close_code == 4401
+    async with (
+        serving(stored(tmp_path), access=Changing(None, time.time() + 0.5)) as running,
+        rawws.connect(running.uri(), subprotocols=SUBPROTOCOLS) as a,
+    ):
+        with pytest.raises(rawws.ConnectionClosed):
+            await a.recv()
+        assert a.close_code == 4401
 
 
 class StuckEngine(MemoryEngine):
@@ -640,10 +642,11 @@ async def test_a_get_that_waits_is_ended_with_its_user(tmp_path: Path) -> None:
 async def test_a_worker_does_not_begin_again_a_group_that_an_operator_has_ended(hub: Hub) -> None:
     async with serving(hub) as running:
         await running.say("1", "2")
+        jobs = rawws.work(running.uri(""), group="sms")
+        async with await anext(jobs):
+            assert await hub.queues.end("/pay", "sms")
         with pytest.raises(rawws.ConnectionClosed, match="This group has been ended") as caught:
-            async for job in rawws.work(running.uri(""), group="sms"):
-                async with job:
-                    assert await hub.queues.end("/pay", "sms")
+            await anext(jobs)
         assert caught.value.code == 4410
         assert (await running.ask("GET", "/pay?group=sms&state")).status == 404
 
