@@ -130,9 +130,6 @@ def test_every_flag_sets_its_setting(ran: Ran, command: list[str]) -> None:
         "store_interval_s": 0.5,
         "max_peers": 50,
         "rooms_at": "/live/",
-        "store": None,
-        "store_sync": "always",
-        "store_interval_s": 0.1,
         "queue_bytes": 64 << 20,
         "queue_in_memory": False,
     }
