@@ -193,8 +193,9 @@ class RedisStreams:
             self._has_been_there = True
             sentence = f"rooms are shared through {self._connector}; this is node {self._node}"
             logs.server_line(logging.INFO, STATE, sentence)
-            self._start_is_decided.set()
         self._away.discard(worker)
+        if not self.is_away:
+            self._start_is_decided.set()
         if self._logged_troubles and not self.is_away:
             self._logged_troubles.clear()
             logs.server_line(logging.INFO, STATE, "the backplane is back")

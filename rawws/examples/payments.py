@@ -6,7 +6,8 @@
 
 Kill the SMS service, pay some more, and start it again: it sends the id of its last message, and gets the messages
 after it, as far as the room's history has them. It records a message after its SMS, so it loses none. Killed between
-the two, it sends that SMS again. A client that retries a payment with its Idempotency-Key doesn't pay twice.
+the two, it sends that SMS again. A client that retries a payment with its Idempotency-Key doesn't pay twice, unless
+the server was started anew between the two.
 
 With a store, payments survive the end of the server, too. Then the SMS service may be several workers, each of which
 takes the next payment that none of them has:

@@ -20,6 +20,7 @@ class ClosedStore:
 
     is_away = True
     is_full = False
+    refuses = False
     waiting = 0
     refusal = AWAY
     trouble = _CLOSED

@@ -29,7 +29,7 @@ UNSAFE = re.compile(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOM
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_example_is_short_and_listed(name: str) -> None:
-    assert len((FOLDER / f"{name}.py").read_text("utf-8").splitlines()) < 100
+    assert len((FOLDER / f"{name}.py").read_text("utf-8").splitlines()) < 120
     assert f"``{name}``" in str(rawws.examples.__doc__)
 
 

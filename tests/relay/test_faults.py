@@ -648,7 +648,7 @@ async def test_a_send_without_memory_ends_one_connection_and_names_this_machine(
 # The wall clock
 
 
-async def test_the_wall_clock_only_dates_records_responses_and_grants() -> None:
+async def test_the_wall_clock_only_dates_records_responses_grants_and_leases() -> None:
     root = Path(rawws.__file__).parent
     asks = re.compile(r"\btime\.time|datetime|gettimeofday|CLOCK_REALTIME|from time import")
     found = {str(path.relative_to(root)) for path in root.rglob("*.py") if asks.search(path.read_text("utf-8"))}
@@ -664,6 +664,10 @@ async def test_the_wall_clock_only_dates_records_responses_and_grants() -> None:
         "server/auth_url.py",
         "server/jwt_source.py",
         "cli/store.py",
+        "groups/groups.py",
+        "groups/over_http.py",
+        "groups/runner.py",
+        "groups/websockets.py",
         "store/loaded_room.py",
         "store/memory_engine.py",
         "store/sqlite_engine.py",
