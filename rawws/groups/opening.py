@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
+from rawws import logs
 from rawws.errors import Refusal, UsageError
 from rawws.groups.groups import Groups
 from rawws.groups.push import Pusher, PushTarget, read_push
@@ -70,6 +71,8 @@ class OpenGroups:
                     self._has_begun.set()
         except Exception as error:
             self._error = _only(error)
+            if self._has_begun.is_set():  # nobody else asks for it
+                logs.server.exception("#%d ! an error in rawws itself; all groups have stopped", logs.SERVER)
         finally:
             self._has_begun.set()
             self._has_ended.set()

@@ -30,6 +30,7 @@ from rawws.wire.trace import FAULT, STATE, shorten
 AT_ONCE = 8
 TRIES = 20  # with the waits below, about a day and a half
 TIMEOUT_S = 30.0
+LONGEST_S = 2 * TIMEOUT_S  # before the end of its lease, so that no job is under way twice
 FIRST_WAIT_S, MAX_WAIT_S = 1.0, 14_400.0
 RETRIED = frozenset({408, 425, 429})
 _RULE = "give it as 'ROOM GROUP URL', such as '/room/pay sms https://sms.internal/hook'"
@@ -53,7 +54,8 @@ def read_push(text: str) -> PushTarget:
     try:
         where = urlsplit(url)
         is_url = where.scheme in ("http", "https") and bool(where.hostname) and where.port != 0
-    except ValueError:
+        (where.hostname or "").encode("idna")
+    except ValueError:  # of which a host that no name server is asked for is one
         is_url = False
     if not is_url or not re.fullmatch(r"[\x21-\x7e]+", url):
         raise UsageError(f"push can't go to {url!r}; {_RULE}")
@@ -116,9 +118,11 @@ class Pusher:
         logs.server_line(logging.WARNING, FAULT, sentence)
 
     async def _push(self, job: MessageId, tried: int, message: StoredMessage) -> None:
-        outcome = await trio.to_thread.run_sync(
-            _post, self._target.url, self._ssl, job, tried, message, limiter=self._limiter, abandon_on_cancel=True
-        )
+        outcome = Outcome(0, f"no answer within {LONGEST_S:g} s")  # each byte of it may take up to TIMEOUT_S
+        with trio.move_on_after(LONGEST_S):
+            outcome = await trio.to_thread.run_sync(
+                _post, self._target.url, self._ssl, job, tried, message, limiter=self._limiter, abandon_on_cancel=True
+            )
         answer = outcome.answer(job, tried)
         self._tell(answer)
         assert self._runner is not None
@@ -157,7 +161,7 @@ def _post(url: str, context: ssl.SSLContext | None, job: MessageId, tried: int, 
             return Outcome(response.status, "", _seconds(response.getheader("Retry-After")))
     except TimeoutError:
         return Outcome(0, f"no answer within {TIMEOUT_S:g} s")
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         return Outcome(0, f"{type(error).__name__}: {error}"[:200])
 
 

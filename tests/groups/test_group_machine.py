@@ -225,7 +225,7 @@ class GroupMachine(RuleBasedStateMachine):
             if stored is not None and not stored.lease.startswith("#"):
                 task.sent = stored.tries  # one that was stored and not sent is a try
                 task.out = None
-                if stored.lease:
+                if stored.lease and stored.due - WALL > self.now:
                     self.made += 1
                     worker = Worker(stored.lease, tries=10**6, ack_s=30, once=True)
                     task.out = Out(worker, self.now + stored.due - self.now - WALL)
@@ -246,7 +246,8 @@ class GroupMachine(RuleBasedStateMachine):
         """In the end one good worker gets all that is left, each job within some tries."""
         for worker in list(self.workers):
             self.group.leave(worker, self.now)
-        self.model.tasks = {number: task for number, task in self.model.tasks.items() if number not in self.model.dead}
+        dead = {job.number for job in self.group.dead} | set(self.model.dead)  # some by their worker's leaving just now
+        self.model.tasks = {number: task for number, task in self.model.tasks.items() if number not in dead}
         while self.group.dead:
             self.group.bury()
         self.now += 10_000

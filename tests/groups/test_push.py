@@ -134,3 +134,42 @@ def test_a_push_that_can_not_be_read_is_explained(text: str) -> None:
 async def test_a_push_needs_a_store() -> None:
     with pytest.raises(UsageError, match="push sends the jobs of groups, which need a store"):
         rawws.Hub(push=["/pay sms http://host/"])
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".example"])
+def test_a_host_that_can_not_have_an_address_is_refused(host: str) -> None:
+    with pytest.raises(UsageError, match="push can't go to"):
+        read_push(f"/pay sms http://{host}/hook")
+
+
+async def test_an_answer_that_does_not_end_is_given_up_before_its_lease_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("rawws.groups.push.LONGEST_S", 0.1)
+    over = threading.Event()
+
+    def never(*_: object) -> Outcome:
+        over.wait(5)
+        return Outcome(204)
+
+    monkeypatch.setattr("rawws.groups.push._post", never)
+    hub = rawws.Hub(store=tmp_path / "rooms.db", store_sync="never", push=["/pay sms http://localhost/"])
+    async with serving(hub) as running:
+        await running.say("1")
+        while "a push to http://localhost/ has failed: no answer within 0.1 s" not in caplog.text:
+            await trio.sleep(0.01)
+        over.set()
+
+
+async def test_an_error_of_a_push_is_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> Outcome:
+        raise LookupError("a mistake of rawws's own")
+
+    monkeypatch.setattr("rawws.groups.push._post", fail)
+    hub = rawws.Hub(store=tmp_path / "rooms.db", store_sync="never", push=["/pay sms http://localhost/"])
+    async with serving(hub) as running:
+        await running.say("1")
+        while "an error in rawws itself; all groups have stopped" not in caplog.text:
+            await trio.sleep(0.01)
