@@ -106,6 +106,8 @@ class StoreLock:
     def release(self) -> None:
         """Let another process have the store. The file stays: to delete it would let two processes lock two files."""
         _held.discard(self)
+        with contextlib.suppress(OSError):
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # a child that was forked just now may have the file, too
         os.close(self._descriptor)
 
     def forget(self) -> None:
