@@ -27,7 +27,7 @@ _BINARY_BYTES = 32
 
 FLAGS = FlagTable(
     {
-        "what to show": (
+        "messages to show": (
             Flag("--room", Value(metavar="PATH"), "show the messages of this room, each on a line"),
             Flag(
                 "--last",
