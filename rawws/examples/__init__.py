@@ -8,6 +8,7 @@
 ``editing``       a text and a whiteboard that several browsers edit at once
 ``game``          light trails for many players, decided by the server
 ``payments``      a back end that notifies another: events that survive a kill of the other one
+``sms_workers``   workers that share the payments as jobs: each payment is the job of one of them
 ``existing_app``  a Starlette application with a WebSocket room, on one port
 ================  =====================================================================================
 

@@ -6,17 +6,8 @@
 
 Kill the SMS service, pay some more, and start it again: it sends the id of its last message, and gets the messages
 after it, as far as the room's history has them. It records a message after its SMS, so it loses none. Killed between
-the two, it sends that SMS again. A client that retries a payment with its Idempotency-Key doesn't pay twice, unless
-the server was started anew between the two.
-
-With a store, payments survive the end of the server, too. Then the SMS service may be several workers, each of which
-takes the next payment that none of them has:
-
-    python -m rawws.examples.payments server --store payments.db
-    python -m rawws.examples.payments worker
-    python -m rawws.examples.payments worker
-
-Kill any of the three: each payment gets its SMS, by one worker.
+the two, it sends that SMS again. A client that retries a payment with its Idempotency-Key doesn't pay twice, as long
+as the server runs. With ``--store FILE`` payments survive a kill of the server, too: see ``sms_workers``.
 """
 
 from __future__ import annotations
@@ -89,24 +80,14 @@ async def send_sms(port: int, state: Path) -> None:
             print("cut off from the payments; trying again", flush=True)
 
 
-async def work(port: int) -> None:
-    """One of several SMS workers. It sends an SMS for each payment that it is given, and then acknowledges it."""
-    async for job in rawws.work(f"ws://localhost:{port}/payments", group="sms"):
-        async with job, rawws.connect(f"ws://localhost:{port}/receipts") as receipts:
-            print(f"SMS: {json.loads(job.data)['paid']!r}", flush=True)
-            await receipts.send(job.id)
-
-
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("role", choices=("server", "sms", "worker"))
+    parser.add_argument("role", choices=("server", "sms"))
     parser.add_argument("--store", type=Path, metavar="FILE", help="the file in which the server keeps its payments")
     parser.add_argument("--state", type=Path, metavar="FILE", help="the file with the SMS service's position")
     options = parser.parse_args()
     if options.role == "server":
         run_until_signal(partial(serve, store=options.store), options.host, options.port)
-    elif options.role == "worker":
-        run_until_signal(work, options.port)
     elif options.state is None:
         parser.error("the SMS service needs --state FILE, such as --state sms.state, to resume after a kill")
     else:

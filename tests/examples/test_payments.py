@@ -86,7 +86,7 @@ def test_no_payment_lacks_its_sms_with_two_workers_over_kills_of_the_server(run:
     pay(1)
     server.kill()  # payment 1 is stored, and has no SMS yet
     server = run("payments", "server", "--port", str(port), *store).wait_listening()
-    workers = [run("payments", "worker", "--port", str(port)) for _ in range(2)]
+    workers = [run("sms_workers", "--port", str(port)) for _ in range(2)]
     pay(2, 3, 4)
     heard: list[str] = []
     for worker in workers:
