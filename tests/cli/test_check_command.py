@@ -331,18 +331,21 @@ def test_a_slow_server_is_not_a_mute_one(forker: Forker) -> None:
 
 
 @pytest.mark.parametrize(
-    ("handler", "message"),
+    ("handler", "patience_s", "message"),
     [
-        (say_nothing, "the server hasn't answered an ordinary handshake within 0.3 s"),
-        (hang_up, "the server has ended the connection without an answer to an ordinary handshake"),
-        (speak_another_protocol, "the server hasn't answered an ordinary handshake within 0.3 s"),
+        (say_nothing, 0.3, "the server hasn't answered an ordinary handshake within 0.3 s"),
+        (hang_up, PATIENCE_S, "the server has ended the connection without an answer to an ordinary handshake"),
+        (speak_another_protocol, 0.3, "the server hasn't answered an ordinary handshake within 0.3 s"),
     ],
 )
 def test_a_port_that_answers_no_handshake_is_not_tried(
-    capsys: pytest.CaptureFixture[str], handler: Callable[[trio.SocketStream], Awaitable[None]], message: str
+    capsys: pytest.CaptureFixture[str],
+    handler: Callable[[trio.SocketStream], Awaitable[None]],
+    patience_s: float,
+    message: str,
 ) -> None:
     with on_port(handler) as port:
-        assert rawws.cli.main(["check", "--timeout", "0.3", f"ws://127.0.0.1:{port}/"]) == 3
+        assert rawws.cli.main(["check", "--timeout", str(patience_s), f"ws://127.0.0.1:{port}/"]) == 3
     assert capsys.readouterr() == ("", f"rawws: ws://127.0.0.1:{port}/: {message}\n")
 
 
