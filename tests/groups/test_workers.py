@@ -26,6 +26,7 @@ from rawws.store.engine import StoreFull
 from rawws.store.entries import Entry, Outcome
 from rawws.store.memory_engine import MemoryEngine
 from tests.serving.client import Client
+from tests.serving.machine import PATIENCE_S
 from tests.serving.wire import close, upgrade
 
 SUBPROTOCOLS = ["rawws.id.v1"]
@@ -49,7 +50,7 @@ class Running:
 
     async def ask(self, method: str, target: str, body: str = "", **fields: str) -> Answer:
         def ask() -> Answer:
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
             named = {name.replace("_", "-"): value for name, value in fields.items()}
             connection.request(method, target, body, named)
             response = connection.getresponse()
@@ -79,7 +80,7 @@ async def serving(hub: Hub, app: Any = None, **options: Any) -> AsyncGenerator[R
         http = app or rawws.rooms(hub, is_local=True, admin_token="a" * 20)
         start = partial(rawws.serve, hub, 0, host="127.0.0.1", http=http, **options)
         server = await nursery.start(start)
-        with trio.fail_after(8):
+        with trio.fail_after(PATIENCE_S):
             yield Running(hub, server.port)
         nursery.cancel_scope.cancel()
 
