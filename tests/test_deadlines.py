@@ -39,7 +39,7 @@ def is_mocked(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     arguments = function.args
     names = {each.arg for each in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)}
     for decorator in function.decorator_list:
-        names |= {each.value for each in ast.walk(decorator) if isinstance(each, ast.Constant)}
+        names |= {str(each.value) for each in ast.walk(decorator) if isinstance(each, ast.Constant)}
     return bool(names & MOCK_CLOCKS)
 
 
