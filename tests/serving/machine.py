@@ -16,6 +16,9 @@ LOOPBACK = "127.0.0.1"
 # slower, whose cores are busy with other programs, or whose disk takes a tenth of a second to sync.
 PATIENCE_S = 120.0
 
+# Until a token ends that is not to end during a run. Some are made when their test module is imported.
+FOR_THIS_RUN_S = 86_400.0
+
 
 def pace() -> float:
     """Return how many times longer something takes than on an idle machine: the programs per core that want to run."""
