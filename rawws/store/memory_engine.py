@@ -12,7 +12,7 @@ from rawws.broadcast.idempotency import KEPT_S, MAX_KEYS, IdempotencyKey, Repeat
 from rawws.broadcast.log import History
 from rawws.broadcast.message_ids import new_epoch
 from rawws.store import losses
-from rawws.store.engine import FORGOTTEN_AFTER_S, StoreError
+from rawws.store.engine import FORGOTTEN_AFTER_S, StoreError, Usage
 from rawws.store.entries import (
     Append,
     Clear,
@@ -20,6 +20,7 @@ from rawws.store.entries import (
     GroupState,
     GroupWrite,
     Job,
+    Keep,
     Outcome,
     Page,
     Record,
@@ -37,7 +38,7 @@ class _Group:
 @dataclass
 class _Room:
     epoch: str
-    touched_at: float
+    used_at: float
     oldest: int = 1
     newest: int = 0
     history: History = field(default_factory=History)
@@ -83,6 +84,8 @@ class MemoryEngine:
     """A store in memory. Any thread may call it."""
 
     description = "memory"
+    shortage = None
+    held_bytes = 0  # of the hub's: the limits of groups bound it
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -115,12 +118,16 @@ class MemoryEngine:
             room = self._rooms[entry.path]
             if isinstance(entry, Clear):
                 room.clear(entry.up_to)
+            elif isinstance(entry, Keep):
+                room.used_at = now
             else:
                 room.groups.pop(entry.group, None)
         return Outcome()
 
     def _append(self, entry: Append, now: float) -> Outcome:
-        room = self._room(entry.path, now)
+        if entry.path not in self._rooms and entry.most_rooms is not None and len(self._rooms) >= entry.most_rooms:
+            return Outcome(is_refused=True)
+        room = self._room(entry.path, now, entry.known)
         room.expire(now)
         room.history = entry.history
         if entry.once and (known := room.repeats.get(entry.once)):
@@ -128,7 +135,7 @@ class MemoryEngine:
             return Outcome(room.epoch, known.number if is_same else 0, is_repeat=is_same, is_reused=not is_same)
         first = room.newest + 1
         room.newest += entry.messages
-        room.touched_at = now
+        room.used_at = now
         room.records.append(Record(first, entry.messages, now, entry.frames, entry.key))
         if entry.once:
             room.repeats[entry.once] = Repeat(first, entry.digest, now)
@@ -136,15 +143,24 @@ class MemoryEngine:
                 room.repeats.popitem(last=False)
         return Outcome(room.epoch, first)
 
-    def _room(self, path: str, now: float) -> _Room:
-        return self._rooms.setdefault(path, _Room(new_epoch(), now))
+    def _room(self, path: str, now: float, known: tuple[str, int] | None = None) -> _Room:
+        epoch, newest = known or (new_epoch(), 0)
+        return self._rooms.setdefault(path, _Room(epoch, now, newest + 1, newest))
 
     def _forget_rooms(self, now: float) -> None:
         """Forget rooms with nothing left that have been quiet for long."""
         for path, room in list(self._rooms.items()):
             is_empty = not (room.records or room.groups or room.repeats)
-            if is_empty and now - room.touched_at >= FORGOTTEN_AFTER_S:
+            if is_empty and now - room.used_at >= FORGOTTEN_AFTER_S:
                 del self._rooms[path]
+
+    def tend(self) -> bool:
+        self.commit(())
+        return False
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(len(self._rooms))
 
     def sync(self) -> None:
         """Do nothing: there is no disk."""

@@ -5,6 +5,9 @@ lower ones. So the messages of a room lie together, in a table without a second 
 message), with or without ROWID, a commit took 0.7 to 0.9 times the CPU; pages of 8 or 16 KiB took 1.2 times as much.
 
 The view ``list`` is for people: ``sqlite3 rooms.db 'SELECT * FROM list'``.
+
+Format 2 has the table ``due`` besides: the time at which a room is to be looked at, since something in it may be
+forgotten then. It is a hint, and has no checksum: the room itself says what may be forgotten.
 """
 
 from __future__ import annotations
@@ -16,14 +19,14 @@ from pathlib import Path
 from urllib.parse import quote
 
 APPLICATION_ID = 0x52415753  # "RAWS" in the file's header
-VERSION = 1  # of these tables
+VERSION = 2  # of these tables
 
 NUMBER_BITS = 40
 MOST_MESSAGES = (1 << NUMBER_BITS) - 1  # in an epoch of a room
 MOST_ROOMS = (1 << 63 - NUMBER_BITS) - 1
-PAGE_BYTES = 4096
 
-_TABLES = f"""
+_TABLES = {
+    1: f"""
 CREATE TABLE store (
     id INTEGER PRIMARY KEY CHECK (id = 1), identity TEXT NOT NULL, commits INTEGER NOT NULL, messages INTEGER NOT NULL
 );
@@ -54,7 +57,12 @@ CREATE VIEW list AS
     SELECT rooms.path, rooms.epoch || '-' || (records.id & {MOST_MESSAGES}) AS first_id, records.messages,
         datetime(records.at, 'unixepoch') AS at, records.key, length(records.frames) AS bytes
     FROM records JOIN rooms ON rooms.id = records.id >> {NUMBER_BITS};
-"""
+""",
+    2: """
+CREATE TABLE due (room INTEGER PRIMARY KEY, at REAL NOT NULL);
+CREATE INDEX due_by_at ON due (at);
+""",
+}
 
 
 def connect(path: Path, *, mode: str, busy_s: float = 5.0) -> sqlite3.Connection:
@@ -74,21 +82,29 @@ def connect(path: Path, *, mode: str, busy_s: float = 5.0) -> sqlite3.Connection
     return connection
 
 
-def create(connection: sqlite3.Connection, identity: str) -> None:
-    """Make the tables in an empty file, all of them or none."""
+def create(connection: sqlite3.Connection, identity: str, version: int = VERSION) -> None:
+    """Make the tables of a version in an empty file, all of them or none."""
+    tables = "".join(sql for number, sql in _TABLES.items() if number <= version)
     connection.executescript(
-        f"BEGIN IMMEDIATE;{_TABLES}"
+        f"BEGIN IMMEDIATE;{tables}"
         f"INSERT INTO store VALUES (1, '{identity}', 0, 0);"
-        f"PRAGMA application_id = {APPLICATION_ID};PRAGMA user_version = {VERSION};COMMIT;"
+        f"PRAGMA application_id = {APPLICATION_ID};PRAGMA user_version = {version};COMMIT;"
+    )
+
+
+def upgrade(connection: sqlite3.Connection) -> None:
+    """Make the tables of format 1 those of format 2, all of them or none."""
+    connection.executescript(
+        f"BEGIN IMMEDIATE;{_TABLES[2]}INSERT INTO due SELECT id, 0.0 FROM rooms;PRAGMA user_version = {VERSION};COMMIT;"
     )
 
 
 @functools.cache
-def schema() -> tuple[tuple[bytes, ...], ...]:
-    """Return the schema of a sound store, as `read_schema` does."""
+def schema(version: int) -> tuple[tuple[bytes, ...], ...]:
+    """Return the schema of a sound store of a version, as `read_schema` does."""
     with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         connection.text_factory = bytes
-        create(connection, "")
+        create(connection, "", version)
         return read_schema(connection)
 
 

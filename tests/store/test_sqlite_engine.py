@@ -16,7 +16,7 @@ from rawws.broadcast.log import History
 from rawws.errors import UsageError
 from rawws.store import sqlite_engine
 from rawws.store.engine import StoreBroken, StoreError
-from rawws.store.entries import GroupWrite, Job
+from rawws.store.entries import GroupWrite, Job, Outcome
 from rawws.store.modes import SyncMode
 from rawws.store.sqlite_engine import SqliteEngine
 from tests.store.stores import MOST, ROOM, Clock, append, message, read
@@ -189,7 +189,9 @@ def test_a_damaged_group_begins_again_and_a_damaged_job_is_due(engine: SqliteEng
 def test_a_damaged_key_is_not_known(engine: SqliteEngine) -> None:
     engine.commit([message("a", once="k")])
     engine._writer.execute("UPDATE keys SET digest = 'other'")
-    assert engine.commit([message("a", once="k")])[0] == (engine.tail(ROOM)[0], 2, False, False)  # type: ignore[index]
+    tail = engine.tail(ROOM)
+    assert tail is not None
+    assert engine.commit([message("a", once="k")])[0] == Outcome(tail.epoch, 2)
 
 
 def test_a_wal_that_cannot_be_opened_is_told(quick_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
