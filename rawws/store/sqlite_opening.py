@@ -24,7 +24,16 @@ from rawws.store.modes import SyncMode
 from rawws.store.sqlite_errors import is_unsure
 from rawws.store.sqlite_read import is_damage
 from rawws.store.sqlite_rows import ROOM_COLUMNS, StoredRoom, query, read_room
-from rawws.store.sqlite_schema import APPLICATION_ID, VERSION, connect, create, read_schema, schema, upgrade
+from rawws.store.sqlite_schema import (
+    APPLICATION_ID,
+    JOBS_TABLES,
+    VERSION,
+    connect,
+    create,
+    read_schema,
+    schema,
+)
+from rawws.store.sqlite_upgrade import upgrade
 from rawws.store.store_lock import Mark, StoreLock, boot_id
 
 _INCREMENTAL = 2  # of the pragma auto_vacuum
@@ -115,8 +124,8 @@ def check_header(path: Path) -> bool:
     return False
 
 
-def check_format(connection: sqlite3.Connection, path: Path) -> None:
-    """Raises `UsageError` if a file of SQLite is another program's, or a newer one's."""
+def read_format(connection: sqlite3.Connection, path: Path) -> int:
+    """Return the format of a store. Raises `UsageError` if a file of SQLite is another program's, or a newer one's."""
     program = query(connection, "PRAGMA application_id")[0][0]
     version = query(connection, "PRAGMA user_version")[0][0]
     if program != APPLICATION_ID:
@@ -125,8 +134,19 @@ def check_format(connection: sqlite3.Connection, path: Path) -> None:
         raise UsageError(
             f"the store {path} has format {version}, and this rawws knows formats up to {VERSION}; use a newer rawws"
         )
-    if version not in range(1, VERSION + 1) or read_schema(connection) != schema(version):
+    if version not in JOBS_TABLES or read_schema(connection) != schema(version):
         raise UsageError(_damaged(path, "its tables aren't those of a store"))
+    return int(version)
+
+
+def check_format(connection: sqlite3.Connection, path: Path) -> None:
+    """Raises `UsageError` if a file of SQLite is no store of the present format."""
+    version = read_format(connection, path)
+    if version != VERSION:
+        raise UsageError(
+            f"the store {path} has format {version}, and is only read in format {VERSION}; "
+            f"a server of this version changes it to that: start one with --store {path}"
+        )
 
 
 def _make_file(path: Path) -> None:
@@ -147,11 +167,12 @@ def _check_file(path: Path) -> bool:
 
 def _prepare(connection: sqlite3.Connection, path: Path, mode: SyncMode, *, is_new: bool) -> None:
     """Set up the connection, and make the tables of a new store."""
+    version = VERSION
     if is_new:
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # what is free can be given back
     elif query(connection, "SELECT count(*) FROM sqlite_master")[0][0]:
-        check_format(connection, path)
+        version = read_format(connection, path)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA fullfsync = ON")  # of macOS
@@ -162,7 +183,7 @@ def _prepare(connection: sqlite3.Connection, path: Path, mode: SyncMode, *, is_n
     if not query(connection, "SELECT count(*) FROM sqlite_master")[0][0]:
         create(connection, os.urandom(8).hex())
     _check_pages(connection, path)
-    _upgrade(connection)
+    _upgrade(connection, version)
     if mode is not SyncMode.ALWAYS:
         connection.execute("PRAGMA synchronous = NORMAL")
 
@@ -178,9 +199,9 @@ def _check_pages(connection: sqlite3.Connection, path: Path) -> None:
         raise UsageError(_damaged(path, found.decode(errors="replace").partition("\n")[2] or "integrity_check fails"))
 
 
-def _upgrade(connection: sqlite3.Connection) -> None:
+def _upgrade(connection: sqlite3.Connection, version: int) -> None:
     """Make a store of an older format one of this. Afterwards it can shrink, if it is small."""
-    if query(connection, "PRAGMA user_version")[0][0] < VERSION:
+    if version != VERSION:
         upgrade(connection)
     is_small = query(connection, "PRAGMA page_count")[0][0] * PAGE_BYTES <= CHECKED_BYTES
     if is_small and query(connection, "PRAGMA auto_vacuum")[0][0] != _INCREMENTAL:

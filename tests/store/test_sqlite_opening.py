@@ -16,10 +16,15 @@ from typing import Any
 import pytest
 
 from rawws.errors import UsageError
-from rawws.store import sqlite_opening, sqlite_schema
-from rawws.store.entries import GroupWrite
+from rawws.store import sqlite_opening, sqlite_schema, sqlite_upgrade
+from rawws.store.checksums import checksum
+from rawws.store.entries import GroupEnd, GroupState, GroupWrite, Job
+from rawws.store.looking import StoreView
 from rawws.store.modes import SyncMode
 from rawws.store.sqlite_engine import SqliteEngine
+from rawws.store.sqlite_read import find_room, read_groups
+from rawws.store.sqlite_rows import bindable
+from rawws.store.sqlite_schema import JOBS_TABLES, VERSION, row_id
 from rawws.store.store_lock import Mark, StoreLock
 from tests.store.stores import MOST, ROOM, Place, append, message, read, records
 
@@ -117,6 +122,67 @@ def test_a_newer_format_is_refused_by_name(path: Path) -> None:
     )
 
 
+NUMBERS = list(map(str, range(70)))
+JOBS = (Job(1, 3, 9.0, "x"), Job(2, 1, 9.0, "y"), Job(64, 0, 0.0, ""), Job(70, 1, 8.5, "\udc80"))
+
+
+def make_format_1(path: Path) -> None:
+    """Make a store of format 1 with some jobs."""
+    with Place(path).open() as engine:
+        append(engine, *map(str, range(70)))
+        engine.commit([GroupWrite(ROOM, "sms", 70), GroupWrite(ROOM, "mail", 3)])
+        assert isinstance(engine, SqliteEngine)
+        room = find_room(engine._writer, ROOM)
+        assert room is not None
+        mail, sms = read_groups(engine._writer, room).values()
+    assert sms.name == "sms", mail
+    connection = sqlite3.connect(path)
+    connection.execute("DROP TABLE jobs")
+    connection.execute(JOBS_TABLES[1])
+    for number, tries, due, lease in JOBS:
+        own = checksum("job", sms.id, sms.name, number, tries, due, lease)
+        row = (row_id(sms.id, number), tries, due, bindable(lease), own)
+        connection.execute("INSERT INTO jobs VALUES (?, ?, ?, ?, ?)", row)
+    connection.commit()
+    connection.executescript("DROP TABLE due; PRAGMA user_version = 1; PRAGMA auto_vacuum = NONE; VACUUM")
+    connection.close()
+
+
+def test_a_store_of_format_1_is_changed_to_the_present_one(path: Path) -> None:
+    make_format_1(path)
+    change(path, "UPDATE jobs SET tries = 7 WHERE tries = 3")
+    for _ in range(2):
+        with Place(path).open() as engine:
+            due = (Job(1, 0, 0.0, ""), *JOBS[1:])
+            assert engine.groups() == [GroupState(ROOM, "mail", 3), GroupState(ROOM, "sms", 70, due)]
+            assert read(engine) == list(map(str, range(70)))
+
+
+def test_a_store_of_format_1_is_not_looked_into(path: Path) -> None:
+    make_format_1(path)
+    before = path.read_bytes()
+    with pytest.raises(
+        UsageError, match="has format 1, and is only read in format 2; a server of this version changes"
+    ):
+        StoreView(path)
+    assert path.read_bytes() == before
+
+
+def test_a_change_of_the_format_that_fails_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_format_1(path)
+    with monkeypatch.context() as patch:
+        patch.setitem(JOBS_TABLES, VERSION, "CREATE TABLE rooms (id)")
+        assert "table rooms already exists" in refusal(path)
+    with Place(path).open() as engine:
+        assert engine.groups()[1].jobs == JOBS
+
+
+def test_a_format_that_never_was_is_damage(path: Path) -> None:
+    make(path, "a")
+    change(path, "PRAGMA user_version = 0")
+    assert "its tables aren't those of a store" in refusal(path)
+
+
 def change(path: Path, sql: str) -> None:
     connection = sqlite3.connect(path)
     connection.execute(sql)
@@ -144,7 +210,7 @@ def test_a_damaged_schema_is_refused(path: Path, byte: bytes) -> None:
 
 def test_tables_that_somebody_has_changed_are_refused(path: Path) -> None:
     make(path, "a")
-    change(path, "ALTER TABLE jobs RENAME lease TO lessee")
+    change(path, "ALTER TABLE jobs RENAME jobs TO leases")
     assert "is damaged (its tables aren't those of a store)" in refusal(path)
 
 
@@ -231,6 +297,9 @@ import sys, time
 from pathlib import Path
 from rawws.store.modes import SyncMode
 from rawws.store.sqlite_engine import SqliteEngine
+from rawws.store.sqlite_read import find_room, read_groups
+from rawws.store.sqlite_rows import bindable
+from rawws.store.sqlite_schema import JOBS_TABLES, VERSION, row_id
 engine = SqliteEngine(Path(sys.argv[1]), SyncMode.INTERVAL)
 print("open", flush=True)
 time.sleep(3600)
@@ -328,14 +397,6 @@ def test_a_large_history_opens_quickly(path: Path) -> None:
 # An older format
 
 
-def make_format_1(path: Path, *texts: str) -> None:
-    """Make a store as it was in format 1."""
-    make(path, *texts)
-    connection = sqlite3.connect(path, isolation_level=None)
-    connection.executescript("DROP TABLE due; PRAGMA user_version = 1; PRAGMA auto_vacuum = NONE; VACUUM")
-    connection.close()
-
-
 def pragma(path: Path, name: str) -> int:
     connection = sqlite3.connect(path)
     value: int = connection.execute(f"PRAGMA {name}").fetchone()[0]
@@ -347,7 +408,7 @@ def pragma(path: Path, name: str) -> int:
 def test_a_store_of_an_older_format_becomes_one_of_this(
     path: Path, monkeypatch: pytest.MonkeyPatch, *, is_large: bool
 ) -> None:
-    make_format_1(path, "a", "b")
+    make_format_1(path)
     if is_large:
         monkeypatch.setattr(sqlite_opening, "CHECKED_BYTES", 0)
     for text in "cd":
@@ -355,16 +416,18 @@ def test_a_store_of_an_older_format_becomes_one_of_this(
             append(engine, text)
             while engine.tend():
                 pass
-            assert read(engine)[:3] == ["a", "b", "c"]
+            assert read(engine)[:71] == [*NUMBERS, "c"]
+            assert engine.groups()[1].jobs == JOBS
     assert pragma(path, "user_version") == 2
     assert pragma(path, "auto_vacuum") == (0 if is_large else 2)
 
 
 def test_what_has_grown_old_in_an_older_format_goes(path: Path) -> None:
-    make_format_1(path, "a")
+    make_format_1(path)
     place = Place(path)
     place.clock.now += 2e9
     with place.open() as engine:
+        engine.commit([GroupEnd(ROOM, "sms"), GroupEnd(ROOM, "mail")])
         place.clock.now += 1
         engine.commit([])
         assert read(engine) == []
@@ -373,7 +436,7 @@ def test_what_has_grown_old_in_an_older_format_goes(path: Path) -> None:
 def test_a_store_that_has_no_space_to_be_written_anew_stays_as_it_was(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_format_1(path, "a")
+    make_format_1(path)
 
     def connect(path: Path, **options: Any) -> sqlite3.Connection:
         connection = sqlite_schema.connect(path, **options)
@@ -383,22 +446,15 @@ def test_a_store_that_has_no_space_to_be_written_anew_stays_as_it_was(
 
     def upgrade(connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA max_page_count = 100")
-        sqlite_schema.upgrade(connection)
+        sqlite_upgrade.upgrade(connection)
         connection.execute("PRAGMA max_page_count = 1")
 
     monkeypatch.setattr(sqlite_opening, "upgrade", upgrade)
     monkeypatch.setattr(sqlite_opening, "connect", connect)
     with Place(path).open() as engine:
-        assert read(engine) == ["a"]
+        assert read(engine) == NUMBERS
     assert pragma(path, "user_version") == 2
     assert pragma(path, "auto_vacuum") == 0
-
-
-@pytest.mark.parametrize("version", [0, -1])
-def test_a_format_that_there_never_was_is_refused(path: Path, version: int) -> None:
-    make(path, "a")
-    change(path, f"PRAGMA user_version = {version}")
-    assert "is damaged (its tables aren't those of a store)" in refusal(path)
 
 
 def test_the_tables_of_another_format_are_refused(path: Path) -> None:
@@ -408,7 +464,7 @@ def test_the_tables_of_another_format_are_refused(path: Path) -> None:
 
 
 def test_an_upgrade_may_be_killed_at_any_time(path: Path) -> None:
-    make_format_1(path, *"abc")
+    make_format_1(path)
     copy = path.with_name("copy.db")
     for after_ms in range(0, 200, 20):
         for suffix in ("", "-lock"):
@@ -424,4 +480,4 @@ def test_an_upgrade_may_be_killed_at_any_time(path: Path) -> None:
             os._exit(0)
         os.waitpid(child, 0)
         with Place(copy).open() as engine:
-            assert read(engine) == ["a", "b", "c"]
+            assert read(engine) == NUMBERS

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from rawws.store.file_bounds import LEAST_FREE_PAGES, PAGE_BYTES
 from rawws.store.modes import SyncMode
 from rawws.store.sqlite_engine import SqliteEngine
 from tests.store.stores import AMPLE, MOST, ROOM, Clock, append, message, read
+from tests.traced_memory import traced_memory
 
 LIMIT_BYTES = 8 * MIB
 SHORT = History(messages=100_000, max_bytes=1 << 40, max_age_s=60.0)
@@ -382,14 +382,10 @@ def test_rooms_that_are_known_count_as_the_memory_that_they_use(quick_path: Path
         engine.commit([message("x", f"/{number}", history=history) for number in range(100)])
         clock.now += 0.01
     engine._rooms.clear()
-    tracemalloc.start()
-    try:
-        before, _ = tracemalloc.get_traced_memory()
+    with traced_memory() as count:
         for number in range(100):
             engine.commit([message("x", f"/{number}", history=history)])
-        used = tracemalloc.get_traced_memory()[0] - before
-    finally:
-        tracemalloc.stop()
+        used, _ = count()
     assert used / 1.5 < engine.held_bytes < 1.5 * used
     engine.close()
 
