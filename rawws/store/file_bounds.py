@@ -11,8 +11,6 @@ from typing import NamedTuple
 from rawws.limits import MIB
 
 PAGE_BYTES = 4096
-# The least limit: enough for the rest below, and for a message of the default size.
-LEAST_BYTES = 8 * MIB
 # The rest of the limit for what was accepted: this part of it, and at most so many bytes.
 REST_PART, MOST_REST_BYTES = 8, 32 * MIB
 # Once publishers are refused, this part of the rest has to be free in addition before they go on.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -28,6 +29,11 @@ from rawws.store.entries import (
 )
 from rawws.store.retention import Extent, Kept, needed_by, removable
 
+# All rooms are looked at this often, and those of a commit with each.
+SWEEP_S = 1.0
+# The memory of what a room has, besides its path and frames (measured).
+ROOM_BYTES, RECORD_BYTES, GROUP_BYTES, JOB_BYTES, KEY_BYTES = 640, 160, 280, 225, 415
+
 
 @dataclass
 class _Group:
@@ -45,6 +51,7 @@ class _Room:
     records: list[Record] = field(default_factory=list)
     groups: dict[str, _Group] = field(default_factory=dict)
     repeats: OrderedDict[IdempotencyKey, Repeat] = field(default_factory=OrderedDict)
+    held_bytes: int = 0  # as the engine has counted them
 
     @property
     def needed(self) -> int:
@@ -55,6 +62,12 @@ class _Room:
     @property
     def tail(self) -> RoomTail:
         return RoomTail(self.epoch, self.oldest, self.newest)
+
+    def count_bytes(self) -> int:
+        """Return the bytes of memory that it takes, without its path."""
+        records = sum(RECORD_BYTES + len(record.frames or b"") for record in self.records)
+        jobs = sum(GROUP_BYTES + JOB_BYTES * len(group.jobs) for group in self.groups.values())
+        return ROOM_BYTES + records + jobs + KEY_BYTES * len(self.repeats)
 
     def expire(self, now: float) -> None:
         """Forget Idempotency-Keys that are too old."""
@@ -85,12 +98,13 @@ class MemoryEngine:
 
     description = "memory"
     shortage = None
-    held_bytes = 0  # of the hub's: the limits of groups bound it
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._lock = Lock()
         self._rooms: dict[str, _Room] = {}
+        self._swept_at = -math.inf
+        self.held_bytes = 0
         self._is_closed = False
 
     def commit(self, entries: Sequence[Entry]) -> list[Outcome]:
@@ -99,11 +113,21 @@ class MemoryEngine:
         with self._lock:
             now = self._clock()
             outcomes = [self._carry_out(entry, now) for entry in entries]
-            for room in self._rooms.values():
-                room.trim(now)
-                room.expire(now)
-            self._forget_rooms(now)
+            is_sweep = abs(now - self._swept_at) >= SWEEP_S
+            self._trim(self._rooms if is_sweep else {entry.path for entry in entries} & self._rooms.keys(), now)
+            if is_sweep:
+                self._swept_at = now
+                self._forget_rooms(now)
             return outcomes
+
+    def _trim(self, paths: Iterable[str], now: float) -> None:
+        for path in paths:
+            room = self._rooms[path]
+            room.trim(now)
+            room.expire(now)
+            size = room.count_bytes() + len(path)
+            self.held_bytes += size - room.held_bytes
+            room.held_bytes = size
 
     def _carry_out(self, entry: Entry, now: float) -> Outcome:
         if isinstance(entry, Append):
@@ -152,7 +176,7 @@ class MemoryEngine:
         for path, room in list(self._rooms.items()):
             is_empty = not (room.records or room.groups or room.repeats)
             if is_empty and now - room.used_at >= FORGOTTEN_AFTER_S:
-                del self._rooms[path]
+                self.held_bytes -= self._rooms.pop(path).held_bytes
 
     def tend(self) -> bool:
         self.commit(())

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rawws.limits import MIB
+from rawws.limits import LEAST_STORE_BYTES, MIB
 from rawws.store.file_bounds import (
-    LEAST_BYTES,
     LEAST_FREE_PAGES,
     MOST_GIVEN_BACK,
     MOST_REST_BYTES,
@@ -39,7 +38,7 @@ def test_the_log_beside_the_file_is_bounded_too(most: int, wal: int) -> None:
 
 
 def test_the_rest_is_a_part_of_the_limit() -> None:
-    assert FileLimit(LEAST_BYTES).rest_bytes == MIB
+    assert FileLimit(LEAST_STORE_BYTES).rest_bytes == MIB
     assert FileLimit(1 << 40).rest_bytes == MOST_REST_BYTES
     assert LIMIT.pages == 64 * PAGES
 
