@@ -227,11 +227,14 @@ class Groups:
 
     @property
     def trouble(self) -> Refusal | None:
-        """The reason why nothing can be stored at present, so that workers had better wait; None if something can."""
-        trouble = self._committer.trouble
-        if trouble is None:
+        """The reason why nothing can be stored at present, so that workers had better wait; None if something can.
+
+        While the store is short of space, what workers do still is: it makes the store smaller.
+        """
+        failure = self._committer.failure
+        if failure is None:
             return None
-        return BROKEN if self._committer.is_broken else FULL if isinstance(trouble, StoreFull) else TROUBLE
+        return BROKEN if self._committer.is_broken else FULL if isinstance(failure, StoreFull) else TROUBLE
 
     def known(self, path: str, group: str) -> Runner | None:
         """Return a group that is open; None if there is none."""
@@ -256,6 +259,8 @@ class Groups:
             return BROKEN
         if self.trouble is not None:
             return self.trouble
+        if self._committer.trouble is not None:
+            return FULL  # it would keep more messages
         self._opening[key] = trio.Event()
         try:
             tail = await self._tail(path)

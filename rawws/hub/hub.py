@@ -37,7 +37,7 @@ from rawws.hub.regranting import Effect, let_write, regrant
 from rawws.hub.room import Room
 from rawws.hub.shards import Shards
 from rawws.hub.waiting_polls import WaitingPolls
-from rawws.limits import MAX_LAG_BYTES, MIB, by_flag, check_names, check_number
+from rawws.limits import LEAST_STORE_BYTES, MAX_LAG_BYTES, MIB, by_flag, check_names, check_number
 from rawws.net.accept import Address
 from rawws.net.transport import Transport
 from rawws.relay.backplane import Backplane
@@ -58,6 +58,8 @@ from rawws.wire.trace import FAULT, STATE
 
 # The messages that each room of a hub with a store keeps, unless its program says otherwise.
 STORED_HISTORY = 1000
+# The rooms that a store has at most, unless its program says otherwise: they take up to a gigabyte without a message.
+STORED_ROOMS = 1_000_000
 # The dead jobs of a group that are kept at least, and for how long: somebody has to look at them.
 DEAD_JOBS, DEAD_JOBS_AGE_S = 10_000, 10 * 365 * 86_400.0
 STORE_SYNCS = ("always", "interval", "never")
@@ -95,6 +97,9 @@ class Hub:
     202, when the message is stored as ``store_sync`` says: on the disk (``"always"``), or safe from the end of this
     process (``"interval"``, ``"never"``). With ``"interval"``, everything is on the disk ``store_interval_s`` later.
     ``history`` is 1,000 by default then (as with ``queue_in_memory``), and 0 without a store.
+
+    The file gets at most ``store_bytes``; a little before that publishers wait, and a POST is answered with 507. Beyond
+    ``store_rooms`` rooms in it, requests for further ones are refused with 503.
 
     With a store, the readers of a room can share its messages as jobs (``?group=``, `rawws.work`). Jobs that
     are not finished are kept whatever the history is, up to ``queue_bytes`` in a room: then publishers there wait, and
@@ -141,6 +146,8 @@ class Hub:
         store: str | os.PathLike[str] | None = None,
         store_sync: str = "always",
         store_interval_s: float = 0.1,
+        store_bytes: int | None = None,
+        store_rooms: int = STORED_ROOMS,
         queue_bytes: int = QUEUE_BYTES,
         queue_in_memory: bool = False,
         push: Sequence[str] | None = None,
@@ -160,6 +167,10 @@ class Hub:
         self.store = _check_store(store, self.mode)
         self.store_sync = store_sync
         check_number("store_interval_s", store_interval_s, whole=False)
+        if store_bytes is not None:
+            check_number("store_bytes", store_bytes, least=LEAST_STORE_BYTES)
+        check_number("store_rooms", store_rooms, least=1)
+        self.store_bytes, self.store_rooms = store_bytes, store_rooms
         self.push = _check_push(push, has_store=store is not None or queue_in_memory)
         check_number("queue_bytes", queue_bytes, least=1)
         self.store_interval_s = store_interval_s
@@ -286,6 +297,8 @@ class Hub:
             history=history.messages,
             history_bytes=history.max_bytes,
             history_age=history.max_age_s,
+            store_bytes=self.store_bytes,
+            store_rooms=self.store_rooms if self._has_jobs else None,
         )
 
     def refuse_room(self, path: str, among: Collection[str] | None = None) -> Refusal | None:

@@ -233,7 +233,7 @@ def test_a_key_is_known_for_ten_minutes(place: Place, engine: AnyEngine) -> None
     place.clock.now += KEPT_S - 1
     assert engine.commit([message("a", once="k")])[0].is_repeat
     place.clock.now += 1
-    assert engine.commit([message("a", once="k")])[0] == (tail_of(engine).epoch, 2, False, False)
+    assert engine.commit([message("a", once="k")])[0] == Outcome(tail_of(engine).epoch, 2)
     assert engine.commit([message("a", once="k")])[0].first == 2
 
 
