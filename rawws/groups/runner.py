@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import trio
@@ -41,10 +41,6 @@ ENDED = Refusal(410, "group_ended", "This group has been ended; a new request be
 
 class Client(Protocol):
     """The other end of a worker."""
-
-    @property
-    def is_full(self) -> bool:
-        """Whether nothing more can be sent just now."""
 
     def refuse(self) -> Refusal | None:
         """Return why the worker may not have jobs any more; None if it may."""
@@ -193,7 +189,7 @@ class Runner:
             return False
         match answer.verb:
             case Verb.ACK:
-                return self.ack(number, lease)
+                is_own = group.ack(number, lease)
             case Verb.NAK:
                 is_own = group.nak(number, lease, trio.current_time(), answer.in_s, answer.why)
             case Verb.MORE:
@@ -204,12 +200,11 @@ class Runner:
             self.kick()
         return is_own
 
-    def ack(self, number: int, lease: str) -> bool:
-        """Note that a job of the present epoch is done; return as `answer` does."""
-        is_own = self.group.ack(number, lease)
-        if is_own and not self._has_work:
+    def ack_many(self, numbers: Sequence[int], lease: str) -> int:
+        """Note that jobs of the present epoch are done; return how many, up to the first that isn't leased any more."""
+        if count := self.group.ack_many(numbers, lease):
             self.kick()
-        return is_own
+        return count
 
     def lease_of(self, job: MessageId, token: str) -> str:
         """Return the name of a lease of a worker without a connection; empty if it has none. See `Group.lease_of`."""
@@ -373,7 +368,7 @@ class Runner:
                     self._send_away(worker, client, refusal)
                     continue
                 asked[worker] = client
-            if client is None or client.is_full:
+            if client is None or worker.is_paused:  # nothing more can be sent to it just now
                 group.give_back(delivery, now)
                 self._shelf.put_back(number, message)
             elif group.begin(delivery, now):
