@@ -12,13 +12,14 @@ from typing import Protocol, TypeVar
 import trio
 
 from rawws import logs
+from rawws.access.dead_rooms import dead_room
 from rawws.broadcast.encodings import SUBPROTOCOL
 from rawws.broadcast.json_messages import as_compact_json
 from rawws.errors import RETRY_SOON, Refusal, UsageError
 from rawws.groups.backlog import Backlog
 from rawws.groups.group import Group
 from rawws.groups.over_http import NO_GROUP, OneJob, answer_get, answer_post
-from rawws.groups.protocol import GroupQuery, dead_room, read_answer_query, read_group_query
+from rawws.groups.protocol import GroupQuery, read_answer_query, read_group_query
 from rawws.groups.runner import ENDED, Runner
 from rawws.groups.shelf import PAGE_BYTES, PAGE_MESSAGES, Shelf
 from rawws.groups.websockets import NEEDS_IDS, SocketWorker, WorkerCallbacks

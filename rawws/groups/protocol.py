@@ -295,8 +295,3 @@ def lost_lease(job: MessageId) -> str:
 NOT_LEASED = Refusal(
     404, "not_leased", "This job is no longer leased to you; another worker may have it, or it is done."
 )
-
-
-def dead_room(path: str, group: str) -> str:
-    """Return the path of the room in which a group's dead jobs are."""
-    return f"{path}.{group}.dead"

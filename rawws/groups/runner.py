@@ -15,10 +15,11 @@ from typing import NamedTuple, Protocol
 import trio
 
 from rawws import logs
+from rawws.access.dead_rooms import dead_room
 from rawws.broadcast.message_ids import MessageId
 from rawws.errors import Refusal
 from rawws.groups.group import OF_CONNECTION, Dead, Delivery, Group, Worker
-from rawws.groups.protocol import Answer, Obituary, Verb, dead_room, encode_dead
+from rawws.groups.protocol import Answer, Obituary, Verb, encode_dead
 from rawws.groups.shelf import Shelf, StoredMessage
 from rawws.store.committer import Committer
 from rawws.store.engine import StoreBroken, StoreError

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from rawws.access.dead_rooms import dead_room
 from rawws.broadcast.message_ids import MessageId
 from rawws.errors import UsageError
 from rawws.groups.protocol import (
@@ -15,7 +16,6 @@ from rawws.groups.protocol import (
     JobLines,
     Obituary,
     Verb,
-    dead_room,
     encode_dead,
     lost_lease,
     names_group,
