@@ -12,10 +12,11 @@ from typing import Protocol
 import trio
 
 from rawws import logs
+from rawws.access.dead_rooms import dead_room
 from rawws.errors import RETRY_SOON, Refusal
 from rawws.groups.backlog import Backlog
 from rawws.groups.group import Group
-from rawws.groups.protocol import GroupQuery, dead_room
+from rawws.groups.protocol import GroupQuery
 from rawws.groups.queue import Client, State
 from rawws.groups.runner import Runner
 from rawws.groups.shelf import PAGE_BYTES, PAGE_MESSAGES, Shelf

@@ -33,8 +33,6 @@ _TYPES = {Opcode.TEXT: "text/plain; charset=utf-8", Opcode.BINARY: "application/
 class OneJob:
     """The worker of one GET, as a `Client` of its group."""
 
-    is_full = False
-
     def __init__(self, path: str, user: object) -> None:
         self._path = path
         self.user = user

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from rawws.broadcast.message_ids import MessageId
@@ -17,10 +17,6 @@ ENDED = Refusal(410, "group_ended", "This group has been ended; a new request be
 
 class Client(Protocol):
     """The other end of a worker."""
-
-    @property
-    def is_full(self) -> bool:
-        """Whether nothing more can be sent just now."""
 
     def refuse(self) -> Refusal | None:
         """Return why the worker may not have jobs any more; None if it may."""
@@ -92,6 +88,9 @@ class Queue(Protocol):
 
     def say(self, answer: Answer, client: Answering) -> None:
         """Do what a worker says about a job, or have its client `lose` the job, now or later."""
+
+    def acknowledge(self, epoch: str, numbers: Sequence[int], client: Answering) -> int:
+        """Note that jobs of an epoch are done; return how many of the first ones are. `say` has to judge the next."""
 
     async def say_by_token(self, answer: Answer, token: str) -> Refusal | None:
         """Do what a worker without a connection says about a job; return None when that is safe.

@@ -9,15 +9,16 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import trio
 
 from rawws import logs
+from rawws.access.dead_rooms import dead_room
 from rawws.broadcast.message_ids import MessageId
 from rawws.errors import Refusal
 from rawws.groups.group import OF_CONNECTION, Dead, Delivery, Group, Worker
-from rawws.groups.protocol import NOT_LEASED, Answer, Obituary, Verb, dead_room, encode_dead
+from rawws.groups.protocol import NOT_LEASED, Answer, Obituary, Verb, encode_dead
 from rawws.groups.queue import ENDED, Answering, Client, State
 from rawws.groups.shelf import Shelf, StoredMessage
 from rawws.store.committer import Committer
@@ -169,7 +170,7 @@ class Runner:
             return False
         match answer.verb:
             case Verb.ACK:
-                is_own = self.group.ack(number, lease)
+                is_own = group.ack(number, lease)
             case Verb.NAK:
                 is_own = group.nak(number, lease, trio.current_time(), answer.in_s, answer.why)
             case Verb.MORE:
@@ -179,6 +180,13 @@ class Runner:
         if is_own:
             self.kick()
         return is_own
+
+    def acknowledge(self, epoch: str, numbers: Sequence[int], client: Answering) -> int:
+        """Note that jobs are done; return how many, up to the first that isn't leased to the worker any more."""
+        count = self.group.ack_many(numbers, client.worker.lease) if epoch == self.epoch else 0
+        if count:
+            self.kick()
+        return count
 
     def lease_of(self, job: MessageId, token: str) -> str:
         """Return the name of a lease of a worker without a connection; empty if it has none. See `Group.lease_of`."""
@@ -352,7 +360,7 @@ class Runner:
                     self._send_away(worker, client, refusal)
                     continue
                 asked[worker] = client
-            if client is None or client.is_full:
+            if client is None or worker.is_paused:  # nothing more can be sent to it just now
                 group.give_back(delivery, now)
                 self._shelf.put_back(number, message)
             elif group.begin(delivery, now):

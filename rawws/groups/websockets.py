@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rawws import logs
 from rawws.access.grant import Action, refuse_by_now
@@ -15,14 +15,15 @@ from rawws.broadcast.encodings import SUBPROTOCOL
 from rawws.broadcast.message_ids import MessageId
 from rawws.errors import Refusal, UsageError
 from rawws.groups.group import Worker
-from rawws.groups.protocol import GROUP_ENDED, Answer, GroupQuery, JobLines, Verb, lost_lease, read_answer
+from rawws.groups.protocol import GROUP_ENDED, GroupQuery, JobLines, lost_lease, read_answer
 from rawws.groups.queue import ENDED, Queue
 from rawws.groups.shelf import StoredMessage
 from rawws.net.addresses import format_address
 from rawws.relay.leases import WITHDRAWN
 from rawws.relay.sending import MAX_OUTBOX_BYTES
-from rawws.websocket.callbacks import CallbackWebSocket
+from rawws.websocket.callbacks import BatchCallbacks, CallbackWebSocket
 from rawws.websocket.internals import send_together
+from rawws.wire.events import PlainEvent
 from rawws.wire.frames import MAX_CONTROL_PAYLOAD_BYTES, Opcode
 from rawws.wire.session import State
 from rawws.wire.trace import FAULT, STATE, shorten
@@ -51,10 +52,6 @@ class SocketWorker:
         self._jobs = JobLines("")
         self._messages: list[tuple[Opcode, bytes]] = []  # to be sent together
         self._bytes = 0
-
-    @property
-    def is_full(self) -> bool:
-        return self.worker.is_paused
 
     def refuse(self) -> Refusal | None:
         if self._websocket.state is not State.OPEN:  # its end is told when the peer has answered the close
@@ -87,11 +84,13 @@ class SocketWorker:
         """Close the worker's connection, and so give its jobs back."""
         self._websocket.close(code, reason)
 
+    def take_acks(self, events: Sequence[PlainEvent]) -> Sequence[PlainEvent]:
+        """Take those of the first messages that acknowledge jobs; return the others, for `take`."""
+        numbers = self._jobs.acknowledged(events)
+        return events[self._runner.acknowledge(self._jobs.epoch, numbers, self) :] if numbers else events
+
     def take(self, message: str | bytes) -> None:
         """Take the message of a worker. One that isn't an answer costs the connection."""
-        if number := self._jobs.acknowledged(message):
-            self._runner.say(Answer(Verb.ACK, MessageId(self._jobs.epoch, number)), self)
-            return
         try:
             answer = read_answer(message)
         except UsageError as error:
@@ -105,7 +104,7 @@ class SocketWorker:
         self._websocket.send_nowait(lost_lease(job))
 
 
-class WorkerCallbacks:
+class WorkerCallbacks(BatchCallbacks):
     """The callbacks of all workers with a WebSocket, see `rawws.websocket.callbacks.Callbacks`."""
 
     def __init__(self, find: Callable[[CallbackWebSocket], tuple[Queue, GroupQuery] | Refusal]) -> None:
@@ -128,6 +127,10 @@ class WorkerCallbacks:
             sentence = f"works for the group {query.group} of {shorten(ws.path)} ({terms})"
             logs.line(logs.hub, logging.INFO, ws.id, STATE, sentence)
         runner.join(client.worker, client)
+
+    def take(self, ws: CallbackWebSocket, events: Sequence[PlainEvent], /) -> Sequence[PlainEvent]:
+        client = _client_of(ws)
+        return events if client is None else client.take_acks(events)
 
     def message(self, ws: CallbackWebSocket, data: str | bytes, /) -> None:
         if (client := _client_of(ws)) is not None:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import trio
 
 from rawws import logs
+from rawws.access.dead_rooms import is_dead_room
 from rawws.access.grant import ANYBODY, Action, Admitted, Grant
 from rawws.broadcast.encodings import BY_SUBPROTOCOL, PLAIN, SUBPROTOCOL
 from rawws.broadcast.log import History
@@ -31,7 +32,7 @@ from rawws.hub.doors import Door, action_through
 from rawws.hub.hub_commands import DISCONNECT, HubCommands, disconnect_body
 from rawws.hub.moderator import Attendance, AttendedWatchers, Moderator, OnMember, OnMessage
 from rawws.hub.paths import BESIDE_AN_APPLICATION, RoomPaths
-from rawws.hub.queues import NO_STORE, QUEUE_BYTES, SHARED, NoQueues, Queues, is_dead_room
+from rawws.hub.queues import NO_STORE, QUEUE_BYTES, SHARED, NoQueues, Queues
 from rawws.hub.registry import RoomRegistry, RoomsInUse
 from rawws.hub.regranting import Effect, let_write, regrant
 from rawws.hub.room import Room

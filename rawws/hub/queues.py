@@ -5,7 +5,6 @@ A hub lies below the groups, and needs only this interface. `rawws.groups.groups
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
@@ -34,14 +33,6 @@ QUEUE_BYTES = 64 * MIB
 # Waits for something to happen, for at most a number of seconds.
 Happens = Callable[[], Awaitable[None]]
 Wait = Callable[[Happens, float], Awaitable[None]]
-
-
-_DEAD_ROOM = re.compile(r".*\.[A-Za-z0-9][A-Za-z0-9_-]{0,31}\.dead")
-
-
-def is_dead_room(path: str) -> bool:
-    """Return whether a path is one at which the dead jobs of a group are kept."""
-    return path.endswith(".dead") and _DEAD_ROOM.fullmatch(path) is not None
 
 
 class _NoCallbacks(Callbacks):
