@@ -33,6 +33,7 @@ from rawws import logs
 from rawws.backplane.commander import Commander
 from rawws.backplane.connector import Connector
 from rawws.backplane.followed import Followed
+from rawws.backplane.leases import Leases
 from rawws.backplane.publisher import Publisher
 from rawws.backplane.reader import LOOK_EVERY_S, Reader
 from rawws.backplane.troubles import Lasts, Trouble
@@ -92,6 +93,7 @@ class RedisStreams:
         """
         self._connector = Connector(url)
         self._node = name.node
+        self.leases = Leases(self._connector, self._node)  # of the groups in its rooms, which have them run
         self._commander = Commander(name, self, taker, self._put, self._catch_up)
         self._publisher = Publisher(self._node, self._resume_publishers, self._note_published)
         self._serials = itertools.count(1)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rawws.broadcast.node_answers import Gathered
 from rawws.errors import BackplaneAway
+from rawws.hub.queues import is_dead_room, path_of_dead_room
 from rawws.relay.backplane import Backplane
 from rawws.relay.room_state import RoomState
 
@@ -26,8 +27,13 @@ class Shards:
         return f"<Shards {', '.join(map(repr, self._shards.values()))}>"
 
     def of(self, path: str) -> Backplane[RoomState]:
-        """Return the backplane of a room."""
+        """Return the backplane of a room. That of a dead room is its group's, which moves jobs in one step."""
+        while is_dead_room(path):
+            path = path_of_dead_room(path)
         return self._shards[max(self._shards, key=lambda name: _weigh(name, path))]
+
+    def __iter__(self) -> Iterator[Backplane[RoomState]]:
+        return iter(self._shards.values())
 
     @property
     def is_away(self) -> bool:
