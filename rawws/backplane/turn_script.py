@@ -149,6 +149,8 @@ local function end_try(id, job, why, wait)
 end
 local function undo(id, job)
   release(job)
+  counts.delivered = counts.delivered - 1
+  if job[TRIES] > 1 then counts.redelivered = counts.redelivered - 1 end
   job[TRIES], due[id] = job[TRIES] - 1, false
   set_ready(id, job)
 end
