@@ -52,7 +52,7 @@ class Doors:
             answer = _read(read_answer_query, request)
             if isinstance(answer, Refusal):
                 return answer
-            if (trouble := self._home.trouble) is not None:
+            if (trouble := self._home.trouble_of(path)) is not None:
                 return trouble
             found = await self._home.find(path, answer.group)
             return found if isinstance(found, Refusal) else await answer_post(found, answer)

@@ -13,11 +13,12 @@ import trio
 
 from rawws import logs
 from rawws.access.dead_rooms import dead_room
-from rawws.errors import RETRY_SOON, Refusal
+from rawws.errors import Refusal
 from rawws.groups.backlog import Backlog
 from rawws.groups.group import Group
+from rawws.groups.limits import MAX_GROUPS, MAX_GROUPS_OF_ROOM, TOO_MANY, refuse_full
 from rawws.groups.protocol import GroupQuery
-from rawws.groups.queue import Client, State
+from rawws.groups.queue import FIGURES, Client, State
 from rawws.groups.runner import Runner
 from rawws.groups.shelf import PAGE_BYTES, PAGE_MESSAGES, Shelf
 from rawws.hub.queues import QUEUE_BYTES, GroupFigures
@@ -28,8 +29,6 @@ from rawws.store.entries import Append, GroupState, Outcome, RoomTail
 from rawws.store.stored_rooms import BROKEN, FULL, TROUBLE
 from rawws.wire.trace import FAULT, STATE, shorten
 
-# A group is made by the first worker that names it, so their number is bounded.
-MAX_GROUPS, MAX_GROUPS_OF_ROOM = 1000, 32
 # The bytes that the groups of a room keep are counted in at most about this many parts.
 BACKLOG_PARTS = 1024
 # Publishers that wait go on when this part of the limit is free.
@@ -219,19 +218,16 @@ class Groups:
         logs.server_line(logging.WARNING, STATE, sentence)
 
     def refuse_publishing(self, path: str) -> Refusal | None:
-        if path not in self._held:
-            return None
-        sentence = f"The groups of this room keep as many bytes as it takes (--queue-bytes {self._queue_bytes}); "
-        return Refusal(507, "queue_full", sentence + "try again when its workers have done some.", RETRY_SOON)
+        return refuse_full(self._queue_bytes) if path in self._held else None
 
     # For its doors
 
-    @property
-    def trouble(self) -> Refusal | None:
-        """The reason why nothing can be stored at present, so that workers had better wait; None if something can.
+    def trouble_of(self, path: str) -> Refusal | None:
+        """Return why nothing can be stored at present, so that workers had better wait; None if something can.
 
         While the store is short of space, what workers do still is: it makes the store smaller.
         """
+        del path  # all rooms are in one store
         failure = self._committer.failure
         if failure is None:
             return None
@@ -255,11 +251,11 @@ class Groups:
             len(self._runners) + len(self._opening) >= MAX_GROUPS
             or len(self._of_room.get(path, ())) >= MAX_GROUPS_OF_ROOM
         ):
-            return _TOO_MANY
+            return TOO_MANY
         if self._tasks is None:
             return BROKEN
-        if self.trouble is not None:
-            return self.trouble
+        if (trouble := self.trouble_of(path)) is not None:
+            return trouble
         if self._committer.trouble is not None:
             return FULL  # it would keep more messages
         self._opening[key] = trio.Event()
@@ -292,7 +288,7 @@ class Groups:
     def figures(self) -> Iterator[GroupFigures]:
         for (path, name), runner in self._runners.items():
             state = runner.state()
-            values = {field: getattr(state, field) for field in _FIGURES}
+            values = {field: getattr(state, field) for field in FIGURES}
             if state.oldest is not None and runner.oldest_at is not None:
                 values["oldest_s"] = max(0.0, time.time() - runner.oldest_at)
             yield GroupFigures(path, name, values)
@@ -312,14 +308,6 @@ class Groups:
             if page is not None and page.records:
                 state = state._replace(oldest_s=round(max(0.0, time.time() - page.records[0].at), 3))
         return state
-
-
-_FIGURES = ("waiting", "leased", "delivered", "redelivered", "done", "dead", "workers")
-_TOO_MANY = Refusal(
-    503,
-    "too_many_groups",
-    f"There are as many groups as a server ({MAX_GROUPS}) or a room ({MAX_GROUPS_OF_ROOM}) has; end one first.",
-)
 
 
 def _position(tail: RoomTail | None, query: GroupQuery) -> int:

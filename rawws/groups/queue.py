@@ -56,6 +56,10 @@ class State(NamedTuple):
     workers: int
 
 
+# The members of a state that are figures of the group.
+FIGURES = ("waiting", "leased", "delivered", "redelivered", "done", "dead", "workers")
+
+
 class Queue(Protocol):
     """One group."""
 
@@ -105,9 +109,8 @@ class Queue(Protocol):
 class Home(Protocol):
     """The place where the leases of a hub's groups live."""
 
-    @property
-    def trouble(self) -> Refusal | None:
-        """The reason why nothing can be changed at present, so that workers had better wait; None if something can."""
+    def trouble_of(self, path: str) -> Refusal | None:
+        """Return why nothing in a room can be changed at present, so that workers had better wait; None if it can."""
 
     def known(self, path: str, group: str) -> Queue | None:
         """Return a group that is open here; None if there is none."""

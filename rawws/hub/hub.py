@@ -172,7 +172,7 @@ class Hub:
             check_number("store_bytes", store_bytes, least=LEAST_STORE_BYTES)
         check_number("store_rooms", store_rooms, least=1)
         self.store_bytes, self.store_rooms = store_bytes, store_rooms
-        self.push = _check_push(push, has_store=store is not None or queue_in_memory)
+        self.push = _check_push(push)
         check_number("queue_bytes", queue_bytes, least=1)
         self.store_interval_s = store_interval_s
         if store_sync not in STORE_SYNCS:
@@ -234,7 +234,8 @@ class Hub:
     def _choose_backplane(self, path: str) -> Backplane[RoomState] | None:
         if self.backplane is not None:
             return self.backplane.of(path)
-        return ClosedStore() if self.stored is None and self._has_jobs else self.stored
+        is_stored = self.store is not None or self.queue_in_memory
+        return ClosedStore() if self.stored is None and is_stored else self.stored
 
     @property
     def obstacle(self) -> str:
@@ -245,7 +246,7 @@ class Hub:
 
     @property
     def _has_jobs(self) -> bool:
-        return self.store is not None or self.queue_in_memory
+        return self.store is not None or self.queue_in_memory or self.backplane is not None
 
     def _choose_settings(self, path: str) -> RoomSettings:
         settings = None if self._settings_for is None else self._settings_for(path)
@@ -519,9 +520,7 @@ def _check_store(store: str | os.PathLike[str] | None, mode: Mode) -> str | os.P
     return store
 
 
-def _check_push(push: Sequence[str] | None, *, has_store: bool) -> tuple[str, ...]:
-    if push and not has_store:
-        raise UsageError("push sends the jobs of groups, which need a store; give one, or queue_in_memory")
+def _check_push(push: Sequence[str] | None) -> tuple[str, ...]:
     check_names("push", push)
     return tuple(push or ())
 

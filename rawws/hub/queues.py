@@ -17,15 +17,15 @@ from rawws.wire.messages import Request, Response
 NO_STORE = Refusal(
     501,
     "no_groups",
-    "This server keeps no jobs: a group needs a store.",
+    "This server keeps no jobs: a group needs a store, or a backplane.",
     hint="start the server with --store PATH, or with --queue-in-memory if jobs may be lost when it ends",
 )
 
 SHARED = Refusal(
     501,
     "no_shared_groups",
-    "Rooms that are shared through --backplane have no groups yet.",
-    hint="for jobs, start one server with --store PATH in place of --backplane",
+    "The rooms of this server were shared after it had begun to serve, and so they have no groups.",
+    hint="in the program, begin rawws.share before rawws.serve",
 )
 # The most that the groups of a room keep.
 QUEUE_BYTES = 64 * MIB
