@@ -133,7 +133,7 @@ def scene(start_program: StartProgram, tmp_path: Path) -> Iterator[Scene]:
     ("jobs", "worker_kills", "server_kills"),
     [
         pytest.param(60, 2, 1, marks=pytest.mark.thorough),
-        pytest.param(10_000, 30, 2, marks=[pytest.mark.thorough, pytest.mark.patience(400)]),
+        pytest.param(3_000, 30, 2, marks=[pytest.mark.thorough, pytest.mark.patience(400)]),
     ],
 )
 async def test_every_job_is_done_though_workers_and_the_server_are_killed(

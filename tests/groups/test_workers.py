@@ -537,10 +537,10 @@ async def test_a_group_goes_on_after_a_restart_of_the_server(tmp_path: Path) -> 
 class Changing:
     """A source of one grant, which may become another one."""
 
-    def __init__(self, later: Grant | None, expires_at: float | None = None) -> None:
+    def __init__(self, later: Grant | None) -> None:
         self.is_changed = False
         self._later = later
-        self._now = Grant("sms", EVERY_ROOM, EVERY_ROOM, expires_at=expires_at, renew=self._renew)
+        self._now = Grant("sms", EVERY_ROOM, EVERY_ROOM, renew=self._renew)
 
     def _renew(self) -> Grant | None:
         return self._later if self.is_changed else self._now
