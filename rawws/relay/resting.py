@@ -44,7 +44,7 @@ class _Rest:
         self.error: BaseException | None = None  # of receiving, or of taking
 
 
-class _SecondLook:
+class SecondLook:
     """Decides whether to look for data again before the poller is waited for.
 
     A client on this machine, or a busy one, often sends its next request before other tasks have had their turn. To
@@ -75,7 +75,7 @@ class Resting:
         self._rest_s = 0.0
         self._watched: set[int] = set()  # the descriptors that the poller has
         self._is_over = False  # nothing rests any more
-        self._second_look = _SecondLook()
+        self._second_look = SecondLook()
         self._first = trio.lowlevel.ParkingLot()  # where the timer waits for a connection
 
     def __len__(self) -> int:
@@ -174,8 +174,8 @@ class Resting:
     def _take_turn(self, sockets: ReadySockets) -> bool:
         """Receive for connections that have data, each once. Return whether there were any."""
         now = trio.current_time()
-        if len(self._watched) == 1 and not sockets.has_waiting:  # then it is the one, and the poller needn't be asked
-            (fd,) = self._watched
+        if len(self._watched) == len(self._rests) == 1 and not sockets.has_waiting:  # the poller can mean no other
+            (fd,) = self._rests
             return self._receive(sockets, fd, now)
         until = time.perf_counter() + TURN_S
         left = MOST_AT_ONCE
