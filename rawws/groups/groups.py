@@ -23,7 +23,7 @@ from rawws.groups.protocol import GroupQuery, read_answer_query, read_group_quer
 from rawws.groups.runner import ENDED, Runner
 from rawws.groups.shelf import PAGE_BYTES, PAGE_MESSAGES, Shelf
 from rawws.groups.websockets import NEEDS_IDS, SocketWorker, WorkerCallbacks
-from rawws.hub.queues import QUEUE_BYTES, GroupFigures, Wait, WorkerClient
+from rawws.hub.queues import QUEUE_BYTES, GroupFigures, Handed, Wait, WorkerClient
 from rawws.relay.loop import current_loop
 from rawws.store.committer import Committer
 from rawws.store.engine import StoreError, StoreFull
@@ -256,7 +256,7 @@ class Groups:
             return None
         return BROKEN if self._committer.is_broken else FULL if isinstance(trouble, StoreFull) else TROUBLE
 
-    async def answer(self, request: Request, client: WorkerClient, wait: Wait) -> Response | Refusal:
+    async def answer(self, request: Request, client: WorkerClient, wait: Wait) -> Response | Refusal | Handed:
         if request.method == "POST":
             answer = _read(read_answer_query, request)
             if isinstance(answer, Refusal):

@@ -48,6 +48,14 @@ class WorkerClient(NamedTuple):
     number: int  # of its connection
     address: Address
     user: object
+    has_gone: Callable[[], bool]  # as far as that is known now
+
+
+class Handed(NamedTuple):
+    """The answer with a job for a worker that has HTTP alone. ``take_back`` is for an answer that hasn't arrived."""
+
+    response: Response
+    take_back: Callable[[], None]
 
 
 class GroupFigures(NamedTuple):
@@ -71,7 +79,7 @@ class Queues(Protocol):
     async def prepare(self, request: Request) -> Refusal | None:
         """Open the group that a request names, if needed; return a refusal if that fails."""
 
-    async def answer(self, request: Request, client: WorkerClient, wait: Wait) -> Response | Refusal:
+    async def answer(self, request: Request, client: WorkerClient, wait: Wait) -> Response | Refusal | Handed:
         """Answer a GET or a POST about a group, whose client may read and write in the room."""
 
     def refuse_publishing(self, path: str) -> Refusal | None:
