@@ -23,7 +23,7 @@ from rawws.groups.protocol import GroupQuery, read_answer_query, read_group_quer
 from rawws.groups.runner import ENDED, Runner
 from rawws.groups.shelf import PAGE_BYTES, PAGE_MESSAGES, Shelf
 from rawws.groups.websockets import NEEDS_IDS, SocketWorker, WorkerCallbacks
-from rawws.hub.queues import QUEUE_BYTES, GroupFigures, Handed, Wait, WorkerClient
+from rawws.hub.queues import QUEUE_BYTES, GroupFigures, GroupWorker, Handed, Wait, WorkerClient
 from rawws.relay.loop import current_loop
 from rawws.store.committer import Committer
 from rawws.store.engine import StoreError, StoreFull
@@ -310,12 +310,9 @@ class Groups:
         logs.server_line(logging.INFO, STATE, f"the group {group} of {shorten(path)} has been ended")
         return True
 
-    def end_workers(self, is_wanted: Callable[[object], bool], code: int, reason: str | None) -> int:
+    def workers(self) -> Iterator[GroupWorker]:
         clients = [client for runner in self._runners.values() for client in runner.clients]
-        found = [each for each in clients if isinstance(each, SocketWorker | OneJob) and is_wanted(each.user)]
-        for each in found:
-            each.close(code, reason)
-        return len(found)
+        return (each for each in clients if isinstance(each, SocketWorker | OneJob))
 
     def _find(self, ws: CallbackWebSocket) -> tuple[Runner, GroupQuery] | Refusal:
         """Return the group of a new worker. It is open, unless it has been ended meanwhile."""

@@ -36,10 +36,13 @@ GONE = Refusal(403, "disconnected", "This worker has gone.")
 class OneJob:
     """The worker of one GET, as a `Client` of its group."""
 
-    def __init__(self, path: str, client: WorkerClient) -> None:
-        self._path = path
+    def __init__(self, runner: Runner, worker: Worker, client: WorkerClient) -> None:
+        self._runner = runner
+        self._worker = worker
         self._client = client
-        self.user = client.user
+        self.room, self.group = runner.group.path, runner.group.name
+        self.number, self.remote_address, self.user = client.number, client.address, client.user
+        self.since = int(time.time())
         self.has_come = trio.Event()
         self.job: tuple[MessageId, int, StoredMessage] | None = None
         self.problem: Refusal | None = None
@@ -47,7 +50,7 @@ class OneJob:
     def refuse(self) -> Refusal | None:
         if self._client.has_gone():
             return GONE
-        return self.problem or refuse_by_now(self.user, self._path, WORKING, time.time())
+        return self.problem or refuse_by_now(self.user, self.room, WORKING, time.time())
 
     def deliver(self, job: MessageId, tried: int, message: StoredMessage) -> None:
         self.job = (job, tried, message)
@@ -61,8 +64,17 @@ class OneJob:
             self.problem = refusal
         self.has_come.set()
 
+    # For operators, see `rawws.hub.queues.GroupWorker`
+
+    @property
+    def jobs(self) -> int:
+        return len(self._worker.jobs)
+
+    @property
+    def is_here(self) -> bool:
+        return self.problem is None and self._worker in self._runner.group.workers
+
     def close(self, code: int, reason: str | None) -> None:
-        """Have the request answered with 403 now. The code is for WebSockets."""
         why = f": {reason}." if reason else "."
         self.end(Refusal(403, "disconnected", f"This poll was ended by the server{why}"))
 
@@ -74,7 +86,7 @@ async def answer_get(
     token = secrets.token_hex(8)
     lease = f"{token} {worker_name(client.number, client.address, client.user)}"
     worker = Worker(lease, ack_s=query.ack_s, tries=query.tries, once=True)
-    one = OneJob(runner.group.path, client)
+    one = OneJob(runner, worker, client)
     runner.join(worker, one)
     problem: Refusal | None = None
     try:

@@ -18,11 +18,12 @@ from rawws.groups.group import Worker
 from rawws.groups.protocol import GROUP_ENDED, GroupQuery, JobLines, lost_lease, read_answer
 from rawws.groups.runner import ENDED, Runner
 from rawws.groups.shelf import StoredMessage
+from rawws.net.accept import Address
 from rawws.net.addresses import format_address
 from rawws.relay.leases import WITHDRAWN
 from rawws.relay.sending import MAX_OUTBOX_BYTES
 from rawws.websocket.callbacks import BatchCallbacks, CallbackWebSocket
-from rawws.websocket.internals import send_together
+from rawws.websocket.internals import peer_of, send_together
 from rawws.wire.events import PlainEvent
 from rawws.wire.frames import MAX_CONTROL_PAYLOAD_BYTES, Opcode
 from rawws.wire.session import State
@@ -75,13 +76,41 @@ class SocketWorker:
     def end(self, refusal: Refusal) -> None:
         self._websocket.close(*_close_of(refusal))
 
+    # For operators, see `rawws.hub.queues.GroupWorker`
+
+    @property
+    def number(self) -> int:
+        return self._websocket.id
+
+    @property
+    def room(self) -> str:
+        return self._runner.group.path
+
+    @property
+    def group(self) -> str:
+        return self._runner.group.name
+
+    @property
+    def jobs(self) -> int:
+        return len(self.worker.jobs)
+
     @property
     def user(self) -> object:
-        """The worker's user, as that of a `rawws.Member`."""
         return self._websocket.user
 
+    @property
+    def remote_address(self) -> Address:
+        return self._websocket.remote_address
+
+    @property
+    def since(self) -> int:
+        return peer_of(self._websocket).transport.connected_at
+
+    @property
+    def is_here(self) -> bool:
+        return self._websocket.state is State.OPEN and self.worker in self._runner.group.workers
+
     def close(self, code: int, reason: str | None) -> None:
-        """Close the worker's connection, and so give its jobs back."""
         self._websocket.close(code, reason)
 
     def take_acks(self, events: Sequence[PlainEvent]) -> Sequence[PlainEvent]:

@@ -66,6 +66,45 @@ class GroupFigures(NamedTuple):
     values: Mapping[str, float]
 
 
+class GroupWorker(Protocol):
+    """A worker with a connection, as an operator sees it."""
+
+    @property
+    def number(self) -> int:
+        """The number of its connection."""
+
+    @property
+    def room(self) -> str:
+        """The path of the room whose messages are its jobs."""
+
+    @property
+    def group(self) -> str:
+        """The name of its group."""
+
+    @property
+    def jobs(self) -> int:
+        """The number of jobs that it has at present."""
+
+    @property
+    def user(self) -> object:
+        """Its user, as that of a `rawws.Member`."""
+
+    @property
+    def remote_address(self) -> Address:
+        """The address of its client."""
+
+    @property
+    def since(self) -> int:
+        """The time at which its connection was accepted, or its request began, in Unix seconds."""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it takes jobs still."""
+
+    def close(self, code: int, reason: str | None) -> None:
+        """End it, and so give its jobs back. The code is for a WebSocket; a request is answered with 403."""
+
+
 class Queues(Protocol):
     """The groups of all rooms of a hub."""
 
@@ -91,8 +130,8 @@ class Queues(Protocol):
     async def end(self, path: str, group: str) -> bool:
         """Forget a group and what it has left to do; return False if there is none."""
 
-    def end_workers(self, is_wanted: Callable[[object], bool], code: int, reason: str | None) -> int:
-        """End some users' workers, and return their number. The code and the reason are for WebSockets."""
+    def workers(self) -> Iterable[GroupWorker]:
+        """Return the workers of all groups that have a connection."""
 
 
 class NoQueues:
@@ -121,5 +160,5 @@ class NoQueues:
     async def end(self, path: str, group: str) -> bool:
         return False
 
-    def end_workers(self, is_wanted: Callable[[object], bool], code: int, reason: str | None) -> int:
-        return 0
+    def workers(self) -> Iterable[GroupWorker]:
+        return ()

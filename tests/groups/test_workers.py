@@ -341,6 +341,42 @@ async def test_a_user_who_is_disconnected_works_no_more(tmp_path: Path) -> None:
             assert a.close_code == 1008
 
 
+async def test_an_operator_sees_workers_and_ends_them(tmp_path: Path) -> None:
+    token = {"Authorization": "Bearer " + "a" * 20}
+
+    async def workers(query: str = "") -> list[dict[str, Any]]:
+        found = json.loads((await running.ask("GET", f"/_rawws/peers{query}", **token)).body)["peers"]
+        return [each for each in found if each["kind"] == "worker"]
+
+    async with serving(stored(tmp_path)) as running, trio.open_nursery() as nursery:
+        async with rawws.connect(running.uri("group=sms&max=2"), subprotocols=SUBPROTOCOLS) as a:
+            await running.say("1", "2")
+            await receive(a)
+            await receive(a)
+            nursery.start_soon(running.ask, "GET", "/pay?group=mail&wait=20&last=0")
+            while len(found := await workers()) < 2:
+                await trio.sleep(0.01)
+            first, second = sorted(found, key=lambda each: str(each["group"]), reverse=True)
+            assert (first["group"], first["jobs"], first["rooms"]) == ("sms", 2, ["/pay"])
+            assert (second["group"], second["jobs"], second["user"]) == ("mail", 0, None)
+            assert first["address"].startswith("127.0.0.1:")
+            assert first["since"].endswith("Z")
+            assert await workers("?room=/pay") == found
+            assert await workers("?room=/other") == []
+            assert await workers(f"?number={first['number']}") == [first]
+            for each in found:
+                ended = await running.ask("DELETE", f"/_rawws/peers?number={each['number']}&reason=bye", **token)
+                assert json.loads(ended.body)["ended"] == 1
+            with pytest.raises(rawws.ConnectionClosed, match="bye"):
+                await a.recv()
+        assert await workers() == []
+        assert await next_job(running) == "1"
+
+
+async def next_job(running: Running) -> str:
+    return (await running.ask("GET", "/pay?group=sms&wait=5")).body.decode()
+
+
 async def test_a_user_who_may_only_read_takes_no_jobs(tmp_path: Path) -> None:
     hub = stored(tmp_path)
     reader = rawws.User("ann", read=["/pay"])
