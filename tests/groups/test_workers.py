@@ -464,6 +464,37 @@ async def test_a_job_says_what_its_worker_says(hub: Hub) -> None:
         assert (state["done"], state["dead"]) == (1, 1)
 
 
+NO_JOBS = {
+    "a long id": '{"id":"' + "x" * 60_000 + '","try":1}\n',
+    "a list as the id": '{"id":["9f2c41d7-1"],"try":1}\n',
+    "a text as the try": '{"id":"9f2c41d7-1","try":"1"}\n',
+    "a list as the try": '{"id":"9f2c41d7-1","try":[1]}\n',
+    "no try": '{"id":"9f2c41d7-1"}\n',
+    "a try below 1": '{"id":"9f2c41d7-1","try":0}\n',
+    "a long try": '{"id":"9f2c41d7-1","try":"' + "9" * 5000 + '"}\n',
+    "an endless try": '{"id":"9f2c41d7-1","try":Infinity}\n',
+    "nested lists": "[" * 60_000,
+    "a long lost one": '{"lost":"' + "y" * 60_000 + '"}\n',
+    "a text": '"lost"',
+    "binary data": b"\xff\xfe\n",
+}
+
+
+@pytest.mark.parametrize("message", NO_JOBS.values(), ids=NO_JOBS)
+async def test_a_server_that_sends_no_jobs_ends_the_work(message: str | bytes) -> None:
+    async def send(ws: rawws.WebSocket) -> None:
+        await ws.send(message)
+        await ws.recv()
+
+    async with trio.open_nursery() as nursery:
+        start = partial(rawws.serve, send, 0, host="127.0.0.1", subprotocols=SUBPROTOCOLS)
+        server = await nursery.start(start)
+        with pytest.raises(rawws.InvalidResponse, match="the server's message doesn't begin as a job does") as caught:
+            await anext(rawws.work(f"ws://127.0.0.1:{server.port}/pay", group="sms"))
+        assert len(str(caught.value)) < 200
+        nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("wrong", [{"group": "a.b"}, {"max_jobs": 0}, {"ack": 0}, {"longest": -1}])
 def test_a_worker_that_can_not_be_is_refused_at_once(wrong: dict[str, Any]) -> None:
     with pytest.raises(rawws.UsageError):
