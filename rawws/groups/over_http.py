@@ -15,8 +15,8 @@ from rawws.access.grant import refuse_by_now
 from rawws.broadcast.message_ids import MessageId
 from rawws.errors import Refusal
 from rawws.groups.group import Worker
-from rawws.groups.protocol import NOT_LEASED, Answer, AnswerQuery, GroupQuery, Verb
-from rawws.groups.runner import Runner
+from rawws.groups.protocol import Answer, AnswerQuery, GroupQuery, Verb
+from rawws.groups.queue import Queue
 from rawws.groups.shelf import StoredMessage
 from rawws.groups.websockets import WORKING, worker_name
 from rawws.hub.queues import Handed, Wait, WorkerClient
@@ -36,19 +36,20 @@ GONE = Refusal(403, "disconnected", "This worker has gone.")
 class OneJob:
     """The worker of one GET, as a `Client` of its group."""
 
-    def __init__(self, runner: Runner, worker: Worker, client: WorkerClient) -> None:
-        self._runner = runner
-        self._worker = worker
-        self._client = client
-        self.room, self.group = runner.group.path, runner.group.name
+    is_full = False
+
+    def __init__(self, path: str, group: str, worker: Worker, client: WorkerClient) -> None:
+        self.worker = worker
+        self.room, self.group = path, group
         self.number, self.remote_address, self.user = client.number, client.address, client.user
         self.since = int(time.time())
+        self._has_gone = client.has_gone
         self.has_come = trio.Event()
         self.job: tuple[MessageId, int, StoredMessage] | None = None
         self.problem: Refusal | None = None
 
     def refuse(self) -> Refusal | None:
-        if self._client.has_gone():
+        if self._has_gone():
             return GONE
         return self.problem or refuse_by_now(self.user, self.room, WORKING, time.time())
 
@@ -64,29 +65,30 @@ class OneJob:
             self.problem = refusal
         self.has_come.set()
 
+    def lose(self, job: MessageId) -> None:
+        """Do nothing: the job was to be taken back, and another worker has it already."""
+
     # For operators, see `rawws.hub.queues.GroupWorker`
 
     @property
     def jobs(self) -> int:
-        return len(self._worker.jobs)
+        return len(self.worker.jobs)
 
     @property
     def is_here(self) -> bool:
-        return self.problem is None and self._worker in self._runner.group.workers
+        return self.problem is None
 
     def close(self, code: int, reason: str | None) -> None:
         why = f": {reason}." if reason else "."
         self.end(Refusal(403, "disconnected", f"This poll was ended by the server{why}"))
 
 
-async def answer_get(
-    runner: Runner, query: GroupQuery, client: WorkerClient, wait: Wait
-) -> Response | Refusal | Handed:
+async def answer_get(runner: Queue, query: GroupQuery, client: WorkerClient, wait: Wait) -> Response | Refusal | Handed:
     """Return the next job of a group, or 204 if none comes within the time that the query gives."""
     token = secrets.token_hex(8)
     lease = f"{token} {worker_name(client.number, client.address, client.user)}"
     worker = Worker(lease, ack_s=query.ack_s, tries=query.tries, once=True)
-    one = OneJob(runner, worker, client)
+    one = OneJob(runner.path, query.group, worker, client)
     runner.join(worker, one)
     problem: Refusal | None = None
     try:
@@ -104,7 +106,7 @@ async def answer_get(
     job, tried, message = one.job
 
     def take_back() -> None:
-        runner.answer(Answer(Verb.NAK, job, why="its worker had gone before it had the job"), lease)
+        runner.say(Answer(Verb.NAK, job, why="its worker had gone before it had the job"), one)
 
     return Handed(_job_response(token, job, tried, message), take_back)
 
@@ -121,11 +123,8 @@ def _job_response(token: str, job: MessageId, tried: int, message: StoredMessage
     return Response(200, message.payload, fields)
 
 
-async def answer_post(runner: Runner | None, query: AnswerQuery) -> Response | Refusal:
+async def answer_post(runner: Queue | None, query: AnswerQuery) -> Response | Refusal:
     """Do what a worker says about its job, and return 204 when that is stored."""
     if runner is None:
         return NO_GROUP
-    lease = runner.lease_of(query.answer.job, query.lease)
-    if not lease or not runner.answer(query.answer, lease):
-        return NOT_LEASED
-    return await runner.settled() or Response(204, b"", [NO_STORE])
+    return await runner.say_by_token(query.answer, query.lease) or Response(204, b"", [NO_STORE])

@@ -27,7 +27,7 @@ from rawws.broadcast.message_ids import MessageId
 from rawws.errors import Refusal, UsageError
 from rawws.groups.group import OF_CONNECTION, Worker
 from rawws.groups.protocol import Answer, GroupQuery, Verb, check_name
-from rawws.groups.runner import Runner
+from rawws.groups.queue import Queue
 from rawws.groups.shelf import StoredMessage
 from rawws.wire.frames import Opcode
 from rawws.wire.trace import FAULT, STATE, shorten
@@ -89,11 +89,13 @@ class Outcome(NamedTuple):
 class Pusher:
     """The worker that sends the jobs of one group to a URL, as a `Client` of the group."""
 
+    is_full = False
+
     def __init__(self, target: PushTarget, nursery: trio.Nursery) -> None:
         self._target = target
         self._nursery = nursery
         self._limiter = trio.CapacityLimiter(AT_ONCE)
-        self._runner: Runner | None = None
+        self._runner: Queue | None = None
         self._ssl = ssl.create_default_context() if target.url.startswith("https:") else None
         self._fails = False  # the last request had no success, and the log says so
         self.worker = Worker(f"{OF_CONNECTION}push to {target.url}", most=AT_ONCE, ack_s=3 * TIMEOUT_S, tries=TRIES)
@@ -103,7 +105,7 @@ class Pusher:
         """The query that a worker of this kind would have."""
         return GroupQuery(self._target.group, AT_ONCE, 3 * TIMEOUT_S, TRIES)
 
-    def join(self, runner: Runner) -> None:
+    def join(self, runner: Queue) -> None:
         """Begin to take jobs."""
         self._runner = runner
         runner.join(self.worker, self)
@@ -124,6 +126,9 @@ class Pusher:
         sentence = f"no more jobs are pushed to {shorten(self._target.url)}: {refusal.sentence}"
         logs.server_line(logging.WARNING, FAULT, sentence)
 
+    def lose(self, job: MessageId) -> None:
+        """Do nothing: the URL has had its say, and another worker has the job or has done it."""
+
     async def _push(self, job: MessageId, tried: int, message: StoredMessage) -> None:
         """Send a job, and answer for it. An error in rawws itself costs this try alone."""
         assert self._runner is not None
@@ -135,7 +140,7 @@ class Pusher:
             outcome = Outcome(0, f"an error in rawws itself: {type(error).__name__}")
         answer = outcome.answer(job, tried)
         self._tell(answer)
-        self._runner.answer(answer, self.worker.lease)
+        self._runner.say(answer, self)
 
     async def _send(self, job: MessageId, tried: int, message: StoredMessage) -> Outcome:
         request = PushRequest(self._target.url, self._ssl, job, tried, message)

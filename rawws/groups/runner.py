@@ -10,7 +10,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
 
 import trio
 
@@ -19,7 +18,8 @@ from rawws.access.dead_rooms import dead_room
 from rawws.broadcast.message_ids import MessageId
 from rawws.errors import Refusal
 from rawws.groups.group import OF_CONNECTION, Dead, Delivery, Group, Worker
-from rawws.groups.protocol import Answer, Obituary, Verb, encode_dead
+from rawws.groups.protocol import NOT_LEASED, Answer, Obituary, Verb, encode_dead
+from rawws.groups.queue import ENDED, Answering, Client, State
 from rawws.groups.shelf import Shelf, StoredMessage
 from rawws.store.committer import Committer
 from rawws.store.engine import StoreBroken, StoreError
@@ -36,40 +36,6 @@ MOST_AT_ONCE = 1000
 MOST_TIMES = 1000
 # The rest after a message couldn't be read.
 REST_S = 1.0
-
-ENDED = Refusal(410, "group_ended", "This group has been ended; a new request begins it again.")
-
-
-class Client(Protocol):
-    """The other end of a worker."""
-
-    def refuse(self) -> Refusal | None:
-        """Return why the worker may not have jobs any more; None if it may."""
-
-    def deliver(self, job: MessageId, tried: int, message: StoredMessage) -> None:
-        """Take a job, to be sent at once or by `flush`. A client that can't be sent anything leaves soon."""
-
-    def flush(self) -> None:
-        """Send the jobs that `deliver` has taken; the runner's turn is over."""
-
-    def end(self, refusal: Refusal) -> None:
-        """End the worker, which has left its group."""
-
-
-class State(NamedTuple):
-    """The state of a group, as ``?state`` and ``/metrics`` tell it."""
-
-    room: str
-    group: str
-    waiting: int  # messages that no worker has
-    leased: int
-    oldest: str | None  # the id of the oldest unfinished message
-    oldest_s: float | None  # its age in seconds
-    delivered: int  # since the server began
-    redelivered: int
-    done: int
-    dead: int  # ever
-    workers: int
 
 
 class Runner:
@@ -100,6 +66,11 @@ class Runner:
 
     def __repr__(self) -> str:
         return f"<Runner of {self.group!r} workers={len(self._clients)}>"
+
+    @property
+    def path(self) -> str:
+        """The path of its room."""
+        return self.group.path
 
     @property
     def oldest_at(self) -> float | None:
@@ -170,6 +141,15 @@ class Runner:
         self._clients.pop(worker, None)
         self.group.detach(worker)
 
+    def pause(self, worker: Worker) -> None:
+        """Give no jobs to a worker until `resume`."""
+        self.group.pause(worker)
+
+    def resume(self, worker: Worker) -> None:
+        """Give jobs to a worker again."""
+        self.group.resume(worker)
+        self.kick()
+
     def regrant(self) -> int:
         """End the workers that may not have jobs any more, and return their number."""
         ended = 0
@@ -201,15 +181,28 @@ class Runner:
             self.kick()
         return is_own
 
-    def ack_many(self, numbers: Sequence[int], lease: str) -> int:
-        """Note that jobs of the present epoch are done; return how many, up to the first that isn't leased any more."""
-        if count := self.group.ack_many(numbers, lease):
-            self.kick()
-        return count
-
     def lease_of(self, job: MessageId, token: str) -> str:
         """Return the name of a lease of a worker without a connection; empty if it has none. See `Group.lease_of`."""
         return self.group.lease_of(job.number, token) if job.epoch == self.epoch else ""
+
+    def say(self, answer: Answer, client: Answering) -> None:
+        """Do what a worker says about a job, or have its client `lose` the job."""
+        if not self.answer(answer, client.worker.lease):
+            client.lose(answer.job)
+
+    def acknowledge(self, epoch: str, numbers: Sequence[int], client: Answering) -> None:
+        """Finish jobs of a worker, or have its client `lose` those that it has no more."""
+        lease = client.worker.lease
+        done = self.group.ack_many(numbers, lease) if epoch == self.epoch else 0
+        if done:
+            self.kick()
+        for number in numbers[done:]:
+            self.say(Answer(Verb.ACK, MessageId(epoch, number)), client)
+
+    async def say_by_token(self, answer: Answer, token: str) -> Refusal | None:
+        """Do what a worker without a connection says about a job; return None when that is stored."""
+        lease = self.lease_of(answer.job, token)
+        return await self.settled() if lease and self.answer(answer, lease) else NOT_LEASED
 
     async def settled(self) -> Refusal | None:
         """Wait until all that has happened is stored, and jobs are given to workers; return why that can't be.
@@ -369,7 +362,7 @@ class Runner:
                     self._send_away(worker, client, refusal)
                     continue
                 asked[worker] = client
-            if client is None or worker.is_paused:  # nothing more can be sent to it just now
+            if client is None or client.is_full:
                 group.give_back(delivery, now)
                 self._shelf.put_back(number, message)
             elif group.begin(delivery, now):

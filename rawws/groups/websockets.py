@@ -16,7 +16,7 @@ from rawws.broadcast.message_ids import MessageId
 from rawws.errors import Refusal, UsageError
 from rawws.groups.group import Worker
 from rawws.groups.protocol import GROUP_ENDED, GroupQuery, JobLines, lost_lease, read_answer
-from rawws.groups.runner import ENDED, Runner
+from rawws.groups.queue import ENDED, Queue
 from rawws.groups.shelf import StoredMessage
 from rawws.net.accept import Address
 from rawws.net.addresses import format_address
@@ -45,8 +45,9 @@ def worker_name(number: int, address: object, user: object) -> str:
 class SocketWorker:
     """The worker of one WebSocket, as a `Client` of its group."""
 
-    def __init__(self, runner: Runner, query: GroupQuery, websocket: CallbackWebSocket) -> None:
+    def __init__(self, runner: Queue, query: GroupQuery, websocket: CallbackWebSocket) -> None:
         self._runner = runner
+        self._group = query.group
         self._websocket = websocket
         name = worker_name(websocket.id, websocket.remote_address, websocket.user)
         self.worker = Worker(name, most=query.most, ack_s=query.ack_s, tries=query.tries)
@@ -54,10 +55,14 @@ class SocketWorker:
         self._messages: list[tuple[Opcode, bytes]] = []  # to be sent together
         self._bytes = 0
 
+    @property
+    def is_full(self) -> bool:
+        return self.worker.is_paused
+
     def refuse(self) -> Refusal | None:
         if self._websocket.state is not State.OPEN:  # its end is told when the peer has answered the close
             return LEAVING
-        return refuse_by_now(self._websocket.user, self._runner.group.path, WORKING, time.time())
+        return refuse_by_now(self._websocket.user, self._runner.path, WORKING, time.time())
 
     def deliver(self, job: MessageId, tried: int, message: StoredMessage) -> None:
         if job.epoch != self._jobs.epoch:
@@ -84,11 +89,11 @@ class SocketWorker:
 
     @property
     def room(self) -> str:
-        return self._runner.group.path
+        return self._runner.path
 
     @property
     def group(self) -> str:
-        return self._runner.group.name
+        return self._group
 
     @property
     def jobs(self) -> int:
@@ -108,17 +113,16 @@ class SocketWorker:
 
     @property
     def is_here(self) -> bool:
-        return self._websocket.state is State.OPEN and self.worker in self._runner.group.workers
+        return self._websocket.state is State.OPEN
 
     def close(self, code: int, reason: str | None) -> None:
         self._websocket.close(code, reason)
 
     def take_acks(self, events: Sequence[PlainEvent]) -> Sequence[PlainEvent]:
         """Take those of the first messages that acknowledge jobs; return the others, for `take`."""
-        numbers = self._jobs.acknowledged(events)
-        if not numbers or self._jobs.epoch != self._runner.epoch:
-            return events
-        return events[self._runner.ack_many(numbers, self.worker.lease) :]
+        if numbers := self._jobs.acknowledged(events):
+            self._runner.acknowledge(self._jobs.epoch, numbers, self)
+        return events[len(numbers) :]
 
     def take(self, message: str | bytes) -> None:
         """Take the message of a worker. One that isn't an answer costs the connection."""
@@ -129,14 +133,16 @@ class SocketWorker:
             self._runner.leave(self.worker, f"its worker has made a mistake: {error}"[:200])
             self._websocket.close(1008, _as_reason(str(error)))
             return
-        if not self._runner.answer(answer, self.worker.lease):
-            self._websocket.send_nowait(lost_lease(answer.job))
+        self._runner.say(answer, self)
+
+    def lose(self, job: MessageId) -> None:
+        self._websocket.send_nowait(lost_lease(job))
 
 
 class WorkerCallbacks(BatchCallbacks):
     """The callbacks of all workers with a WebSocket, see `rawws.websocket.callbacks.Callbacks`."""
 
-    def __init__(self, find: Callable[[CallbackWebSocket], tuple[Runner, GroupQuery] | Refusal]) -> None:
+    def __init__(self, find: Callable[[CallbackWebSocket], tuple[Queue, GroupQuery] | Refusal]) -> None:
         """``find`` returns the group that a connection is for."""
         self._find = find
 
@@ -171,12 +177,11 @@ class WorkerCallbacks(BatchCallbacks):
 
     def pause_writing(self, ws: CallbackWebSocket, /) -> None:
         if (client := _client_of(ws)) is not None:
-            client._runner.group.pause(client.worker)
+            client._runner.pause(client.worker)
 
     def resume_writing(self, ws: CallbackWebSocket, /) -> None:
         if (client := _client_of(ws)) is not None:
-            client._runner.group.resume(client.worker)
-            client._runner.kick()
+            client._runner.resume(client.worker)
 
 
 NEEDS_IDS = Refusal(

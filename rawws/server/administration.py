@@ -79,7 +79,7 @@ class AdminApp(Middleware):
         self.elsewhere: HttpApp = elsewhere
 
     def is_own(self, request: Request) -> bool:
-        return request.path not in METHODS and super().is_own(request)
+        return not self.concerns(request) and super().is_own(request)
 
     async def serve_exchange(self, exchange: Exchange) -> None:
         path = exchange.request.path or ""
@@ -89,8 +89,8 @@ class AdminApp(Middleware):
         await exchange.discard_body()
         await exchange.answer(await self._answer(exchange, path))
 
-    def answer_now(self, request: Request, *, stopping: bool) -> Response | Refusal | None:
-        return None if request.path in METHODS else super().answer_now(request, stopping=stopping)
+    def concerns(self, request: Request) -> bool:
+        return request.path in METHODS
 
     async def _answer(self, exchange: Exchange, path: str) -> Response | Refusal:
         request = exchange.request
@@ -122,7 +122,7 @@ class AdminApp(Middleware):
         if path == HISTORY:
             return await self._clear_history(exchange, read_history(query))
         if path == GROUPS:
-            return self._list_groups(query) if method != "DELETE" else await self._end_group(exchange, query)
+            return await self._list_groups(query) if method != "DELETE" else await self._end_group(exchange, query)
         if method == "DELETE":
             return await self._disconnect(exchange, query)
         if path == PEERS:
@@ -163,15 +163,19 @@ class AdminApp(Middleware):
         logs.line(logs.hub, logging.INFO, exchange.number, STATE, sentence)
         return answer_json({"room": path, "messages": messages, "last_id": room.last_id})
 
-    def _list_groups(self, query: str) -> Response:
+    async def _list_groups(self, query: str) -> Response:
         """Return all groups, whose number is bounded."""
         read_nothing(query)
+        await self._hub.queues.refresh()
         groups = [{"room": each.room, "group": each.group, **each.values} for each in self._hub.queues.figures()]
         return answer_json({"groups": groups})
 
     async def _end_group(self, exchange: Exchange, query: str) -> Response | Refusal:
         path, group = read_group(query)
-        if not await self._hub.queues.end(path, group):
+        ended = await self._hub.queues.end(path, group)
+        if isinstance(ended, Refusal):
+            return ended
+        if not ended:
             return Refusal(404, "no_such_group", f"The room {shorten(path)} has no group {shorten(group)}.")
         sentence = f"administration: ended the group {group} of room {path}"
         logs.line(logs.hub, logging.INFO, exchange.number, STATE, sentence)
@@ -185,21 +189,23 @@ class ReservedApp(Middleware):
         self.elsewhere: HttpApp = elsewhere
 
     async def serve_exchange(self, exchange: Exchange) -> None:
-        if _is_reserved(exchange.request):
+        if self.concerns(exchange.request):
             await exchange.discard_body()
             await exchange.answer(_NOTHING_HERE)
         else:
             await self.elsewhere.serve_exchange(exchange)
 
+    def concerns(self, request: Request) -> bool:
+        return f"{request.path}/".startswith(OWN_PATHS)
+
     def answer_now(self, request: Request, *, stopping: bool) -> Response | Refusal | None:
-        return _NOTHING_HERE if _is_reserved(request) else super().answer_now(request, stopping=stopping)
+        return _NOTHING_HERE if self.concerns(request) else super().answer_now(request, stopping=stopping)
+
+    def answer_always(self, request: Request) -> Response | None:
+        return _NOTHING_HERE if self.concerns(request) else super().answer_always(request)
 
 
 _NOTHING_HERE = Response(404, "Nothing is here: this path is reserved.\n", [NO_STORE])
-
-
-def _is_reserved(request: Request) -> bool:
-    return f"{request.path}/".startswith(OWN_PATHS)
 
 
 def _no_room(path: str) -> Refusal:
