@@ -102,8 +102,8 @@ class RedisStreams:
         self._readers: dict[Reader, trio.CancelScope] = {}
         self._refuse_room = refuse_room
         self._nursery: trio.Nursery | None = None
-        # Our publisher, readers and commander, as far as Redis is unusable for them. These two have yet to find it usable,
-        # and one of them may have been refused a connection that the other one got.
+        # Our publisher, readers and commander, as far as Redis is unusable for them. These two have yet to find it
+        # usable, and one of them may have been refused a connection that the other one got.
         self._away: set[object] = {self._publisher, self._commander}
         self._logged_troubles = set[str]()  # the kinds of trouble that were logged since Redis was last usable
         self._has_been_there = False

@@ -93,8 +93,8 @@ class Queue(Protocol):
     def say(self, answer: Answer, client: Answering) -> None:
         """Do what a worker says about a job, or have its client `lose` the job, now or later."""
 
-    def acknowledge(self, epoch: str, numbers: Sequence[int], client: Answering) -> int:
-        """Note that jobs of an epoch are done; return how many of the first ones are. `say` has to judge the next."""
+    def acknowledge(self, epoch: str, numbers: Sequence[int], client: Answering) -> None:
+        """Finish jobs of a worker, as `say` does with an ``ack`` for each."""
 
     async def say_by_token(self, answer: Answer, token: str) -> Refusal | None:
         """Do what a worker without a connection says about a job; return None when that is safe.

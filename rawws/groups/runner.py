@@ -181,13 +181,6 @@ class Runner:
             self.kick()
         return is_own
 
-    def acknowledge(self, epoch: str, numbers: Sequence[int], client: Answering) -> int:
-        """Note that jobs are done; return how many, up to the first that isn't leased to the worker any more."""
-        count = self.group.ack_many(numbers, client.worker.lease) if epoch == self.epoch else 0
-        if count:
-            self.kick()
-        return count
-
     def lease_of(self, job: MessageId, token: str) -> str:
         """Return the name of a lease of a worker without a connection; empty if it has none. See `Group.lease_of`."""
         return self.group.lease_of(job.number, token) if job.epoch == self.epoch else ""
@@ -196,6 +189,15 @@ class Runner:
         """Do what a worker says about a job, or have its client `lose` the job."""
         if not self.answer(answer, client.worker.lease):
             client.lose(answer.job)
+
+    def acknowledge(self, epoch: str, numbers: Sequence[int], client: Answering) -> None:
+        """Finish jobs of a worker, or have its client `lose` those that it has no more."""
+        lease = client.worker.lease
+        done = self.group.ack_many(numbers, lease) if epoch == self.epoch else 0
+        if done:
+            self.kick()
+        for number in numbers[done:]:
+            self.say(Answer(Verb.ACK, MessageId(epoch, number)), client)
 
     async def say_by_token(self, answer: Answer, token: str) -> Refusal | None:
         """Do what a worker without a connection says about a job; return None when that is stored."""

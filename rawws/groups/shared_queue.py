@@ -108,10 +108,9 @@ class SharedQueue:
         else:
             client.lose(answer.job)
 
-    def acknowledge(self, epoch: str, numbers: Sequence[int], client: Answering) -> int:
+    def acknowledge(self, epoch: str, numbers: Sequence[int], client: Answering) -> None:
         for number in numbers:
             self.say(Answer(Verb.ACK, MessageId(epoch, number)), client)
-        return len(numbers)
 
     async def say_by_token(self, answer: Answer, token: str) -> Refusal | None:
         event = self.mirror.say_by_token(answer, token)
@@ -261,7 +260,7 @@ class SharedQueue:
     def _deliver(self, turn: Turn, worker: Worker, name: str, tried: int, message: StoredMessage) -> None:
         """Send a job, or give it back, which doesn't count as a try then."""
         client = self._clients.get(worker)
-        if client is None:
+        if client is None or worker.is_paused:
             self.mirror.give_back(worker, name)
         elif (refusal := client.refuse()) is not None:
             self.mirror.give_back(worker, name)

@@ -18,11 +18,12 @@ from rawws.groups.group import Worker
 from rawws.groups.protocol import GROUP_ENDED, GroupQuery, JobLines, lost_lease, read_answer
 from rawws.groups.queue import ENDED, Queue
 from rawws.groups.shelf import StoredMessage
+from rawws.net.accept import Address
 from rawws.net.addresses import format_address
 from rawws.relay.leases import WITHDRAWN
 from rawws.relay.sending import MAX_OUTBOX_BYTES
 from rawws.websocket.callbacks import BatchCallbacks, CallbackWebSocket
-from rawws.websocket.internals import send_together
+from rawws.websocket.internals import peer_of, send_together
 from rawws.wire.events import PlainEvent
 from rawws.wire.frames import MAX_CONTROL_PAYLOAD_BYTES, Opcode
 from rawws.wire.session import State
@@ -46,12 +47,17 @@ class SocketWorker:
 
     def __init__(self, runner: Queue, query: GroupQuery, websocket: CallbackWebSocket) -> None:
         self._runner = runner
+        self._group = query.group
         self._websocket = websocket
         name = worker_name(websocket.id, websocket.remote_address, websocket.user)
         self.worker = Worker(name, most=query.most, ack_s=query.ack_s, tries=query.tries)
         self._jobs = JobLines("")
         self._messages: list[tuple[Opcode, bytes]] = []  # to be sent together
         self._bytes = 0
+
+    @property
+    def is_full(self) -> bool:
+        return self.worker.is_paused
 
     def refuse(self) -> Refusal | None:
         if self._websocket.state is not State.OPEN:  # its end is told when the peer has answered the close
@@ -75,19 +81,48 @@ class SocketWorker:
     def end(self, refusal: Refusal) -> None:
         self._websocket.close(*_close_of(refusal))
 
+    # For operators, see `rawws.hub.queues.GroupWorker`
+
+    @property
+    def number(self) -> int:
+        return self._websocket.id
+
+    @property
+    def room(self) -> str:
+        return self._runner.path
+
+    @property
+    def group(self) -> str:
+        return self._group
+
+    @property
+    def jobs(self) -> int:
+        return len(self.worker.jobs)
+
     @property
     def user(self) -> object:
-        """The worker's user, as that of a `rawws.Member`."""
         return self._websocket.user
 
+    @property
+    def remote_address(self) -> Address:
+        return self._websocket.remote_address
+
+    @property
+    def since(self) -> int:
+        return peer_of(self._websocket).transport.connected_at
+
+    @property
+    def is_here(self) -> bool:
+        return self._websocket.state is State.OPEN
+
     def close(self, code: int, reason: str | None) -> None:
-        """Close the worker's connection, and so give its jobs back."""
         self._websocket.close(code, reason)
 
     def take_acks(self, events: Sequence[PlainEvent]) -> Sequence[PlainEvent]:
         """Take those of the first messages that acknowledge jobs; return the others, for `take`."""
-        numbers = self._jobs.acknowledged(events)
-        return events[self._runner.acknowledge(self._jobs.epoch, numbers, self) :] if numbers else events
+        if numbers := self._jobs.acknowledged(events):
+            self._runner.acknowledge(self._jobs.epoch, numbers, self)
+        return events[len(numbers) :]
 
     def take(self, message: str | bytes) -> None:
         """Take the message of a worker. One that isn't an answer costs the connection."""

@@ -398,10 +398,12 @@ class Hub:
         polls = [poll for poll in self.polls if _is_user(poll.user, user)]
         for poll in polls:
             poll.end(reason or "")
-        workers = self.queues.end_workers(partial(_is_user, wanted=user), code, reason)
+        workers = [worker for worker in self.queues.workers() if _is_user(worker.user, user)]
+        for worker in workers:
+            worker.close(code, reason)
         if self.backplane is not None and command is not None:
             self.backplane.tell(DISCONNECT, command)
-        return len(found) + len(polls) + workers
+        return len(found) + len(polls) + len(workers)
 
     def serving(self) -> AbstractContextManager[None]:
         """Return a context in which other threads may call this hub, for its server."""

@@ -48,6 +48,14 @@ class WorkerClient(NamedTuple):
     number: int  # of its connection
     address: Address
     user: object
+    has_gone: Callable[[], bool]  # as far as that is known now
+
+
+class Handed(NamedTuple):
+    """The answer with a job for a worker that has HTTP alone. ``take_back`` is for an answer that hasn't arrived."""
+
+    response: Response
+    take_back: Callable[[], None]
 
 
 class GroupFigures(NamedTuple):
@@ -56,6 +64,45 @@ class GroupFigures(NamedTuple):
     room: str
     group: str
     values: Mapping[str, float]
+
+
+class GroupWorker(Protocol):
+    """A worker with a connection, as an operator sees it."""
+
+    @property
+    def number(self) -> int:
+        """The number of its connection."""
+
+    @property
+    def room(self) -> str:
+        """The path of the room whose messages are its jobs."""
+
+    @property
+    def group(self) -> str:
+        """The name of its group."""
+
+    @property
+    def jobs(self) -> int:
+        """The number of jobs that it has at present."""
+
+    @property
+    def user(self) -> object:
+        """Its user, as that of a `rawws.Member`."""
+
+    @property
+    def remote_address(self) -> Address:
+        """The address of its client."""
+
+    @property
+    def since(self) -> int:
+        """The time at which its connection was accepted, or its request began, in Unix seconds."""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it takes jobs still."""
+
+    def close(self, code: int, reason: str | None) -> None:
+        """End it, and so give its jobs back. The code is for a WebSocket; a request is answered with 403."""
 
 
 class Queues(Protocol):
@@ -71,7 +118,7 @@ class Queues(Protocol):
     async def prepare(self, request: Request) -> Refusal | None:
         """Open the group that a request names, if needed; return a refusal if that fails."""
 
-    async def answer(self, request: Request, client: WorkerClient, wait: Wait) -> Response | Refusal:
+    async def answer(self, request: Request, client: WorkerClient, wait: Wait) -> Response | Refusal | Handed:
         """Answer a GET or a POST about a group, whose client may read and write in the room."""
 
     def refuse_publishing(self, path: str) -> Refusal | None:
@@ -86,8 +133,8 @@ class Queues(Protocol):
     async def end(self, path: str, group: str) -> bool | Refusal:
         """Forget a group and what it has left to do; return False if there is none."""
 
-    def end_workers(self, is_wanted: Callable[[object], bool], code: int, reason: str | None) -> int:
-        """End some users' workers, and return their number. The code and the reason are for WebSockets."""
+    def workers(self) -> Iterable[GroupWorker]:
+        """Return the workers of all groups that have a connection."""
 
 
 class NoQueues:
@@ -119,8 +166,8 @@ class NoQueues:
     async def end(self, path: str, group: str) -> bool:
         return False
 
-    def end_workers(self, is_wanted: Callable[[object], bool], code: int, reason: str | None) -> int:
-        return 0
+    def workers(self) -> Iterable[GroupWorker]:
+        return ()
 
 
 def why_none(queues: Queues) -> Refusal | None:

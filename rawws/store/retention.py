@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from rawws.broadcast.idempotency import KEPT_S
 from rawws.broadcast.log import History
+from rawws.store.engine import FORGOTTEN_AFTER_S
 from rawws.store.entries import Job
 
 # A room is looked at again after this time, if something in it is old and can't go, since a group needs it.

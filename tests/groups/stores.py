@@ -65,6 +65,10 @@ class Taker:
         self._news = trio.Event()
         runner.join(self.worker, self)
 
+    @property
+    def is_full(self) -> bool:
+        return self.worker.is_paused
+
     def refuse(self) -> Refusal | None:
         return self.refusal
 

@@ -125,7 +125,7 @@ async def test_the_loss_of_a_client_that_reads_no_answer_is_no_matter_for_debugg
 async def test_a_connection_is_looked_at_after_an_answer_of_an_application_if_that_was_of_use(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:  # noqa: ARG001
+    async def app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG001
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"ok"})
 
