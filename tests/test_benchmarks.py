@@ -579,6 +579,15 @@ def test_the_soak_runs_for_a_moment() -> None:
 
 @pytest.mark.thorough
 @linux_only
+def test_the_soak_runs_for_a_moment_with_a_store_and_groups() -> None:
+    report = run_soak("--on", "store", "--minutes", "0.05")
+    assert "\nnothing lost, nothing twice, nothing out of order; nothing left over\n" in report
+    assert re.search(r"\ngroups and jobs in the store +0 +0\n", report)
+    assert re.search(r"\njobs done +[1-9]", report)
+
+
+@pytest.mark.thorough
+@linux_only
 def test_idle_and_busy_peers_are_weighed() -> None:
     report = run_soak("--idle", "200", "--minutes", "0.01")
     assert re.search(r"\nabove an empty server +\S+ MiB, of 64\n", report)

@@ -17,10 +17,10 @@ from typing import Any
 
 import trio
 
-from benchmarks import wire
 from benchmarks.soak.clients import Cut, Line, Refused, item_of, post_head
 from benchmarks.soak.kills import Killable
 from benchmarks.soak.ledger import Ledger, Link
+from benchmarks.soak.working import GIVEN_BACK, answer, take, work
 
 GROUP = "g"
 POSTERS = 2  # of each room
@@ -29,6 +29,7 @@ MANY_TRIES, FEW_TRIES = 1000, 5
 # The lease of a worker by WebSocket ends with its connection. That of one by HTTP has to end by itself, if it vanishes.
 SOCKET_ACK_S, HTTP_ACK_S = 120, 8
 LIFE_S = 4.0  # at most, of a worker
+VANISHING = 0.05  # the share of the jobs with which a worker by HTTP vanishes, at first
 REST_S = 0.02
 PATIENCE_S = 60.0
 
@@ -49,6 +50,15 @@ class Kind:
     @property
     def target(self) -> str:
         return f"{self.path}?group={GROUP}&tries={self.tries}"
+
+    @property
+    def given_back(self) -> float:
+        return 1.0 if self.is_poison else GIVEN_BACK
+
+    def about(self, _: str, payload: bytes, __: bool) -> tuple[str, int]:
+        """Return the key of a message and its number, which are what it says."""
+        key, _, number = payload.decode().partition(" ")
+        return (key, int(number)) if self.has_keys else ("", 0)
 
 
 KINDS = (Kind("plain"), Kind("keyed", has_keys=True), Kind("poison", FEW_TRIES, is_poison=True))
@@ -137,7 +147,7 @@ class KilledGroups:
                     is_open = not ledger.is_cut(link)  # otherwise it may be a connection to the next server
                     if is_open:
                         with trio.move_on_after(self._chance.uniform(0, LIFE_S)):
-                            await self._do_all(kind, ledger, link, line)
+                            await work(line, ledger, link, self._chance, kind.about, kind.given_back)
                         ledger.kill(link)
             except* (Cut, OSError, Refused) as errors:
                 if is_open and not ledger.is_cut(link):
@@ -146,72 +156,30 @@ class KilledGroups:
                 ledger.leave(link)
             await trio.sleep(REST_S)
 
-    async def _do_all(self, kind: Kind, ledger: Ledger, link: Link, line: Line) -> None:
-        async with trio.open_nursery() as nursery:
-            while True:
-                head, _, payload, _ = await line.message_with_head()
-                if "lost" in head:
-                    ledger.note_lost(link, head["lost"])
-                    continue
-                key, _, number = payload.decode().partition(" ")
-                key = key if kind.has_keys else ""
-                ledger.get(link, head["id"], head["try"], trio.current_time(), key, int(number))
-                nursery.start_soon(self._do, kind, ledger, link, line, head["id"])
-
-    async def _do(self, kind: Kind, ledger: Ledger, link: Link, line: Line, job: str) -> None:
-        await trio.sleep(self._chance.uniform(0, 0.01))
-        if self._chance.random() < 0.1:
-            await self._say(line, more=job)
-            await trio.sleep(self._chance.uniform(0, 0.1))
-        if kind.is_poison or self._chance.random() < 0.05:
-            ledger.give_back(link, job)
-            await self._say(line, nak=job, why="poison", **{"in": self._chance.choice([0, 0, 0.05])})
-        else:
-            ledger.ack(link, job)
-            await self._say(line, ack=job)
-
-    @staticmethod
-    async def _say(line: Line, **members: Any) -> None:
-        await line.send(wire.client_frame(json.dumps(members).encode(), wire.FIN | wire.TEXT))
-
     async def _work_by_http(self, kind: Kind) -> None:
         """Work with a request for each job and each answer. The lease goes on when the server is killed."""
         ledger = self.ledgers[kind]
         while True:
             link = ledger.open("curl", 1, outlives=True)
+            taken = None
             with suppress(Cut, OSError, Refused), await Line.open(self._server.port) as line:
-                request = f"GET {kind.target}&ack={HTTP_ACK_S}&wait=1 HTTP/1.1"
-                status, fields, payload = await line.exchange(request)
-                if status == 200:
-                    job, lease = fields["rawws-id"], fields["rawws-lease"]
-                    now = trio.current_time()
-                    key, _, number = payload.decode().partition(" ")
-                    key = key if kind.has_keys else ""
-                    ledger.get(link, job, int(fields["rawws-try"]), now, key, int(number))
-                    if self._may_vanish and not self._is_over and self._chance.random() < 0.05:
-                        self._may_vanish -= 1
-                        ledger.kill(link, now + HTTP_ACK_S / 2)  # its time began before the answer came
-                    else:
-                        await self._answer_by_http(kind, ledger, link, job, lease)
-                elif status != 204:
-                    ledger.tell(f"a GET for a job was answered with {status}: {payload!r}")
+                target = f"{kind.target}&ack={HTTP_ACK_S}&wait=1"
+                taken = await take(line, target, ledger, link, kind.about)
+            if taken is not None:
+                await self._answer_or_vanish(kind, ledger, link, *taken)
             ledger.leave(link)
             await trio.sleep(REST_S)
 
-    async def _answer_by_http(self, kind: Kind, ledger: Ledger, link: Link, job: str, lease: str) -> None:
-        verb = "nak" if kind.is_poison else "ack"
-        if kind.is_poison:
-            ledger.give_back(link, job)
+    async def _answer_or_vanish(self, kind: Kind, ledger: Ledger, link: Link, job: str, lease: str) -> None:
+        if self._may_vanish and not self._is_over and self._chance.random() < VANISHING:
+            self._may_vanish -= 1
+            ledger.kill(link, trio.current_time() + HTTP_ACK_S / 2)  # its time began before the answer came
         else:
-            ledger.ack(link, job)
-        for tries in itertools.count():
-            with suppress(Cut, OSError), await Line.open(self._server.port) as line:
-                answer = await line.exchange(f"POST {kind.path}?group={GROUP}&{verb}={job}&lease={lease} HTTP/1.1")
-                # The one before may have been taken, though its answer didn't come.
-                if answer[0] != 204 and not (tries and answer[0] == 404):
-                    ledger.tell(f"the {verb} of {job} was answered with {answer[0]}: {answer[2]!r}")
-                return
-            await trio.sleep(REST_S)
+            target = f"{kind.path}?group={GROUP}&lease={lease}"
+            await answer(self._open, target, ledger, link, job, gives_back=kind.is_poison)
+
+    async def _open(self) -> Line:
+        return await Line.open(self._server.port)
 
     # The end
 
