@@ -70,7 +70,7 @@ def jobs_in(store: Path) -> list[str]:
     """Report the jobs that a store still has, though its groups have nothing left to do."""
     with closing(sqlite3.connect(store)) as database:
         (count,) = database.execute("SELECT count(*) FROM jobs").fetchone()
-    return [f"the store has {count} jobs"] if count else []
+    return [f"the store has {count} blocks of jobs"] if count else []
 
 
 async def run(rounds: int, seed: str) -> int:
