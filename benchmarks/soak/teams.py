@@ -50,7 +50,7 @@ class Team:
             if lacks := [number for number in range(1, written + 1) if (writer, number) not in done]:
                 self.ledger.tell(f"{len(lacks)} messages of {writer} were not done: {lacks[:5]}")
         self.ledger.check_done(self._messages)
-        self._tally.done["jobs done"] += len(self._messages)
+        self._tally.done["jobs done"] += len(self.ledger.done)
         for what, count in self.ledger.counts.items():
             self._tally.done[f"{what}, of groups"] += count
         for fault in self.ledger.faults:
@@ -60,7 +60,8 @@ class Team:
 async def work_by_websocket(crowd: Crowd, number: int, arrive: Callable[[], None], *, team: Team) -> None:
     """Work by WebSocket, and cut the connection anywhere, now and then."""
     chance, name, ledger = crowd.chance(number), f"worker {number}", team.ledger
-    target = f"{crowd.room.path}?group={GROUP}&max={MOST}&ack=120&tries=1000"
+    # The room may keep messages of an earlier load, whose writers are others.
+    target = f"{crowd.room.path}?group={GROUP}&max={MOST}&ack=120&tries=1000&last=0"
     for turn in itertools.count(number):
         link = ledger.open(name, MOST)
         try:
