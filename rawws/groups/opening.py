@@ -32,13 +32,17 @@ class HubRooms:
         self._hub = hub
         self._held: dict[str, RoomState] = {}  # rooms stay while publishers wait there
 
-    def publish(self, path: str, frame: bytes) -> None:
+    def keep_dead(self, path: str) -> None:
+        self._hub.keep_dead_jobs(path)
+
+    def bury(self, path: str, frame: bytes) -> None:
         if self._hub.refuse_settings(path) is None:
             room = self._hub.registry.get(path)
+            self._hub.keep_dead_jobs(path)
             assert room.shared is not None
             room.shared.take(room, [frame], NOBODY)
         else:  # the application has failed to decide about the room, and the log says so
-            self.committer.put(Append(path, frame, 1, self._hub.dead_history))
+            self.committer.put(Append(path, frame, 1, self._hub.for_dead_jobs(self._hub.settings).history))
 
     def hold(self, path: str, *, held: bool) -> None:
         if not held:

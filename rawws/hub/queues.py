@@ -36,12 +36,16 @@ Happens = Callable[[], Awaitable[None]]
 Wait = Callable[[Happens, float], Awaitable[None]]
 
 
-_DEAD_ROOM = re.compile(r".*\.[A-Za-z0-9][A-Za-z0-9_-]{0,31}\.dead")
+_DEAD_ROOM = re.compile(r"(.*)\.([A-Za-z0-9][A-Za-z0-9_-]{0,31})\.dead")
 
 
-def is_dead_room(path: str) -> bool:
-    """Return whether a path is one at which the dead jobs of a group are kept."""
-    return path.endswith(".dead") and _DEAD_ROOM.fullmatch(path) is not None
+def group_of_dead_room(path: str) -> tuple[str, str] | None:
+    """Return the room and the name of the group whose dead jobs would be kept at a path; None for another path."""
+    found = _DEAD_ROOM.fullmatch(path) if path.endswith(".dead") else None
+    return None if found is None else (found[1], found[2])
+
+
+DEAD_ROOM = Refusal(403, "dead_room", "This room has the dead jobs of a group; only the server publishes here.")
 
 
 class _NoCallbacks(Callbacks):
@@ -86,6 +90,9 @@ class Queues(Protocol):
     def refuse_publishing(self, path: str) -> Refusal | None:
         """Return why a room takes no message at present: its groups keep too many; None if it does."""
 
+    def keeps_dead(self, path: str) -> bool:
+        """Return whether a room is one in which a group has its dead jobs, so that no client publishes there."""
+
     async def refresh(self) -> None:
         """Have `figures` be those of now, as far as that is possible."""
 
@@ -118,6 +125,9 @@ class NoQueues:
 
     def refuse_publishing(self, path: str) -> Refusal | None:
         return None
+
+    def keeps_dead(self, path: str) -> bool:
+        return False
 
     async def refresh(self) -> None:
         pass
