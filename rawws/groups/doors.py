@@ -90,6 +90,9 @@ class Doors:
     def refuse_publishing(self, path: str) -> Refusal | None:
         return self._home.refuse_publishing(path)
 
+    def keeps_dead(self, path: str) -> bool:
+        return self._home.keeps_dead(path)
+
     async def refresh(self) -> None:
         await self._home.refresh()
 

@@ -56,13 +56,17 @@ class HubRooms(HeldRooms):
         super().__init__(hub)
         self.committer = committer
 
-    def publish(self, path: str, frame: bytes) -> None:
+    def keep_dead(self, path: str) -> None:
+        self._hub.keep_dead_jobs(path)
+
+    def bury(self, path: str, frame: bytes) -> None:
         if self._hub.refuse_settings(path) is None:
             room = self._hub.registry.get(path)
+            self._hub.keep_dead_jobs(path)
             assert room.shared is not None
             room.shared.take(room, [frame], NOBODY)
         else:  # the application has failed to decide about the room, and the log says so
-            self.committer.put(Append(path, frame, 1, self._hub.dead_history))
+            self.committer.put(Append(path, frame, 1, self._hub.for_dead_jobs(self._hub.settings).history))
 
 
 class _Home(Home, Protocol):
@@ -87,7 +91,11 @@ def _home_of(hub: Hub) -> _Home | None:
 
     leases = [leases_of(shard) for shard in shards]
     return SharedGroups(
-        HeldRooms(hub), leases, lambda path: leases_of(shards.of(path)), hub.dead_history, hub.queue_bytes
+        HeldRooms(hub),
+        leases,
+        lambda path: leases_of(shards.of(path)),
+        hub.for_dead_jobs(hub.settings).history,
+        hub.queue_bytes,
     )
 
 

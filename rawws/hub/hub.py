@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 import trio
 
 from rawws import logs
-from rawws.access.dead_rooms import is_dead_room
 from rawws.access.grant import ANYBODY, Action, Admitted, Grant
 from rawws.broadcast.encodings import BY_SUBPROTOCOL, PLAIN, SUBPROTOCOL
 from rawws.broadcast.log import History
@@ -43,6 +42,7 @@ from rawws.net.accept import Address
 from rawws.net.transport import Transport
 from rawws.relay.backplane import Backplane
 from rawws.relay.from_threads import Function
+from rawws.relay.gates import DEAD_JOBS, Gate
 from rawws.relay.leases import EXPIRED
 from rawws.relay.loop import current_loop
 from rawws.relay.peer import NOTHING, About, FlowControl, Peer, PeerGroup
@@ -62,7 +62,7 @@ STORED_HISTORY = 1000
 # The rooms that a store has at most, unless its program says otherwise: they take up to a gigabyte without a message.
 STORED_ROOMS = 1_000_000
 # The dead jobs of a group that are kept at least, and for how long: somebody has to look at them.
-DEAD_JOBS, DEAD_JOBS_AGE_S = 10_000, 10 * 365 * 86_400.0
+MOST_DEAD_JOBS, DEAD_JOBS_AGE_S = 10_000, 10 * 365 * 86_400.0
 STORE_SYNCS = ("always", "interval", "never")
 
 
@@ -188,8 +188,6 @@ class Hub:
             read_only,
             max_peers,
         )
-        self._dead_room_settings = _for_dead_jobs(self.settings, queue_bytes)
-        self.dead_history = self._dead_room_settings.history  # of the rooms in which groups have their dead jobs
         self.backplane: Shards | None = None  # through which rooms are shared with other nodes
         self.stored: Backplane[RoomState] | None = None  # through which rooms are stored, while the store is open
         self.queues: Queues = NoQueues(NO_STORE)  # the groups of its rooms
@@ -201,7 +199,9 @@ class Hub:
         self.hello = hello or ""
         self.moderator = _moderator(on_message, self.mode)
         self._attendance = _attendance(on_join, on_leave)
-        self.registry = RoomRegistry(self._choose_settings, self._choose_backplane, self.moderator, self._make_watchers)
+        self.registry = RoomRegistry(
+            self._choose_settings, self._choose_backplane, self._choose_gate, self._make_watchers
+        )
         self.polls = WaitingPolls()
         self.commands = HubCommands(self.registry, self.polls)
         self._asked_for: RoomState | None = None  # the empty room that the last request was for
@@ -234,8 +234,7 @@ class Hub:
     def _choose_backplane(self, path: str) -> Backplane[RoomState] | None:
         if self.backplane is not None:
             return self.backplane.of(path)
-        is_stored = self.store is not None or self.queue_in_memory
-        return ClosedStore() if self.stored is None and is_stored else self.stored
+        return ClosedStore() if self.stored is None and self._has_store else self.stored
 
     @property
     def obstacle(self) -> str:
@@ -245,17 +244,33 @@ class Hub:
         return "the backplane is away" if self.backplane is not None and self.backplane.is_away else ""
 
     @property
-    def _has_jobs(self) -> bool:
-        return self.store is not None or self.queue_in_memory or self.backplane is not None
+    def _has_store(self) -> bool:
+        return self.store is not None or self.queue_in_memory
 
     def _choose_settings(self, path: str) -> RoomSettings:
         settings = None if self._settings_for is None else self._settings_for(path)
         if settings is None:
-            return self._dead_room_settings if self._has_jobs and is_dead_room(path) else self.settings
-        if not isinstance(settings, RoomSettings):
+            settings = self.settings
+        elif not isinstance(settings, RoomSettings):
             raise UsageError(f"settings({path!r}) returned {settings!r}; it must return RoomSettings, or None")
-        is_dead = self._has_jobs and is_dead_room(path)
-        return _for_dead_jobs(settings, self.queue_bytes) if is_dead else settings
+        return self.for_dead_jobs(settings) if self.queues.keeps_dead(path) else settings
+
+    def _choose_gate(self, path: str) -> Gate | None:
+        return DEAD_JOBS if self.queues.keeps_dead(path) else self.moderator
+
+    def for_dead_jobs(self, settings: RoomSettings) -> RoomSettings:
+        """Return settings with a history in which dead jobs are found as long as somebody may look for them."""
+        kept = settings.history
+        longest = max(kept.max_age_s, DEAD_JOBS_AGE_S)
+        history = History(max(kept.messages, MOST_DEAD_JOBS), max(kept.max_bytes, self.queue_bytes), longest)
+        return replace(settings, history=history)
+
+    def keep_dead_jobs(self, path: str) -> RoomState | None:
+        """Have the room of a path, if anything refers to it, keep the dead jobs of a group from now on."""
+        room = self.registry.find(path)
+        if room is not None:
+            room.change(self.for_dead_jobs(room.settings), DEAD_JOBS)
+        return room
 
     async def prepare(self, path: str, since: MessageId | None = None) -> Refusal | None:
         """Load a room so that it can be read from an id on, if needed. Returns a refusal if that fails."""
@@ -300,7 +315,7 @@ class Hub:
             history_bytes=history.max_bytes,
             history_age=history.max_age_s,
             store_bytes=self.store_bytes,
-            store_rooms=self.store_rooms if self._has_jobs else None,
+            store_rooms=self.store_rooms if self._has_store else None,
         )
 
     def refuse_room(self, path: str, among: Collection[str] | None = None) -> Refusal | None:
@@ -525,14 +540,6 @@ def _check_store(store: str | os.PathLike[str] | None, mode: Mode) -> str | os.P
 def _check_push(push: Sequence[str] | None) -> tuple[str, ...]:
     check_names("push", push)
     return tuple(push or ())
-
-
-def _for_dead_jobs(settings: RoomSettings, queue_bytes: int) -> RoomSettings:
-    """Return settings with a history in which dead jobs are found as long as somebody may look for them."""
-    kept = settings.history
-    longest = max(kept.max_age_s, DEAD_JOBS_AGE_S)
-    history = History(max(kept.messages, DEAD_JOBS), max(kept.max_bytes, queue_bytes), longest)
-    return replace(settings, history=history)
 
 
 def _check_queues(in_memory: bool, store: object, mode: Mode) -> bool:

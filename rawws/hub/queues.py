@@ -35,6 +35,9 @@ Happens = Callable[[], Awaitable[None]]
 Wait = Callable[[Happens, float], Awaitable[None]]
 
 
+DEAD_ROOM = Refusal(403, "dead_room", "This room has the dead jobs of a group; only the server publishes here.")
+
+
 class _NoCallbacks(Callbacks):
     """The callbacks of workers that there can't be."""
 
@@ -124,6 +127,9 @@ class Queues(Protocol):
     def refuse_publishing(self, path: str) -> Refusal | None:
         """Return why a room takes no message at present: its groups keep too many; None if it does."""
 
+    def keeps_dead(self, path: str) -> bool:
+        """Return whether a room is one in which a group has its dead jobs, so that no client publishes there."""
+
     async def refresh(self) -> None:
         """Have `figures` be those of now, as far as that is possible."""
 
@@ -156,6 +162,9 @@ class NoQueues:
 
     def refuse_publishing(self, path: str) -> Refusal | None:
         return None
+
+    def keeps_dead(self, path: str) -> bool:
+        return False
 
     async def refresh(self) -> None:
         pass

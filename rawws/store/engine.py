@@ -11,12 +11,6 @@ from typing import NamedTuple, Protocol
 from rawws.errors import RawwsError
 from rawws.store.entries import Entry, GroupState, Outcome, Page, RoomTail
 
-# A room with no messages, groups or Idempotency-Keys left is forgotten when nothing was appended for this time, and
-# nobody has used it (`Keep`). Its next message begins a new epoch.
-FORGOTTEN_AFTER_S = 86_400.0
-# No room is forgotten within this time after the start: its readers come back first.
-RETURN_S = 600.0
-
 
 class StoreError(RawwsError):
     """A store can't do what was asked. Nothing of the commit is stored, and it may be tried again."""

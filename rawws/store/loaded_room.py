@@ -17,8 +17,9 @@ from rawws.limits import KIB
 from rawws.relay.loop import current_loop
 from rawws.relay.room_base import NOBODY, ROOM_BYTES
 from rawws.relay.room_state import RoomState
-from rawws.store.engine import FORGOTTEN_AFTER_S, Engine
+from rawws.store.engine import Engine
 from rawws.store.entries import Page, Record
+from rawws.store.retention import FORGOTTEN_AFTER_S
 from rawws.wire.frames import frame_ends
 
 # The memory of a room that is loaded, besides the room itself (measured).

@@ -13,7 +13,7 @@ from rawws.broadcast.idempotency import KEPT_S, MAX_KEYS, IdempotencyKey, Repeat
 from rawws.broadcast.log import History
 from rawws.broadcast.message_ids import new_epoch
 from rawws.store import losses
-from rawws.store.engine import FORGOTTEN_AFTER_S, StoreError, Usage
+from rawws.store.engine import StoreError, Usage
 from rawws.store.entries import (
     Append,
     Clear,
@@ -27,7 +27,7 @@ from rawws.store.entries import (
     Record,
     RoomTail,
 )
-from rawws.store.retention import Extent, Kept, needed_by, removable
+from rawws.store.retention import FORGOTTEN_AFTER_S, Extent, Kept, needed_by, removable
 
 # All rooms are looked at this often, and those of a commit with each.
 SWEEP_S = 1.0

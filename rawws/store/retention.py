@@ -12,9 +12,13 @@ from typing import NamedTuple
 
 from rawws.broadcast.idempotency import KEPT_S
 from rawws.broadcast.log import History
-from rawws.store.engine import FORGOTTEN_AFTER_S
 from rawws.store.entries import Job
 
+# A room with no messages, groups or Idempotency-Keys left is forgotten when nothing was appended for this time, and
+# nobody has used it (`Keep`). Its next message begins a new epoch.
+FORGOTTEN_AFTER_S = 86_400.0
+# No room is forgotten within this time after the start: its readers come back first.
+RETURN_S = 600.0
 # A room is looked at again after this time, if something in it is old and can't go, since a group needs it.
 LOOK_AGAIN_S = 60.0
 

@@ -35,11 +35,12 @@ from threading import Lock
 from typing import TypeVar
 
 from rawws.errors import UsageError, sentence_of
-from rawws.store.engine import RETURN_S, StoreBroken, StoreError, StoreLimit, Usage
+from rawws.store.engine import StoreBroken, StoreError, StoreLimit, Usage
 from rawws.store.entries import Entry, GroupState, Outcome, Page, RoomTail
 from rawws.store.file_bounds import PAGE_BYTES, FileLimit, Pages, pages_to_give_back
 from rawws.store.known_rooms import KnownRooms
 from rawws.store.modes import SyncMode
+from rawws.store.retention import RETURN_S
 from rawws.store.sqlite_errors import engine_error, fsync_failed, is_of_entry, limit_reached
 from rawws.store.sqlite_opening import check_folder, open_file
 from rawws.store.sqlite_read import find_room, is_damage, read_all_groups, read_last_page, read_page

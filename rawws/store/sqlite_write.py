@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 from rawws.broadcast.idempotency import KEPT_S, MAX_KEYS, Repeat
 from rawws.broadcast.message_ids import new_epoch
-from rawws.store.engine import FORGOTTEN_AFTER_S, StoreUnfit
+from rawws.store.engine import StoreUnfit
 from rawws.store.entries import Append, Clear, Entry, GroupEnd, GroupWrite, Keep, Outcome, Record
 from rawws.store.file_bounds import FileLimit
 from rawws.store.known_rooms import KnownRooms
-from rawws.store.retention import NO_EXTENT, Extent, due_at, is_over, removable
+from rawws.store.retention import FORGOTTEN_AFTER_S, NO_EXTENT, Extent, due_at, is_over, removable
 from rawws.store.sqlite_read import read_groups
 from rawws.store.sqlite_rows import (
     GROUP_COLUMNS,

@@ -9,9 +9,10 @@ import pytest
 
 from rawws.broadcast.idempotency import KEPT_S, MAX_KEYS
 from rawws.broadcast.log import History
-from rawws.store.engine import FORGOTTEN_AFTER_S, StoreError
+from rawws.store.engine import StoreError
 from rawws.store.entries import Append, Clear, GroupEnd, GroupState, GroupWrite, Job, Outcome, RoomTail
 from rawws.store.modes import SyncMode
+from rawws.store.retention import FORGOTTEN_AFTER_S
 from tests.store.stores import AMPLE, MOST, ROOM, AnyEngine, Place, append, message, read, records, texts
 
 KINDS = ["memory", *(mode.value for mode in SyncMode)]

@@ -8,9 +8,18 @@ import pytest
 
 from rawws.broadcast.idempotency import KEPT_S
 from rawws.broadcast.log import History
-from rawws.store.engine import FORGOTTEN_AFTER_S
 from rawws.store.entries import Job
-from rawws.store.retention import LOOK_AGAIN_S, NO_EXTENT, Extent, Kept, due_at, is_over, needed_by, removable
+from rawws.store.retention import (
+    FORGOTTEN_AFTER_S,
+    LOOK_AGAIN_S,
+    NO_EXTENT,
+    Extent,
+    Kept,
+    due_at,
+    is_over,
+    needed_by,
+    removable,
+)
 
 ALL = 1 << 40
 # Three records: messages 1 and 2, 3, and 4 to 6, of 10 bytes and a second for each message.

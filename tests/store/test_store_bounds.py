@@ -13,10 +13,11 @@ from rawws.broadcast.idempotency import KEPT_S, MAX_KEYS
 from rawws.broadcast.log import History
 from rawws.limits import MIB
 from rawws.store import known_rooms, sqlite_engine
-from rawws.store.engine import FORGOTTEN_AFTER_S, RETURN_S, StoreError, StoreLimit, StoreUnfit
+from rawws.store.engine import StoreError, StoreLimit, StoreUnfit
 from rawws.store.entries import Append, Clear, GroupWrite, Job, Keep
 from rawws.store.file_bounds import LEAST_FREE_PAGES, PAGE_BYTES
 from rawws.store.modes import SyncMode
+from rawws.store.retention import FORGOTTEN_AFTER_S, RETURN_S
 from rawws.store.sqlite_engine import SqliteEngine
 from tests.store.stores import AMPLE, MOST, ROOM, Clock, append, message, read
 from tests.traced_memory import traced_memory
