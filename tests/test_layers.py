@@ -27,6 +27,7 @@ LAYERS = (
     "hub",  # rooms, as a program holds them
     "backplane",  # rooms that are shared with other nodes
     "store",  # rooms that survive a restart
+    "local",  # rooms that the workers of one machine share
     "groups",  # readers that share the messages of a room as jobs
     "application",  # the event loop in which a program's application runs
     "server",
