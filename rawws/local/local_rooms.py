@@ -32,7 +32,19 @@ from rawws.limits import MIB
 from rawws.local import protocol
 from rawws.local.followed import FollowedRoom
 from rawws.local.link import Pipe
-from rawws.local.protocol import TO_WORKER, VERSION, Batch, Decoder, History, Kind, Message, Note, Publish, note
+from rawws.local.protocol import (
+    TO_WORKER,
+    VERSION,
+    Batch,
+    Decoder,
+    History,
+    Kind,
+    Message,
+    Note,
+    ProtocolError,
+    Publish,
+    note,
+)
 from rawws.relay.backplane import AWAY, CommandTaker, check_key
 from rawws.relay.loop import current_loop
 from rawws.relay.room_base import NOBODY
@@ -121,7 +133,11 @@ class LocalRooms:
                 nursery.start_soon(self._work.run)
                 nursery.start_soon(self._sweep)
                 nursery.start_soon(self._watch)
-                await self._read()
+                try:
+                    await self._read()
+                except ProtocolError as error:
+                    sentence = f"the first process has sent what can't be understood: {error}"
+                    logs.server_line(logging.ERROR, FAULT, sentence)
                 nursery.cancel_scope.cancel()
         finally:
             self._end()
@@ -395,6 +411,8 @@ class LocalRooms:
         followed.room.reset()
 
     async def prepare(self, room: RoomState, since: MessageId | None = None) -> Refusal | None:
+        if self._is_gone:
+            return AWAY
         if refusal := self._refuse_room(room.path, self._followed):
             return refusal
         followed = self._follow(room)

@@ -1,4 +1,4 @@
-"""What waits to be sent to one worker, in its order and within bounds."""
+"""The queue of one worker: messages and notes in their order, within bounds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rawws.local.protocol import History, Kind, history, note
 MAX_LIVE_BYTES = 8 * MIB
 # Commands, questions and results that wait for it. Beyond that the worker is given up.
 MAX_NOTE_BYTES = 16 * MIB
-# What an entry takes besides its bytes (measured).
+# The memory of an entry besides its bytes (measured).
 ENTRY_BYTES = 100
 
 

@@ -3,9 +3,8 @@
 Both ends are processes of one program, of one version, over a pair of sockets that nobody else holds. Still, a message
 is read within bounds, and one that no end would have written raises `ProtocolError`.
 
-A message begins with its length (four bytes, without themselves) and its kind (one byte). Those that come with every
-published message, `Publish`, `Batch` and `History`, are packed; all others, `Note`, are an array of JSON, whose fields
-`SHAPES` lists.
+A message begins with its length (four bytes, without themselves) and its kind (one byte). The frequent ones are packed:
+`Publish`, `Batch` and `History`. All others are a `Note`, an array of JSON, whose fields `SHAPES` lists.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from rawws.limits import MIB
 from rawws.wire.frames import skip_frames
 
 VERSION = 1
-# The longest message. What a worker publishes in one turn is one message, and so is a part of a history.
+# The longest message. The frames that a peer publishes in one turn are one message, and so is a part of a history.
 MAX_BYTES = 1024 * MIB
 
 
@@ -66,7 +65,7 @@ SHAPES: dict[Kind, tuple[type | tuple[type, ...], ...]] = {
     Kind.TELL: (str, dict, int),
     # A question to all other workers, of the same shape.
     Kind.ASK: (str, dict, int),
-    # The answer to a question: the node that has asked, the number there, the items as JSON, and how many were left out.
+    # The answer to a question: the node that has asked, the number there, the items as JSON, and the number left out.
     Kind.REPLY: (str, int, str, int),
     # A request for `SYNCED` with the same number, after everything that the sequencer has had by now.
     Kind.SYNC: (int,),
@@ -155,7 +154,9 @@ class Past(NamedTuple):
         known = number + 1 - self.first
         if known <= 0:
             return self
-        return Past(number + 1, self.messages - known, self.at, self.key, self.frames[skip_frames(self.frames, known) :])
+        return Past(
+            number + 1, self.messages - known, self.at, self.key, self.frames[skip_frames(self.frames, known) :]
+        )
 
 
 class History(NamedTuple):
@@ -237,7 +238,7 @@ def _pack(kind: Kind, *pieces: bytes) -> bytes:
 
 
 class Decoder:
-    """Cuts a stream of bytes into messages. What is not whole yet is kept."""
+    """Cuts a stream of bytes into messages, and keeps the beginning of one that isn't whole yet."""
 
     def __init__(self, kinds: range) -> None:
         """``kinds`` are those that may come: `TO_SEQUENCER` or `TO_WORKER`."""
@@ -351,7 +352,8 @@ def _read_history(fields: _Fields) -> History:
         first, messages, at, has_key, key_size, size = fields.unpack(_RECORD)
         key = fields.text(key_size)
         records.append(Past(first, messages, at, key if has_key else None, fields.data(size)))
-    return History(*about, tuple(records))
+    path, epoch, newest, is_last = about
+    return History(path, epoch, newest, is_last, tuple(records))
 
 
 def _read_note(kind: Kind, body: bytes) -> Note:

