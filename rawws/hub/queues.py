@@ -86,10 +86,13 @@ class Queues(Protocol):
     def refuse_publishing(self, path: str) -> Refusal | None:
         """Return why a room takes no message at present: its groups keep too many; None if it does."""
 
+    async def refresh(self) -> None:
+        """Have `figures` be those of now, as far as that is possible."""
+
     def figures(self) -> Iterable[GroupFigures]:
         """Return the figures of each group."""
 
-    async def end(self, path: str, group: str) -> bool:
+    async def end(self, path: str, group: str) -> bool | Refusal:
         """Forget a group and what it has left to do; return False if there is none."""
 
     def end_workers(self, is_wanted: Callable[[object], bool], code: int, reason: str | None) -> int:
@@ -115,6 +118,9 @@ class NoQueues:
 
     def refuse_publishing(self, path: str) -> Refusal | None:
         return None
+
+    async def refresh(self) -> None:
+        pass
 
     def figures(self) -> Iterable[GroupFigures]:
         return ()

@@ -75,6 +75,9 @@ class Taker:
         self.got.append((job.number, tried, message.payload))
         self._wake()
 
+    def flush(self) -> None:
+        """Do nothing: jobs are taken at once."""
+
     def end(self, refusal: Refusal) -> None:
         self.ended = refusal
         self._wake()
