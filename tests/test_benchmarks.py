@@ -142,7 +142,7 @@ def test_sharing_rooms_is_measured_with_every_server() -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=55)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "not here" not in done.stdout
-    for name in ("rawws, one node", *(system.name for system in backplane.SYSTEMS)):
+    for name in ("rawws, one node", "rawws, two workers", *(system.name for system in backplane.SYSTEMS)):
         assert f"\n{name}" in done.stdout
     assert "64 rooms followed" in done.stdout
 

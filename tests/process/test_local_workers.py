@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import signal
@@ -49,6 +50,8 @@ async def receive_all(clients: list[rawws.WebSocket], expected: str) -> list[raw
 async def test_a_number_of_workers_is_read() -> None:
     assert read_workers("4") == 4
     assert read_workers("auto") == len(os.sched_getaffinity(0))
+    with pytest.raises(argparse.ArgumentTypeError, match="'two' is not a number of workers; give a whole number such"):
+        read_workers("two")
 
 
 async def test_workers_share_their_rooms_without_a_broker(start_program: StartProgram) -> None:

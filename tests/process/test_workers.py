@@ -103,7 +103,6 @@ async def test_workers_end_when_the_first_process_is_gone(start_program: StartPr
     ("arguments", "message"),
     [
         (["--workers", "2", "--store", "x.db"], "--store is for one process, and not yet for the rooms of --workers"),
-        (["--workers", "two"], "'two' is not a number of workers; give a whole number such as 4, or auto for one"),
         (["--backplane", "local:"], "--backplane local: shares rooms among --workers; give these too, or leave it out"),
         (["--workers", "2", "--backplane", "local:", "--backplane", REDIS], "shares rooms on this machine alone"),
         (["--workers", "2", "--page"], "--page shows one process"),
