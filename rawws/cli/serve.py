@@ -239,7 +239,9 @@ class _Program:
             policy = PublishPolicy(self._publish_token, local, self._origins)
             app = RoomApp(self._hub, app, policy, rate=options.rate or 0.0)
         if options.metrics:
-            app = MetricsApp(self._hub, app, self._worker)
+            of_all = self._context is not None and self._context.rooms is not None
+            app = metrics = MetricsApp(self._hub, app, self._worker, of_all=of_all)
+            status = _Started(metrics, status)
         page = self._page(listeners, local)
         if page is not None:
             app = page.before(app, at_root=options.app is None)
@@ -310,6 +312,18 @@ class _Program:
         )
         access = Access(options.page_token, secure=self._tls is not None)
         return Page(self._tracer, about, any_host=not local, access=access)
+
+
+class _Started:
+    """Passes on that a server has started, and lets its metrics know it."""
+
+    def __init__(self, metrics: MetricsApp, status: trio.TaskStatus[Server]) -> None:
+        self._metrics = metrics
+        self._status = status
+
+    def started(self, value: Any = None) -> None:
+        self._metrics.begin(value.figures)
+        self._status.started(value)
 
 
 def _load(options: argparse.Namespace) -> HttpApp:

@@ -13,6 +13,7 @@ import trio
 import rawws
 from rawws.cli.arguments import workers as read_workers
 from tests.process.test_workers import meet, workers_of
+from tests.server.test_metrics import values_of
 from tests.serving.machine import LOOPBACK, PATIENCE_S
 from tests.serving.programs import Program, StartProgram
 from tests.serving.wire import get
@@ -164,5 +165,29 @@ async def test_a_worker_that_is_stopped_holds_nobody_up_and_reads_on(start_progr
     await writer.send("and on")
     with trio.fail_after(PATIENCE_S):
         assert await behind.recv() == "and on"
+    for client in clients:
+        await client.aclose()
+
+
+async def test_any_worker_has_the_metrics_of_all(start_program: StartProgram) -> None:
+    program = start(start_program, "--metrics")
+    clients = await connections(program)
+    await clients[0].send("to all")
+    assert await receive_all(clients, "to all") == []
+    asking = await program.connect()
+    body = (await asking.ask(get("/metrics"))).body.decode()
+    values = values_of(body)
+    peers = {worker: values[f'rawws_peers{{kind="websocket",worker="{worker}"}}'] for worker in (1, 2)}
+    assert sum(peers.values()) == len(clients)
+    assert all(peers.values()), peers
+    for worker in (1, 2):
+        assert values[f'rawws_handshakes_total{{status="101",worker="{worker}"}}'] == peers[worker]
+        assert values[f'rawws_backplane_up{{worker="{worker}"}}'] == 1
+        assert values[f'rawws_limit{{flag="--history",worker="{worker}"}}'] == 1000
+        assert values[f'rawws_loop_turn_seconds_count{{worker="{worker}"}}'] > 0
+    assert body.count("# HELP rawws_peers ") == 1
+    (silent,) = (value for name, value in values.items() if name.startswith("rawws_silent_workers"))
+    assert silent == 0
+    asking.hang_up()
     for client in clients:
         await client.aclose()
