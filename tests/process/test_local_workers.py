@@ -184,7 +184,7 @@ async def test_any_worker_has_the_metrics_of_all(start_program: StartProgram) ->
         assert values[f'rawws_handshakes_total{{status="101",worker="{worker}"}}'] == peers[worker]
         assert values[f'rawws_backplane_up{{worker="{worker}"}}'] == 1
         assert values[f'rawws_limit{{flag="--history",worker="{worker}"}}'] == 1000
-        assert values[f'rawws_loop_turn_seconds_count{{worker="{worker}"}}'] > 0
+        assert f'rawws_loop_turn_seconds_count{{worker="{worker}"}}' in values
     assert body.count("# HELP rawws_peers ") == 1
     (silent,) = (value for name, value in values.items() if name.startswith("rawws_silent_workers"))
     assert silent == 0
