@@ -12,6 +12,8 @@ from rawws.limits import KIB
 # One call reads or writes about this much. The kernel takes more at a time than its usual 208 KiB.
 CHUNK_BYTES = 256 * KIB
 BUFFER_BYTES = 1024 * KIB
+# A reader on another core may take a long history as quickly as it is made. After this much, others have their turn.
+MOST_AT_ONCE_BYTES = 1024 * KIB
 
 
 class Pipe:
@@ -41,12 +43,12 @@ class Pipe:
                 return b""
 
     def send_now(self, take: Callable[[int], list[bytes]]) -> int:
-        """Send what there is, as long as the kernel takes it; return the number of bytes that it has taken.
+        """Send what there is, as long as the kernel takes it and nobody waits for long; return the bytes sent.
 
         ``take`` returns the next pieces, about as many bytes as it is asked for. `send_rest` sends what is left.
         """
         sent = 0
-        while True:
+        while sent < MOST_AT_ONCE_BYTES:
             if not self._rest:
                 self._rest = memoryview(b"".join(take(CHUNK_BYTES)))
                 if not self._rest:
@@ -60,6 +62,8 @@ class Pipe:
                 return sent
             self._rest = self._rest[count:]
             sent += count
+        self._something_to_send.set()
+        return sent
 
     def wake(self) -> None:
         """Have `send_rest` send soon."""

@@ -50,6 +50,8 @@ class SequencerServer:
                     await self._read(link, pipe)
                 except ProtocolError as error:
                     logs.server_line(logging.ERROR, FAULT, f"worker {worker} is cut off: {error}")
+                except Exception:  # nothing that a worker sends should cause one
+                    logs.server.exception("#%d ! an error in rawws itself; a worker is cut off", logs.SERVER)
                 nursery.cancel_scope.cancel()
         finally:
             del self._pipes[link]

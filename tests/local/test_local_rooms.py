@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import socket
+from typing import Any
 
 import pytest
 import trio
@@ -156,7 +157,12 @@ async def test_a_worker_that_stops_reading_gets_a_gap_and_the_others_miss_nothin
     history: int,
 ) -> None:
     monkeypatch.setattr("rawws.local.sequencer.STALL_S", 0.0)
-    settings = {"history": history, "history_bytes": 64 * MIB, "backplane": machine, "max_lag_bytes": 256 * MIB}
+    settings: dict[str, Any] = {
+        "history": history,
+        "history_bytes": 64 * MIB,
+        "backplane": machine,
+        "max_lag_bytes": 256 * MIB,
+    }
     async with rooms(nursery, **settings) as quick, rooms(nursery, **settings) as slow:
         here, _ = await open_with_ids(quick, "/room/x")
         there, _ = await open_with_ids(slow, "/room/x")
@@ -292,7 +298,7 @@ async def test_a_sequencer_that_does_not_answer_is_away_until_it_does(
         await node.publish("/room/x", "hi")
 
 
-async def test_what_waits_for_a_sequencer_that_is_gone_is_counted_and_refused(
+async def test_messages_that_wait_for_a_sequencer_that_is_gone_are_counted_and_refused(
     nursery: trio.Nursery, machine: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with rooms(nursery, backplane=machine) as node:
@@ -376,6 +382,19 @@ async def test_an_error_of_our_own_in_a_message_ends_nothing(
             await until(lambda: lines(caplog, "an error in rawws itself, in a message of the first process"))
         await client.send(text("goes on"))
         assert await client.frame() == seen_text("goes on")
+
+
+async def test_an_error_of_our_own_in_the_sequencer_cuts_off_one_worker(
+    nursery: trio.Nursery, machine: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with rooms(nursery, backplane=machine) as a, rooms(nursery, backplane=machine) as b:
+        with monkeypatch.context() as broken:
+            broken.setattr(machine.sequencer, "finish", lambda _: 1 / 0)
+            local_rooms(b)._send(Kind.SYNC, 1)
+            await until(lambda: machine.gone)
+        assert machine.gone == [2]
+        assert lines(caplog, "an error in rawws itself; a worker is cut off")
+        await a.publish("/room/x", "the others go on")
 
 
 async def test_answers_to_forgotten_questions_are_passed_over(nursery: trio.Nursery, machine: Machine) -> None:
