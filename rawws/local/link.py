@@ -25,6 +25,7 @@ class Pipe:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
         self._rest = memoryview(b"")
         self._something_to_send = trio.Event()
+        self._is_full = False  # the kernel's buffer is
 
     @property
     def held_bytes(self) -> int:
@@ -56,6 +57,7 @@ class Pipe:
             try:
                 count = self._socket.send(self._rest)
             except BlockingIOError:
+                self._is_full = True
                 self._something_to_send.set()
                 return sent
             except OSError:  # at its end, which the reader notices
@@ -74,7 +76,9 @@ class Pipe:
         while True:
             await self._something_to_send.wait()
             self._something_to_send = trio.Event()
-            await trio.lowlevel.wait_writable(self._socket)
+            if self._is_full:
+                await trio.lowlevel.wait_writable(self._socket)
+                self._is_full = False
             if sent := self.send_now(take):
                 on_sent(sent)
 
