@@ -85,17 +85,12 @@ def _home_of(hub: Hub) -> _Home | None:
     from rawws.backplane.redis_streams import RedisStreams  # programs without a backplane need not load it
     from rawws.groups.shared import SharedGroups
 
-    def leases_of(shard: object) -> Leases:
-        assert isinstance(shard, RedisStreams)
-        return shard.leases
-
-    leases = [leases_of(shard) for shard in shards]
+    of_shards: dict[object, Leases] = {each: each.leases for each in shards if isinstance(each, RedisStreams)}
+    if not of_shards:  # workers without a broker
+        return None
+    for_dead = hub.for_dead_jobs(hub.settings).history
     return SharedGroups(
-        HeldRooms(hub),
-        leases,
-        lambda path: leases_of(shards.of(path)),
-        hub.for_dead_jobs(hub.settings).history,
-        hub.queue_bytes,
+        HeldRooms(hub), list(of_shards.values()), lambda path: of_shards[shards.of(path)], for_dead, hub.queue_bytes
     )
 
 
