@@ -5,31 +5,26 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import trio
 
 from rawws import logs
-from rawws.broadcast.encodings import SUBPROTOCOL
-from rawws.broadcast.json_messages import as_compact_json
-from rawws.errors import RETRY_SOON, Refusal, UsageError
+from rawws.errors import RETRY_SOON, Refusal
 from rawws.groups.backlog import Backlog
 from rawws.groups.group import Group
-from rawws.groups.over_http import NO_GROUP, OneJob, answer_get, answer_post
-from rawws.groups.protocol import GroupQuery, dead_room, read_answer_query, read_group_query
-from rawws.groups.runner import ENDED, Runner
+from rawws.groups.protocol import GroupQuery, dead_room
+from rawws.groups.queue import Client, State
+from rawws.groups.runner import Runner
 from rawws.groups.shelf import PAGE_BYTES, PAGE_MESSAGES, Shelf
-from rawws.groups.websockets import NEEDS_IDS, SocketWorker, WorkerCallbacks
-from rawws.hub.queues import QUEUE_BYTES, GroupFigures, Wait, WorkerClient
+from rawws.hub.queues import QUEUE_BYTES, GroupFigures
 from rawws.relay.loop import current_loop
 from rawws.store.committer import Committer
 from rawws.store.engine import StoreError, StoreFull
 from rawws.store.entries import Append, GroupState, Outcome, RoomTail
 from rawws.store.stored_rooms import BROKEN, FULL, TROUBLE
-from rawws.websocket.callbacks import CallbackWebSocket
-from rawws.wire.messages import NO_STORE, Request, Response
 from rawws.wire.trace import FAULT, STATE, shorten
 
 # A group is made by the first worker that names it, so their number is bounded.
@@ -39,7 +34,6 @@ BACKLOG_PARTS = 1024
 # Publishers that wait go on when this part of the limit is free.
 SLACK_PART = 16
 
-Read = TypeVar("Read")
 Key = tuple[str, str]  # the path of the room, and the name of the group
 
 
@@ -73,7 +67,6 @@ class Groups:
         self._held: set[str] = set()  # the rooms whose publishers wait
         self._warned: set[str] = set()
         self._tasks: trio.Nursery | None = None
-        self.callbacks = WorkerCallbacks(self._find)
 
     def __repr__(self) -> str:
         return f"<Groups {len(self._runners)}>"
@@ -230,48 +223,22 @@ class Groups:
         sentence = f"The groups of this room keep as many bytes as it takes (--queue-bytes {self._queue_bytes}); "
         return Refusal(507, "queue_full", sentence + "try again when its workers have done some.", RETRY_SOON)
 
-    # For the server
-
-    def refuse(self, request: Request) -> Refusal | None:
-        lines = request.headers.get_all("Sec-WebSocket-Protocol")
-        offered = [name.strip() for line in lines for name in line.split(",")]
-        query = _read(read_group_query, request)
-        if isinstance(query, Refusal):
-            return query
-        return None if SUBPROTOCOL in offered else NEEDS_IDS
-
-    async def prepare(self, request: Request) -> Refusal | None:
-        query = _read(read_group_query, request)
-        if isinstance(query, Refusal):
-            return query
-        found = await self.open(request.path or "", query)
-        return found if isinstance(found, Refusal) else None
+    # For its doors
 
     @property
-    def _trouble(self) -> Refusal | None:
+    def trouble(self) -> Refusal | None:
         """The reason why nothing can be stored at present, so that workers had better wait; None if something can."""
         trouble = self._committer.trouble
         if trouble is None:
             return None
         return BROKEN if self._committer.is_broken else FULL if isinstance(trouble, StoreFull) else TROUBLE
 
-    async def answer(self, request: Request, client: WorkerClient, wait: Wait) -> Response | Refusal:
-        if request.method == "POST":
-            answer = _read(read_answer_query, request)
-            if isinstance(answer, Refusal):
-                return answer
-            runner = self._runners.get((request.path or "", answer.group))
-            return self._trouble or await answer_post(runner, answer)
-        query = _read(read_group_query, request)
-        if isinstance(query, Refusal):
-            return query
-        key = (request.path or "", query.group)
-        if query.wants_state:
-            return await self._answer_state(key)
-        if request.method == "HEAD":
-            return Refusal(405, "group_head", "A job is taken with GET; ?state tells about a group.", _ALLOW)
-        found = await self.open(key[0], query)
-        return found if isinstance(found, Refusal) else await answer_get(found, query, client, wait)
+    def known(self, path: str, group: str) -> Runner | None:
+        """Return a group that is open; None if there is none."""
+        return self._runners.get((path, group))
+
+    async def find(self, path: str, group: str) -> Runner | None:
+        return self.known(path, group)
 
     async def open(self, path: str, query: GroupQuery) -> Runner | Refusal:
         """Return a group, which is made if there is none of this name yet."""
@@ -287,8 +254,8 @@ class Groups:
             return _TOO_MANY
         if self._tasks is None:
             return BROKEN
-        if self._trouble is not None:
-            return self._trouble
+        if self.trouble is not None:
+            return self.trouble
         self._opening[key] = trio.Event()
         try:
             tail = await self._tail(path)
@@ -309,22 +276,10 @@ class Groups:
         logs.server_line(logging.INFO, STATE, f"the group {group} of {shorten(path)} has been ended")
         return True
 
-    def end_workers(self, is_wanted: Callable[[object], bool], code: int, reason: str | None) -> int:
-        clients = [client for runner in self._runners.values() for client in runner.clients]
-        found = [each for each in clients if isinstance(each, SocketWorker | OneJob) and is_wanted(each.user)]
-        for each in found:
-            each.close(code, reason)
-        return len(found)
-
-    def _find(self, ws: CallbackWebSocket) -> tuple[Runner, GroupQuery] | Refusal:
-        """Return the group of a new worker. It is open, unless it has been ended meanwhile."""
-        query = _read(read_group_query, ws.request)
-        if isinstance(query, Refusal):
-            return query
-        runner = self._runners.get((ws.path, query.group))
-        if runner is None:
-            return ENDED
-        return (runner, query) if runner.problem is None else runner.problem
+    def clients(self) -> Iterator[Client]:
+        """Yield the other ends of all workers."""
+        for runner in self._runners.values():
+            yield from runner.clients
 
     # Its state
 
@@ -336,34 +291,29 @@ class Groups:
                 values["oldest_s"] = max(0.0, time.time() - runner.oldest_at)
             yield GroupFigures(path, name, values)
 
-    async def _answer_state(self, key: Key) -> Response | Refusal:
-        runner = self._runners.get(key)
+    async def refresh(self) -> None:
+        """Have the figures be those of now, which they are."""
+
+    async def state(self, path: str, group: str) -> State | None:
+        """Return the state of a group; None if there is none."""
+        runner = self._runners.get((path, group))
         if runner is None:
-            return NO_GROUP
+            return None
         state = runner.state()
         oldest = runner.group.oldest
         if state.oldest is not None:
-            page = await trio.to_thread.run_sync(self._engine.read, key[0], oldest - 1, 1, 1)
+            page = await trio.to_thread.run_sync(self._engine.read, path, oldest - 1, 1, 1)
             if page is not None and page.records:
                 state = state._replace(oldest_s=round(max(0.0, time.time() - page.records[0].at), 3))
-        return Response(200, as_compact_json(state._asdict()) + b"\n", [("Content-Type", "application/json"), NO_STORE])
+        return state
 
 
 _FIGURES = ("waiting", "leased", "delivered", "redelivered", "done", "dead", "workers")
-_ALLOW = ((b"Allow", b"GET, POST"),)
 _TOO_MANY = Refusal(
     503,
     "too_many_groups",
     f"There are as many groups as a server ({MAX_GROUPS}) or a room ({MAX_GROUPS_OF_ROOM}) has; end one first.",
 )
-
-
-def _read(read: Callable[[str], Read], request: Request) -> Read | Refusal:
-    """Read the query of a request."""
-    try:
-        return read(request.query)
-    except UsageError as error:
-        return Refusal(400, "group_query", f"This can't be done for a group: {error}.")
 
 
 def _position(tail: RoomTail | None, query: GroupQuery) -> int:

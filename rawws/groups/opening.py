@@ -9,6 +9,7 @@ import trio
 
 from rawws import logs
 from rawws.errors import Refusal, UsageError
+from rawws.groups.doors import Doors
 from rawws.groups.groups import Groups
 from rawws.groups.push import Pusher, PushTarget, read_push
 from rawws.hub.hub import Hub
@@ -91,7 +92,7 @@ class OpenGroups:
             await self._has_begun.wait()
         if self._error is not None:
             raise self._error
-        self._hub.queues = self._groups
+        self._hub.queues = Doors(self._groups)
 
     async def end(self) -> None:
         """Stop the groups. The store keeps their state."""

@@ -15,8 +15,8 @@ from rawws.access.grant import refuse_by_now
 from rawws.broadcast.message_ids import MessageId
 from rawws.errors import Refusal
 from rawws.groups.group import Worker
-from rawws.groups.protocol import NOT_LEASED, AnswerQuery, GroupQuery
-from rawws.groups.runner import Runner
+from rawws.groups.protocol import AnswerQuery, GroupQuery
+from rawws.groups.queue import Queue
 from rawws.groups.shelf import StoredMessage
 from rawws.groups.websockets import WORKING, worker_name
 from rawws.hub.queues import Wait, WorkerClient
@@ -49,6 +49,9 @@ class OneJob:
         self.job = (job, tried, message)
         self.has_come.set()
 
+    def flush(self) -> None:
+        """Do nothing: the job is answered with."""
+
     def end(self, refusal: Refusal) -> None:
         self.problem = refusal
         self.has_come.set()
@@ -59,12 +62,12 @@ class OneJob:
         self.end(Refusal(403, "disconnected", f"This poll was ended by the server{why}"))
 
 
-async def answer_get(runner: Runner, query: GroupQuery, client: WorkerClient, wait: Wait) -> Response | Refusal:
+async def answer_get(runner: Queue, query: GroupQuery, client: WorkerClient, wait: Wait) -> Response | Refusal:
     """Return the next job of a group, or 204 if none comes within the time that the query gives."""
     token = secrets.token_hex(8)
     lease = f"{token} {worker_name(client.number, client.address, client.user)}"
     worker = Worker(lease, ack_s=query.ack_s, tries=query.tries, once=True)
-    one = OneJob(runner.group.path, client.user)
+    one = OneJob(runner.path, client.user)
     runner.join(worker, one)
     problem: Refusal | None = None
     try:
@@ -94,11 +97,8 @@ def _job_response(token: str, job: MessageId, tried: int, message: StoredMessage
     return Response(200, message.payload, fields)
 
 
-async def answer_post(runner: Runner | None, query: AnswerQuery) -> Response | Refusal:
+async def answer_post(runner: Queue | None, query: AnswerQuery) -> Response | Refusal:
     """Do what a worker says about its job, and return 204 when that is stored."""
     if runner is None:
         return NO_GROUP
-    lease = runner.lease_of(query.answer.job, query.lease)
-    if not lease or not runner.answer(query.answer, lease):
-        return NOT_LEASED
-    return await runner.settled() or Response(204, b"", [NO_STORE])
+    return await runner.say_by_token(query.answer, query.lease) or Response(204, b"", [NO_STORE])

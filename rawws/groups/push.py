@@ -22,7 +22,7 @@ from rawws.broadcast.message_ids import MessageId
 from rawws.errors import Refusal, UsageError
 from rawws.groups.group import OF_CONNECTION, Worker
 from rawws.groups.protocol import Answer, GroupQuery, Verb, check_name
-from rawws.groups.runner import Runner
+from rawws.groups.queue import Queue
 from rawws.groups.shelf import StoredMessage
 from rawws.wire.frames import Opcode
 from rawws.wire.trace import FAULT, STATE, shorten
@@ -89,7 +89,7 @@ class Pusher:
         self._target = target
         self._nursery = nursery
         self._limiter = trio.CapacityLimiter(AT_ONCE)
-        self._runner: Runner | None = None
+        self._runner: Queue | None = None
         self._ssl = ssl.create_default_context() if target.url.startswith("https:") else None
         self._fails = False  # the last request had no success, and the log says so
         self.worker = Worker(f"{OF_CONNECTION}push to {target.url}", most=AT_ONCE, ack_s=3 * TIMEOUT_S, tries=TRIES)
@@ -99,7 +99,7 @@ class Pusher:
         """The query that a worker of this kind would have."""
         return GroupQuery(self._target.group, AT_ONCE, 3 * TIMEOUT_S, TRIES)
 
-    def join(self, runner: Runner) -> None:
+    def join(self, runner: Queue) -> None:
         """Begin to take jobs."""
         self._runner = runner
         runner.join(self.worker, self)
@@ -113,9 +113,15 @@ class Pusher:
     def deliver(self, job: MessageId, tried: int, message: StoredMessage) -> None:
         self._nursery.start_soon(self._push, job, tried, message)
 
+    def flush(self) -> None:
+        """Do nothing: each job is under way by itself."""
+
     def end(self, refusal: Refusal) -> None:
         sentence = f"no more jobs are pushed to {shorten(self._target.url)}: {refusal.sentence}"
         logs.server_line(logging.WARNING, FAULT, sentence)
+
+    def lose(self, job: MessageId) -> None:
+        """Do nothing: the URL has had its say, and another worker has the job or has done it."""
 
     async def _push(self, job: MessageId, tried: int, message: StoredMessage) -> None:
         outcome = Outcome(0, f"no answer within {LONGEST_S:g} s")  # each byte of it may take up to TIMEOUT_S
@@ -126,7 +132,7 @@ class Pusher:
         answer = outcome.answer(job, tried)
         self._tell(answer)
         assert self._runner is not None
-        self._runner.answer(answer, self.worker.lease)
+        self._runner.say(answer, self)
 
     def _tell(self, answer: Answer) -> None:
         fails = answer.verb is not Verb.ACK

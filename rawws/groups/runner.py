@@ -10,7 +10,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
 
 import trio
 
@@ -18,7 +17,8 @@ from rawws import logs
 from rawws.broadcast.message_ids import MessageId
 from rawws.errors import Refusal
 from rawws.groups.group import OF_CONNECTION, Dead, Delivery, Group, Worker
-from rawws.groups.protocol import Answer, Obituary, Verb, dead_room, encode_dead
+from rawws.groups.protocol import NOT_LEASED, Answer, Obituary, Verb, dead_room, encode_dead
+from rawws.groups.queue import ENDED, Answering, Client, State
 from rawws.groups.shelf import Shelf, StoredMessage
 from rawws.store.committer import Committer
 from rawws.store.engine import StoreBroken, StoreError
@@ -35,41 +35,6 @@ MOST_AT_ONCE = 1000
 MOST_TIMES = 1000
 # The rest after a message couldn't be read.
 REST_S = 1.0
-
-ENDED = Refusal(410, "group_ended", "This group has been ended; a new request begins it again.")
-
-
-class Client(Protocol):
-    """The other end of a worker."""
-
-    @property
-    def is_full(self) -> bool:
-        """Whether nothing more can be sent just now."""
-
-    def refuse(self) -> Refusal | None:
-        """Return why the worker may not have jobs any more; None if it may."""
-
-    def deliver(self, job: MessageId, tried: int, message: StoredMessage) -> None:
-        """Send a job. A client that can't be sent anything leaves soon."""
-
-    def end(self, refusal: Refusal) -> None:
-        """End the worker, which has left its group."""
-
-
-class State(NamedTuple):
-    """The state of a group, as ``?state`` and ``/metrics`` tell it."""
-
-    room: str
-    group: str
-    waiting: int  # messages that no worker has
-    leased: int
-    oldest: str | None  # the id of the oldest unfinished message
-    oldest_s: float | None  # its age in seconds
-    delivered: int  # since the server began
-    redelivered: int
-    done: int
-    dead: int  # ever
-    workers: int
 
 
 class Runner:
@@ -100,6 +65,11 @@ class Runner:
 
     def __repr__(self) -> str:
         return f"<Runner of {self.group!r} workers={len(self._clients)}>"
+
+    @property
+    def path(self) -> str:
+        """The path of its room."""
+        return self.group.path
 
     @property
     def oldest_at(self) -> float | None:
@@ -170,6 +140,15 @@ class Runner:
         self._clients.pop(worker, None)
         self.group.detach(worker)
 
+    def pause(self, worker: Worker) -> None:
+        """Give no jobs to a worker until `resume`."""
+        self.group.pause(worker)
+
+    def resume(self, worker: Worker) -> None:
+        """Give jobs to a worker again."""
+        self.group.resume(worker)
+        self.kick()
+
     def regrant(self) -> int:
         """End the workers that may not have jobs any more, and return their number."""
         ended = 0
@@ -190,7 +169,7 @@ class Runner:
             return False
         match answer.verb:
             case Verb.ACK:
-                is_own = group.ack(number, lease)
+                is_own = self.group.ack(number, lease)
             case Verb.NAK:
                 is_own = group.nak(number, lease, trio.current_time(), answer.in_s, answer.why)
             case Verb.MORE:
@@ -204,6 +183,16 @@ class Runner:
     def lease_of(self, job: MessageId, token: str) -> str:
         """Return the name of a lease of a worker without a connection; empty if it has none. See `Group.lease_of`."""
         return self.group.lease_of(job.number, token) if job.epoch == self.epoch else ""
+
+    def say(self, answer: Answer, client: Answering) -> None:
+        """Do what a worker says about a job, or have its client `lose` the job."""
+        if not self.answer(answer, client.worker.lease):
+            client.lose(answer.job)
+
+    async def say_by_token(self, answer: Answer, token: str) -> Refusal | None:
+        """Do what a worker without a connection says about a job; return None when that is stored."""
+        lease = self.lease_of(answer.job, token)
+        return await self.settled() if lease and self.answer(answer, lease) else NOT_LEASED
 
     async def settled(self) -> Refusal | None:
         """Wait until all that has happened is stored, and jobs are given to workers; return why that can't be.
@@ -338,30 +327,38 @@ class Runner:
         if not deliveries:
             return {}
         found = await self._shelf.get([delivery.number for delivery in deliveries])
-        lost = [delivery for delivery in deliveries if found[delivery.number] is None]
+        lost = [each for each in deliveries if found[each.number] is None] if None in found.values() else []
         for delivery in lost:
             self.group.drop_lost(delivery)
         if lost:
             whose, first = f"{self.group.name} of {shorten(self.group.path)}", f"{self.epoch}-{lost[0].number}"
             sentence = f"jobs of the group {whose} are lost in the store: {len(lost)}, from {first} on"
             logs.server_line(logging.ERROR, FAULT, sentence)
-        return {number: message for number, message in found.items() if message is not None}
+            return {number: message for number, message in found.items() if message is not None}
+        return found  # type: ignore[return-value]
 
     def _send(self, deliveries: list[Delivery], messages: dict[int, StoredMessage]) -> None:
         """Send deliveries, whose leases are stored, to all workers that can take them."""
         now, group, clients, epoch = trio.current_time(), self.group, self._clients, self.epoch
+        asked: dict[Worker, Client] = {}  # nothing can change what a worker may do within this turn
         for delivery in deliveries:
             worker, number, tried = delivery
-            message, client = messages.get(number), clients.get(worker)
+            message = messages.get(number)
             if message is None:
                 continue
+            client = asked.get(worker)
+            if client is None and (client := clients.get(worker)) is not None:
+                if (refusal := client.refuse()) is not None:
+                    self._send_away(worker, client, refusal)
+                    continue
+                asked[worker] = client
             if client is None or client.is_full:
                 group.give_back(delivery, now)
                 self._shelf.put_back(number, message)
-            elif (refusal := client.refuse()) is not None:
-                self._send_away(worker, client, refusal)
             elif group.begin(delivery, now):
                 client.deliver(MessageId(epoch, number), tried, message)
+        for client in asked.values():
+            client.flush()
 
     # The dead
 

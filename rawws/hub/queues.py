@@ -86,10 +86,13 @@ class Queues(Protocol):
     def refuse_publishing(self, path: str) -> Refusal | None:
         """Return why a room takes no message at present: its groups keep too many; None if it does."""
 
+    async def refresh(self) -> None:
+        """Have `figures` be those of now, as far as that is possible."""
+
     def figures(self) -> Iterable[GroupFigures]:
         """Return the figures of each group."""
 
-    async def end(self, path: str, group: str) -> bool:
+    async def end(self, path: str, group: str) -> bool | Refusal:
         """Forget a group and what it has left to do; return False if there is none."""
 
     def end_workers(self, is_wanted: Callable[[object], bool], code: int, reason: str | None) -> int:
@@ -102,19 +105,22 @@ class NoQueues:
     callbacks = _NONE
 
     def __init__(self, refusal: Refusal) -> None:
-        self._refusal = refusal
+        self.refusal = refusal
 
     def refuse(self, request: Request) -> Refusal | None:
-        return self._refusal
+        return self.refusal
 
     async def prepare(self, request: Request) -> Refusal | None:
-        return self._refusal
+        return self.refusal
 
     async def answer(self, request: Request, client: WorkerClient, wait: Wait) -> Response | Refusal:
-        return self._refusal
+        return self.refusal
 
     def refuse_publishing(self, path: str) -> Refusal | None:
         return None
+
+    async def refresh(self) -> None:
+        pass
 
     def figures(self) -> Iterable[GroupFigures]:
         return ()
@@ -124,3 +130,8 @@ class NoQueues:
 
     def end_workers(self, is_wanted: Callable[[object], bool], code: int, reason: str | None) -> int:
         return 0
+
+
+def why_none(queues: Queues) -> Refusal | None:
+    """Return why a hub keeps no jobs, with advice for its operator; None if it does."""
+    return queues.refusal if isinstance(queues, NoQueues) else None

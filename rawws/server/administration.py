@@ -122,7 +122,7 @@ class AdminApp(Middleware):
         if path == HISTORY:
             return await self._clear_history(exchange, read_history(query))
         if path == GROUPS:
-            return self._list_groups(query) if method != "DELETE" else await self._end_group(exchange, query)
+            return await self._list_groups(query) if method != "DELETE" else await self._end_group(exchange, query)
         if method == "DELETE":
             return await self._disconnect(exchange, query)
         if path == PEERS:
@@ -163,15 +163,19 @@ class AdminApp(Middleware):
         logs.line(logs.hub, logging.INFO, exchange.number, STATE, sentence)
         return answer_json({"room": path, "messages": messages, "last_id": room.last_id})
 
-    def _list_groups(self, query: str) -> Response:
+    async def _list_groups(self, query: str) -> Response:
         """Return all groups, whose number is bounded."""
         read_nothing(query)
+        await self._hub.queues.refresh()
         groups = [{"room": each.room, "group": each.group, **each.values} for each in self._hub.queues.figures()]
         return answer_json({"groups": groups})
 
     async def _end_group(self, exchange: Exchange, query: str) -> Response | Refusal:
         path, group = read_group(query)
-        if not await self._hub.queues.end(path, group):
+        ended = await self._hub.queues.end(path, group)
+        if isinstance(ended, Refusal):
+            return ended
+        if not ended:
             return Refusal(404, "no_such_group", f"The room {shorten(path)} has no group {shorten(group)}.")
         sentence = f"administration: ended the group {group} of room {path}"
         logs.line(logs.hub, logging.INFO, exchange.number, STATE, sentence)

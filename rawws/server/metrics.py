@@ -49,6 +49,7 @@ class MetricsApp(Middleware):
             await self.elsewhere.serve_exchange(exchange)
             return
         await exchange.discard_body()
+        await self._hub.queues.refresh()
         registry = self._prometheus.CollectorRegistry(auto_describe=False)
         registry.register(_Collector(self._hub, exchange, self._worker))
         body = self._prometheus.generate_latest(registry)

@@ -11,7 +11,7 @@ import trio
 
 from rawws.broadcast.log import History
 from rawws.groups.protocol import GroupQuery, Verb
-from rawws.groups.runner import ENDED
+from rawws.groups.queue import ENDED
 from rawws.store.engine import StoreBroken, StoreError
 from rawws.store.entries import Append, GroupWrite, Page
 from rawws.store.memory_engine import MemoryEngine
