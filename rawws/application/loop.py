@@ -39,7 +39,8 @@ class Call(Protocol):
         """Make the calls of ``receive`` and ``send`` that the application wants, until it has ended.
 
         Returns earlier if ``may_leave``, which is called whenever something has been done, returns True. Then the call
-        has to be followed again. Raises what the application raises. A cancellation is passed on to the application, which has some time to clean up, and ends the call.
+        has to be followed again. Raises what the application raises. A cancellation is passed on to the application,
+        which has some time to clean up, and ends the call.
         """
 
 
