@@ -150,12 +150,7 @@ def read_clean(received: bytearray, limits: Limits, room: int) -> CleanExchange 
 
     ``room`` is the number of bytes that the head may have.
     """
-    is_kept = (
-        len(received) <= _MOST_KEPT_BYTES
-        and received.endswith(b"\r\n\r\n")
-        and received.count(b"\n") <= _MOST_KEPT_LINES
-    )
-    found = _read_kept(bytes(received)) if is_kept else _read(received)
+    found = _read_kept(bytes(received)) if _may_come_again(received) else _read(received)
     if found is None:
         return None
     request, line_end = found
@@ -179,6 +174,16 @@ def _read(received: bytes | bytearray) -> tuple[Request, int] | None:
         return None
     request = Request(match[1].decode("ascii"), match[2].decode("ascii"), "1.1", headers, match[0])
     return request, match.end(2) + len(b" HTTP/1.1\r")
+
+
+def _may_come_again(received: bytearray) -> bool:
+    """Say whether bytes are one head, as it seems, that is small, and not made for this once as a handshake's is."""
+    return (
+        len(received) <= _MOST_KEPT_BYTES
+        and received.endswith(b"\r\n\r\n")
+        and received.count(b"\n") <= _MOST_KEPT_LINES
+        and b"Sec-WebSocket-Key:" not in received
+    )
 
 
 # The same bytes come again and again, from clients that keep their connections and from health checks, and equal bytes
