@@ -187,7 +187,7 @@ def _may_come_again(received: bytearray) -> bool:
 
 
 # The same bytes come again and again, from clients that keep their connections and from health checks, and equal bytes
-# have one reading. What is kept depends on no connection and no limit, and takes less than a megabyte.
+# have one reading. The kept requests depend on no connection and no limit, and take less than a megabyte.
 _read_kept = lru_cache(maxsize=32)(_read)
 _MOST_KEPT_BYTES = 2 * KIB
 _MOST_KEPT_LINES = 32
