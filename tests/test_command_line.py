@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -49,8 +50,9 @@ def test_a_run_of_all_leaves_the_thorough_tests_out(
     monkeypatch: pytest.MonkeyPatch, given: str, source: pytest.Config.ArgsSource, chosen: str
 ) -> None:
     monkeypatch.setattr(tests.costs, "pytest_configure", lambda _: None)
-    config: Any = SimpleNamespace(option=SimpleNamespace(markexpr=given), args_source=source)
+    config: Any = SimpleNamespace(option=SimpleNamespace(markexpr=given), args_source=source, stash={})
     tests.conftest.pytest_configure(config)
+    os.close(config.stash[tests.conftest.STANDARD_ERROR])
     assert config.option.markexpr == chosen
 
 
