@@ -123,8 +123,8 @@ def logging_as_before() -> Iterator[None]:
 def alarm(pytestconfig: pytest.Config) -> Iterator[None]:
     """Fail a test that hangs anywhere, by the wall clock. A busy machine gets more time.
 
-    What all threads are doing is written to standard error then, even if Python is not reached. pytest's own option for
-    this starts and ends a thread for each test, and waits for that.
+    The tracebacks of all threads are written to standard error then, even of one that hangs in C. pytest's own option
+    for this starts and ends a thread for each test, and waits for that.
     """
     began = time.monotonic()
 

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
         (f"tests/{Path(__file__).name}::test_nothing", f"ERROR: not found: {__file__}::test_nothing"),
     ],
 )
-def test_what_does_not_exist_is_named_by_pytests_own_sentence(given: str, sentence: str) -> None:
+def test_a_path_that_does_not_exist_is_named_by_pytests_own_sentence(given: str, sentence: str) -> None:
     command = [sys.executable, "-m", "pytest", "-n", "1", "-p", "no:cacheprovider", given]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert ran.stderr.startswith(sentence)
