@@ -14,7 +14,7 @@ import trio
 
 from rawws import Hub, UsageError
 from rawws.limits import LEAST_STORE_BYTES
-from rawws.store import loaded_room, retention, sqlite_engine, sqlite_write, stored_rooms
+from rawws.store import loaded_room, retention, sqlite_engine, stored_rooms
 from rawws.store.entries import Entry, Keep, Outcome
 from rawws.store.file_bounds import FileLimit
 from rawws.store.memory_engine import MemoryEngine
@@ -50,7 +50,7 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have each commit forget all rooms of which nothing is left."""
     monkeypatch.setattr(sqlite_engine, "RETURN_S", -1.0)
     monkeypatch.setattr(sqlite_engine, "SWEEP_S", -1.0)
-    for module in (retention, sqlite_write):
+    for module in (retention, sqlite_engine):
         monkeypatch.setattr(module, "FORGOTTEN_AFTER_S", -1.0)
 
 
