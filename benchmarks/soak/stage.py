@@ -37,10 +37,11 @@ START_TIMEOUT_S = 15.0
 # After Redis has returned, a node reconnects within 2 s, and clients that came meanwhile wait for at most 3 s.
 SETTLES_S = 8.0
 
+HISTORY_BYTES = 8 * 2**20
 # Pings find a dead peer sooner than by default, and the history holds the half minute for which a client is away at
 # most. A peer that lags by a MiB is closed, and resumes from that history.
 FLAGS = (
-    *("--hello", "", "--log-level", "info", "--metrics", "--history", "3000", "--history-bytes", "8M"),
+    *("--hello", "", "--log-level", "info", "--metrics", "--history", "3000", "--history-bytes", str(HISTORY_BYTES)),
     *("--max-lag", "1M", "--ping-interval", "4", "--ping-timeout", "8", "--close-timeout", "3"),
 )
 ADMIN_TOKEN = "of-an-operator-of-the-soak"
