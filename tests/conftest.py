@@ -101,7 +101,7 @@ def pytest_collection_finish() -> None:
 
 
 # No test takes a quarter of it on a machine that does nothing else.
-ALARM_S = 180
+ALARM_S = 360
 
 
 @pytest.fixture(autouse=True)

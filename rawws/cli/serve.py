@@ -24,6 +24,7 @@ from rawws.cli.serve_flags import FLAGS
 from rawws.cli.token_sources import TokenSources, check_token_flags
 from rawws.errors import UsageError
 from rawws.hub.hub import Hub, Mode
+from rawws.hub.queues import why_none
 from rawws.local.sequencer import Sequencer
 from rawws.local.serving import SequencerServer
 from rawws.local.sharing import LOCAL, share_with_workers
@@ -309,6 +310,7 @@ class _Program:
             case_headers=self._cases.headers,
             path=self._paths.example,
             has_rooms=self._hub.mode is Mode.BROADCAST,
+            why_no_groups=lambda: why_none(self._hub.queues),
         )
         access = Access(options.page_token, secure=self._tls is not None)
         return Page(self._tracer, about, any_host=not local, access=access)

@@ -21,6 +21,7 @@ from tests.backplane.commands import BANNED, answering, ask, is_open, lines, nam
 from tests.redis_server import RedisServer, network, redis_server
 from tests.room_serving import Rooms
 from tests.serving.client import Client
+from tests.serving.machine import PATIENCE_S
 from tests.serving.wire import seen_text, text
 
 KEY = "rawws:commands"
@@ -342,7 +343,7 @@ async def test_a_flood_of_commands_holds_nobody_up(
         assert await redis.ask("EVAL", script, "0") == 1
         for number in range(20):
             await client.send(text(str(number)))
-            with trio.fail_after(2):
+            with trio.fail_after(PATIENCE_S):
                 assert await client.frame() == seen_text(str(number))
         a.hub.disconnect(user="Al", code=4403, reason="banned")
         assert await client.frame() == BANNED, "all of the others have been carried out before it"

@@ -160,7 +160,7 @@ def half_open(port: int, count: int) -> list[socket.socket]:
 
 
 @NEEDS_PROC
-@pytest.mark.patience(150)
+@pytest.mark.patience(300)
 @pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.thorough)])
 async def test_thousands_of_half_open_connections_keep_no_client_out_and_are_closed(
     program: Program, count: int

@@ -54,7 +54,7 @@ def wait_listening_at(port: int) -> None:
     end = time.monotonic() + PATIENCE_S
     while True:
         try:
-            socket.create_connection((LOOPBACK, port), timeout=1).close()
+            socket.create_connection((LOOPBACK, port), timeout=PATIENCE_S).close()
         except OSError:
             assert time.monotonic() < end, f"nothing listens at port {port} within {PATIENCE_S:g} s"
             time.sleep(0.01)
