@@ -20,6 +20,14 @@ def is_dead_room(path: str) -> bool:
     return bool(rooms_of_dead(path))
 
 
+def group_of_dead_room(path: str) -> tuple[str, str] | None:
+    """Return the room and the name of the group whose dead jobs would be kept at a path; None for another path."""
+    if not path.endswith(".dead"):
+        return None
+    room, _, group = path.removesuffix(".dead").rpartition(".")
+    return (room, group) if room and _GROUP.fullmatch(group) else None
+
+
 def rooms_of_dead(path: str) -> tuple[str, ...]:
     """Return the room whose jobs have died in a dead room, and if that is a dead room too, the one with which it began.
 

@@ -52,7 +52,7 @@ class Doors:
             answer = _read(read_answer_query, request)
             if isinstance(answer, Refusal):
                 return answer
-            if (trouble := self._home.trouble) is not None:
+            if (trouble := self._home.trouble_of(path)) is not None:
                 return trouble
             found = await self._home.find(path, answer.group)
             return found if isinstance(found, Refusal) else await answer_post(found, answer)
@@ -89,6 +89,9 @@ class Doors:
 
     def refuse_publishing(self, path: str) -> Refusal | None:
         return self._home.refuse_publishing(path)
+
+    def keeps_dead(self, path: str) -> bool:
+        return self._home.keeps_dead(path)
 
     async def refresh(self) -> None:
         await self._home.refresh()

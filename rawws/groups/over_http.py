@@ -36,8 +36,6 @@ GONE = Refusal(403, "disconnected", "This worker has gone.")
 class OneJob:
     """The worker of one GET, as a `Client` of its group."""
 
-    is_full = False
-
     def __init__(self, path: str, group: str, worker: Worker, client: WorkerClient) -> None:
         self.worker = worker
         self.room, self.group = path, group

@@ -89,8 +89,6 @@ class Outcome(NamedTuple):
 class Pusher:
     """The worker that sends the jobs of one group to a URL, as a `Client` of the group."""
 
-    is_full = False
-
     def __init__(self, target: PushTarget, nursery: trio.Nursery) -> None:
         self._target = target
         self._nursery = nursery

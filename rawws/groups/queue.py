@@ -6,21 +6,23 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from rawws.broadcast.message_ids import MessageId
-from rawws.errors import Refusal
+from rawws.errors import RETRY_SOON, Refusal
 from rawws.groups.group import Worker
 from rawws.groups.protocol import Answer, GroupQuery
 from rawws.groups.shelf import StoredMessage
 from rawws.hub.queues import GroupFigures
 
 ENDED = Refusal(410, "group_ended", "This group has been ended; a new request begins it again.")
+BEGINS_AGAIN = Refusal(
+    503,
+    "group_begins_again",
+    "The room of this group has begun again, and so does the group; connect again.",
+    RETRY_SOON,
+)
 
 
 class Client(Protocol):
     """The other end of a worker."""
-
-    @property
-    def is_full(self) -> bool:
-        """Whether nothing more can be sent just now."""
 
     def refuse(self) -> Refusal | None:
         """Return why the worker may not have jobs any more; None if it may."""
@@ -58,6 +60,10 @@ class State(NamedTuple):
     done: int
     dead: int  # ever
     workers: int
+
+
+# The members of a state that are figures of the group.
+FIGURES = ("waiting", "leased", "delivered", "redelivered", "done", "dead", "workers")
 
 
 class Queue(Protocol):
@@ -109,9 +115,8 @@ class Queue(Protocol):
 class Home(Protocol):
     """The place where the leases of a hub's groups live."""
 
-    @property
-    def trouble(self) -> Refusal | None:
-        """The reason why nothing can be changed at present, so that workers had better wait; None if something can."""
+    def trouble_of(self, path: str) -> Refusal | None:
+        """Return why nothing in a room can be changed at present, so that workers had better wait; None if it can."""
 
     def known(self, path: str, group: str) -> Queue | None:
         """Return a group that is open here; None if there is none."""
@@ -127,6 +132,9 @@ class Home(Protocol):
 
     def refuse_publishing(self, path: str) -> Refusal | None:
         """Return why a room takes no message at present; None if it does."""
+
+    def keeps_dead(self, path: str) -> bool:
+        """Return whether a group has, or had, its dead jobs in a room."""
 
     async def refresh(self) -> None:
         """Have `figures` be those of now, as far as that is possible."""

@@ -19,7 +19,7 @@ from rawws.broadcast.message_ids import MessageId
 from rawws.errors import Refusal
 from rawws.groups.group import OF_CONNECTION, Dead, Delivery, Group, Worker
 from rawws.groups.protocol import NOT_LEASED, Answer, Obituary, Verb, encode_dead
-from rawws.groups.queue import ENDED, Answering, Client, State
+from rawws.groups.queue import BEGINS_AGAIN, ENDED, Answering, Client, State
 from rawws.groups.shelf import Shelf, StoredMessage
 from rawws.store.committer import Committer
 from rawws.store.engine import StoreBroken, StoreError
@@ -238,6 +238,11 @@ class Runner:
         self._stop(ENDED)
         self._committer.put(GroupEnd(self.group.path, self.group.name))
 
+    def begin_again(self) -> None:
+        """Forget the group, whose room has begun a new epoch. Its workers are sent away, to come back."""
+        self._stop(BEGINS_AGAIN)
+        self._committer.put(GroupEnd(self.group.path, self.group.name))
+
     def _stop(self, problem: Refusal) -> None:
         self.problem = problem
         clients, self._clients = self._clients, {}
@@ -362,7 +367,7 @@ class Runner:
                     self._send_away(worker, client, refusal)
                     continue
                 asked[worker] = client
-            if client is None or client.is_full:
+            if client is None or worker.is_paused:  # nothing more can be sent to it just now
                 group.give_back(delivery, now)
                 self._shelf.put_back(number, message)
             elif group.begin(delivery, now):

@@ -17,15 +17,15 @@ from rawws.wire.messages import Request, Response
 NO_STORE = Refusal(
     501,
     "no_groups",
-    "This server keeps no jobs: a group needs a store.",
+    "This server keeps no jobs: a group needs a store, or a backplane.",
     hint="start the server with --store PATH, or with --queue-in-memory if jobs may be lost when it ends",
 )
 
 SHARED = Refusal(
     501,
     "no_shared_groups",
-    "Rooms that are shared through --backplane have no groups yet.",
-    hint="for jobs, start one server with --store PATH in place of --backplane",
+    "The rooms of this server were shared after it had begun to serve, and so they have no groups.",
+    hint="in the program, begin rawws.share before rawws.serve",
 )
 # The most that the groups of a room keep.
 QUEUE_BYTES = 64 * MIB
@@ -33,6 +33,9 @@ QUEUE_BYTES = 64 * MIB
 # Waits for something to happen, for at most a number of seconds.
 Happens = Callable[[], Awaitable[None]]
 Wait = Callable[[Happens, float], Awaitable[None]]
+
+
+DEAD_ROOM = Refusal(403, "dead_room", "This room has the dead jobs of a group; only the server publishes here.")
 
 
 class _NoCallbacks(Callbacks):
@@ -124,6 +127,9 @@ class Queues(Protocol):
     def refuse_publishing(self, path: str) -> Refusal | None:
         """Return why a room takes no message at present: its groups keep too many; None if it does."""
 
+    def keeps_dead(self, path: str) -> bool:
+        """Return whether a room is one in which a group has its dead jobs, so that no client publishes there."""
+
     async def refresh(self) -> None:
         """Have `figures` be those of now, as far as that is possible."""
 
@@ -156,6 +162,9 @@ class NoQueues:
 
     def refuse_publishing(self, path: str) -> Refusal | None:
         return None
+
+    def keeps_dead(self, path: str) -> bool:
+        return False
 
     async def refresh(self) -> None:
         pass

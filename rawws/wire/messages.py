@@ -48,12 +48,13 @@ class Headers:
     value.
     """
 
-    __slots__ = ("_fields", "_lines", "_values")
+    __slots__ = ("_fields", "_lines", "_lower", "_values")
 
     def __init__(self, fields: Sequence[tuple[str, str]] | None = None) -> None:
         fields = fields or ()
         self._fields = tuple(fields)
         self._lines: bytes | None = None  # once they were asked for
+        self._lower: tuple[tuple[bytes, bytes], ...] | None = None  # likewise
         self._values: dict[str, list[str]] = {}
         values = self._values
         for name, value in fields:
@@ -139,6 +140,12 @@ class Headers:
     def raw(self) -> list[tuple[bytes, bytes]]:
         """Return the fields as h11 takes them."""
         return [(name.encode("ascii"), value.encode("ascii")) for name, value in self._fields]
+
+    def raw_lower(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Return the fields as ASGI has them: with names in lower case. They are kept, as the lines are."""
+        if self._lower is None:
+            self._lower = tuple((name.lower(), value) for name, value in self.raw())
+        return self._lower
 
     def lines(self) -> bytes:
         """Return the fields as they go on the wire, each as a line; empty if one of them can't be sent as it is.
