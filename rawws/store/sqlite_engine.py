@@ -213,7 +213,7 @@ class SqliteEngine:
     def _make_space(self, now: float) -> bool:
         """Forget rooms of which nothing is left earlier than else, in a part of all; return whether there are more.
 
-        Those who make rooms must not be able to keep others out for a day.
+        Clients that make many rooms must not be able to keep others out for a day.
         """
         self._is_crowded = True
         with self._transaction():
@@ -230,7 +230,7 @@ class SqliteEngine:
         self._note_size()
         count = pages_to_give_back(self._pages)
         if count and self._can_shrink:
-            query(self._writer, f"PRAGMA incremental_vacuum({count})")
+            self._writer.executescript(f"PRAGMA incremental_vacuum({count})")  # `execute` would give back one page
             self._is_unsynced = self.mode is not SyncMode.ALWAYS
             self._has_shrunk = True
             self._bound_wal()
