@@ -35,7 +35,8 @@ FOLDERS = ("wire", "broadcast", "access", "inspection")
 # Those of folders whose other modules block.
 SINGLE = (
     *("store/checksums", "store/entries", "store/file_bounds", "store/losses", "store/modes", "store/retention"),
-    *("groups/backlog", "groups/group", "groups/protocol", "groups/timers"),
+    *("local/outgoing", "local/protocol", "local/sequence", "local/sequencer"),
+    *("groups/backlog", "groups/group", "groups/mirror", "groups/protocol", "groups/timers"),
 )
 MODULES = sorted(
     [

@@ -20,6 +20,7 @@ from rawws.cli.arguments import (
     size,
     text,
     token,
+    workers,
 )
 from rawws.cli.flags import Flag, FlagTable, Value, show_size
 from rawws.cli.token_sources import TOKEN_FLAGS
@@ -250,9 +251,11 @@ _ROOMS = (
     ),
     Flag(
         "--workers",
-        Value(count, "N"),
-        "number of worker processes sharing the port, each of which is a node; requires `--backplane`. "
-        "`--max-connections` and `--max-memory` are divided among them; other limits apply to each",
+        Value(workers, "N"),
+        "number of worker processes sharing the port and the rooms; `auto` for one for each core. `--max-connections` "
+        "and `--max-memory` are divided among them; other limits apply to each",
+        manual="Without `--backplane` the first process shares the rooms among the workers (`--backplane local:`), and "
+        "a restart forgets them. With a Redis each worker is a node of it.",
     ),
     Flag(
         "--latest-key",

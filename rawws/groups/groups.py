@@ -12,14 +12,16 @@ from typing import Protocol
 import trio
 
 from rawws import logs
-from rawws.errors import RETRY_SOON, Refusal
+from rawws.access.dead_rooms import dead_room, group_of_dead_room
+from rawws.errors import Refusal
 from rawws.groups.backlog import Backlog
 from rawws.groups.group import Group
-from rawws.groups.protocol import GroupQuery, dead_room
-from rawws.groups.queue import Client, State
+from rawws.groups.limits import MAX_GROUPS, MAX_GROUPS_OF_ROOM, TOO_MANY, refuse_full
+from rawws.groups.protocol import GroupQuery
+from rawws.groups.queue import FIGURES, Client, State
 from rawws.groups.runner import Runner
 from rawws.groups.shelf import PAGE_BYTES, PAGE_MESSAGES, Shelf
-from rawws.hub.queues import DEAD_ROOM, QUEUE_BYTES, GroupFigures, group_of_dead_room
+from rawws.hub.queues import DEAD_ROOM, QUEUE_BYTES, GroupFigures
 from rawws.relay.loop import current_loop
 from rawws.store.committer import Committer
 from rawws.store.engine import StoreError, StoreFull
@@ -27,8 +29,6 @@ from rawws.store.entries import Append, GroupEnd, GroupState, GroupWrite, Outcom
 from rawws.store.stored_rooms import BROKEN, FULL, TROUBLE
 from rawws.wire.trace import FAULT, STATE, shorten
 
-# A group is made by the first worker that names it, so their number is bounded.
-MAX_GROUPS, MAX_GROUPS_OF_ROOM = 1000, 32
 # The bytes that the groups of a room keep are counted in at most about this many parts.
 BACKLOG_PARTS = 1024
 # Publishers that wait go on when this part of the limit is free.
@@ -271,19 +271,16 @@ class Groups:
     def refuse_publishing(self, path: str) -> Refusal | None:
         if self.keeps_dead(path):
             return DEAD_ROOM
-        if path not in self._held:
-            return None
-        sentence = f"The groups of this room keep as many bytes as it takes (--queue-bytes {self._queue_bytes}); "
-        return Refusal(507, "queue_full", sentence + "try again when its workers have done some.", RETRY_SOON)
+        return refuse_full(self._queue_bytes) if path in self._held else None
 
     # For its doors
 
-    @property
-    def trouble(self) -> Refusal | None:
-        """The reason why nothing can be stored at present, so that workers had better wait; None if something can.
+    def trouble_of(self, path: str) -> Refusal | None:
+        """Return why nothing can be stored at present, so that workers had better wait; None if something can.
 
         While the store is short of space, what workers do still is: it makes the store smaller.
         """
+        del path  # all rooms are in one store
         failure = self._committer.failure
         if failure is None:
             return None
@@ -307,11 +304,11 @@ class Groups:
             len(self._runners) + len(self._opening) >= MAX_GROUPS
             or len(self._of_room.get(path, ())) >= MAX_GROUPS_OF_ROOM
         ):
-            return _TOO_MANY
+            return TOO_MANY
         if self._tasks is None:
             return BROKEN
-        if self.trouble is not None:
-            return self.trouble
+        if (trouble := self.trouble_of(path)) is not None:
+            return trouble
         if self._committer.trouble is not None:
             return FULL  # it would keep more messages
         self._opening[key] = trio.Event()
@@ -344,7 +341,7 @@ class Groups:
     def figures(self) -> Iterator[GroupFigures]:
         for (path, name), runner in self._runners.items():
             state = runner.state()
-            values = {field: getattr(state, field) for field in _FIGURES}
+            values = {field: getattr(state, field) for field in FIGURES}
             if state.oldest is not None and runner.oldest_at is not None:
                 values["oldest_s"] = max(0.0, time.time() - runner.oldest_at)
             yield GroupFigures(path, name, values)
@@ -364,14 +361,6 @@ class Groups:
             if page is not None and page.records:
                 state = state._replace(oldest_s=round(max(0.0, time.time() - page.records[0].at), 3))
         return state
-
-
-_FIGURES = ("waiting", "leased", "delivered", "redelivered", "done", "dead", "workers")
-_TOO_MANY = Refusal(
-    503,
-    "too_many_groups",
-    f"There are as many groups as a server ({MAX_GROUPS}) or a room ({MAX_GROUPS_OF_ROOM}) has; end one first.",
-)
 
 
 def _position(tail: RoomTail | None, query: GroupQuery) -> int:

@@ -172,7 +172,7 @@ class Hub:
             check_number("store_bytes", store_bytes, least=LEAST_STORE_BYTES)
         check_number("store_rooms", store_rooms, least=1)
         self.store_bytes, self.store_rooms = store_bytes, store_rooms
-        self.push = _check_push(push, has_store=store is not None or queue_in_memory)
+        self.push = _check_push(push)
         check_number("queue_bytes", queue_bytes, least=1)
         self.store_interval_s = store_interval_s
         if store_sync not in STORE_SYNCS:
@@ -234,7 +234,7 @@ class Hub:
     def _choose_backplane(self, path: str) -> Backplane[RoomState] | None:
         if self.backplane is not None:
             return self.backplane.of(path)
-        return ClosedStore() if self.stored is None and self._has_jobs else self.stored
+        return ClosedStore() if self.stored is None and self._has_store else self.stored
 
     @property
     def obstacle(self) -> str:
@@ -244,7 +244,7 @@ class Hub:
         return "the backplane is away" if self.backplane is not None and self.backplane.is_away else ""
 
     @property
-    def _has_jobs(self) -> bool:
+    def _has_store(self) -> bool:
         return self.store is not None or self.queue_in_memory
 
     def _choose_settings(self, path: str) -> RoomSettings:
@@ -315,7 +315,7 @@ class Hub:
             history_bytes=history.max_bytes,
             history_age=history.max_age_s,
             store_bytes=self.store_bytes,
-            store_rooms=self.store_rooms if self._has_jobs else None,
+            store_rooms=self.store_rooms if self._has_store else None,
         )
 
     def refuse_room(self, path: str, among: Collection[str] | None = None) -> Refusal | None:
@@ -413,10 +413,12 @@ class Hub:
         polls = [poll for poll in self.polls if _is_user(poll.user, user)]
         for poll in polls:
             poll.end(reason or "")
-        workers = self.queues.end_workers(partial(_is_user, wanted=user), code, reason)
+        workers = [worker for worker in self.queues.workers() if _is_user(worker.user, user)]
+        for worker in workers:
+            worker.close(code, reason)
         if self.backplane is not None and command is not None:
             self.backplane.tell(DISCONNECT, command)
-        return len(found) + len(polls) + workers
+        return len(found) + len(polls) + len(workers)
 
     def serving(self) -> AbstractContextManager[None]:
         """Return a context in which other threads may call this hub, for its server."""
@@ -544,9 +546,7 @@ def _check_store(store: str | os.PathLike[str] | None, mode: Mode) -> str | os.P
     return store
 
 
-def _check_push(push: Sequence[str] | None, *, has_store: bool) -> tuple[str, ...]:
-    if push and not has_store:
-        raise UsageError("push sends the jobs of groups, which need a store; give one, or queue_in_memory")
+def _check_push(push: Sequence[str] | None) -> tuple[str, ...]:
     check_names("push", push)
     return tuple(push or ())
 

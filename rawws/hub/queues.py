@@ -5,7 +5,6 @@ A hub lies below the groups, and needs only this interface. `rawws.groups.groups
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
@@ -18,15 +17,15 @@ from rawws.wire.messages import Request, Response
 NO_STORE = Refusal(
     501,
     "no_groups",
-    "This server keeps no jobs: a group needs a store.",
+    "This server keeps no jobs: a group needs a store, or a backplane.",
     hint="start the server with --store PATH, or with --queue-in-memory if jobs may be lost when it ends",
 )
 
 SHARED = Refusal(
     501,
     "no_shared_groups",
-    "Rooms that are shared through --backplane have no groups yet.",
-    hint="for jobs, start one server with --store PATH in place of --backplane",
+    "The rooms of this server were shared after it had begun to serve, and so they have no groups.",
+    hint="in the program, begin rawws.share before rawws.serve",
 )
 # The most that the groups of a room keep.
 QUEUE_BYTES = 64 * MIB
@@ -34,15 +33,6 @@ QUEUE_BYTES = 64 * MIB
 # Waits for something to happen, for at most a number of seconds.
 Happens = Callable[[], Awaitable[None]]
 Wait = Callable[[Happens, float], Awaitable[None]]
-
-
-_DEAD_ROOM = re.compile(r"(.*)\.([A-Za-z0-9][A-Za-z0-9_-]{0,31})\.dead")
-
-
-def group_of_dead_room(path: str) -> tuple[str, str] | None:
-    """Return the room and the name of the group whose dead jobs would be kept at a path; None for another path."""
-    found = _DEAD_ROOM.fullmatch(path) if path.endswith(".dead") else None
-    return None if found is None else (found[1], found[2])
 
 
 DEAD_ROOM = Refusal(403, "dead_room", "This room has the dead jobs of a group; only the server publishes here.")
@@ -61,6 +51,14 @@ class WorkerClient(NamedTuple):
     number: int  # of its connection
     address: Address
     user: object
+    has_gone: Callable[[], bool]  # as far as that is known now
+
+
+class Handed(NamedTuple):
+    """The answer with a job for a worker that has HTTP alone. ``take_back`` is for an answer that hasn't arrived."""
+
+    response: Response
+    take_back: Callable[[], None]
 
 
 class GroupFigures(NamedTuple):
@@ -69,6 +67,45 @@ class GroupFigures(NamedTuple):
     room: str
     group: str
     values: Mapping[str, float]
+
+
+class GroupWorker(Protocol):
+    """A worker with a connection, as an operator sees it."""
+
+    @property
+    def number(self) -> int:
+        """The number of its connection."""
+
+    @property
+    def room(self) -> str:
+        """The path of the room whose messages are its jobs."""
+
+    @property
+    def group(self) -> str:
+        """The name of its group."""
+
+    @property
+    def jobs(self) -> int:
+        """The number of jobs that it has at present."""
+
+    @property
+    def user(self) -> object:
+        """Its user, as that of a `rawws.Member`."""
+
+    @property
+    def remote_address(self) -> Address:
+        """The address of its client."""
+
+    @property
+    def since(self) -> int:
+        """The time at which its connection was accepted, or its request began, in Unix seconds."""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it takes jobs still."""
+
+    def close(self, code: int, reason: str | None) -> None:
+        """End it, and so give its jobs back. The code is for a WebSocket; a request is answered with 403."""
 
 
 class Queues(Protocol):
@@ -84,7 +121,7 @@ class Queues(Protocol):
     async def prepare(self, request: Request) -> Refusal | None:
         """Open the group that a request names, if needed; return a refusal if that fails."""
 
-    async def answer(self, request: Request, client: WorkerClient, wait: Wait) -> Response | Refusal:
+    async def answer(self, request: Request, client: WorkerClient, wait: Wait) -> Response | Refusal | Handed:
         """Answer a GET or a POST about a group, whose client may read and write in the room."""
 
     def refuse_publishing(self, path: str) -> Refusal | None:
@@ -102,8 +139,8 @@ class Queues(Protocol):
     async def end(self, path: str, group: str) -> bool | Refusal:
         """Forget a group and what it has left to do; return False if there is none."""
 
-    def end_workers(self, is_wanted: Callable[[object], bool], code: int, reason: str | None) -> int:
-        """End some users' workers, and return their number. The code and the reason are for WebSockets."""
+    def workers(self) -> Iterable[GroupWorker]:
+        """Return the workers of all groups that have a connection."""
 
 
 class NoQueues:
@@ -138,8 +175,8 @@ class NoQueues:
     async def end(self, path: str, group: str) -> bool:
         return False
 
-    def end_workers(self, is_wanted: Callable[[object], bool], code: int, reason: str | None) -> int:
-        return 0
+    def workers(self) -> Iterable[GroupWorker]:
+        return ()
 
 
 def why_none(queues: Queues) -> Refusal | None:

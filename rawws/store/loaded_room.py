@@ -113,9 +113,9 @@ class LoadedRoom:
         room.set_ids(self.ids)
         self.is_loaded = True
         at = trio.current_time()
-        for at, record in zip(_times_of(kept), kept, strict=True):
+        for at, record in zip(times_of(kept), kept, strict=True):
             self._load_gap(record.first, at)
-            room.add(_split(record), NOBODY, record.key)
+            room.add(split(record), NOBODY, record.key)
             while room.seal(at):
                 pass
         if page is not None:
@@ -189,7 +189,7 @@ def broadcast(room: RoomState) -> None:
         room.seal_all()
 
 
-def _times_of(records: Sequence[Record]) -> Iterator[float]:
+def times_of(records: Sequence[Record]) -> Iterator[float]:
     """Yield when each record was committed, by the loop's clock, which doesn't go on while nothing runs.
 
     If the machine's clock was set back, records that seem to come from the future are as old as the others allow.
@@ -203,7 +203,7 @@ def _times_of(records: Sequence[Record]) -> Iterator[float]:
         yield at
 
 
-def _split(record: Record) -> list[bytes | bytearray]:
+def split(record: Record) -> list[bytes | bytearray]:
     """Return the frames of a record, one by one."""
     frames = record.frames
     assert frames is not None

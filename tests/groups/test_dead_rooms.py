@@ -12,9 +12,9 @@ import pytest
 import trio
 
 from rawws import RoomSettings
+from rawws.access.dead_rooms import group_of_dead_room
 from rawws.broadcast.log import History
 from rawws.hub.hub import MOST_DEAD_JOBS
-from rawws.hub.queues import group_of_dead_room
 from rawws.store import stored_rooms
 from rawws.store.looking import StoreView
 from rawws.store.sqlite_engine import SqliteEngine
