@@ -209,7 +209,7 @@ class Room:
         may be in any number of rooms. Raises `rawws.ConnectionClosed` when it is closed already.
 
         In a room that is stored, and that nobody has used just now, it becomes a member a moment later, when the room
-        has been read from the disk. What is published meanwhile is sent to it, too.
+        has been read from the disk. The messages that are published meanwhile are sent to it, too.
         """
         check_in_trio("room.join, ws")
         self._home.loop_here()

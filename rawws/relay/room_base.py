@@ -124,7 +124,7 @@ class RoomBase(Generic[Member]):
         self.current: dict[Encoding, set[Member]] = {}
         # Lagging members. Each has a cursor of its own, and waits until its socket takes more.
         self.lagging: set[Member] = set()
-        # Those who become members as soon as the room's messages are there, and what is to be done then.
+        # Peers that become members as soon as the room's messages are there, and the functions that do it.
         self.joining: dict[Member, Callable[[], object]] = {}
         self._as_tuple: tuple[RoomBase[Member]] | None = None
         self._registry = registry

@@ -78,7 +78,7 @@ def due_at(
     """Return the earliest time at which something in a room may be forgotten.
 
     ``keyed_at`` is the time of its last Idempotency-Key, or 0; ``used_at`` is None for a room that has groups, and so
-    is never forgotten itself. What can't go now, though it could by its age, is looked at again later.
+    is never forgotten itself. Old messages that can't go now, since a group needs them, are looked at again later.
     """
     times = [math.inf]
     if extent.messages:

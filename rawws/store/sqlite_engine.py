@@ -108,7 +108,7 @@ class SqliteEngine:
         self._can_shrink, self._has_shrunk = opened.can_shrink, False
         self._swept_at, self._made_rooms, self._is_behind = self._clock(), 0, False
         self._opened_at = self._clock()
-        self._room_count, self._pages, self._wal_bytes = opened.rooms, Pages(), 0
+        self._room_count, self._pages, self._wal_bytes, self._sized_at = opened.rooms, Pages(), 0, 0.0
         self.shortage: StoreLimit | None = None
         # There is no space for more; the last room that was looked at; and when the first one is again.
         self._is_crowded, self._looked_to, self._look_at = False, 0, -math.inf
@@ -183,7 +183,8 @@ class SqliteEngine:
         self._is_unsynced = self.mode is not SyncMode.ALWAYS
         with contextlib.suppress(OSError, sqlite3.Error):  # an error here would have the commit carried out again
             self._bound_wal()
-            self._note_size()
+            if self._limit is not None or abs(self._clock() - self._sized_at) >= SWEEP_S:
+                self._note_size()
 
     def _is_sweep_due(self, now: float) -> bool:
         return self._is_behind or abs(now - self._swept_at) >= SWEEP_S
@@ -213,7 +214,7 @@ class SqliteEngine:
     def _make_space(self, now: float) -> bool:
         """Forget rooms of which nothing is left earlier than else, in a part of all; return whether there are more.
 
-        Those who make rooms must not be able to keep others out for a day.
+        Clients that make many rooms must not be able to keep others out for a day.
         """
         self._is_crowded = True
         with self._transaction():
@@ -230,7 +231,7 @@ class SqliteEngine:
         self._note_size()
         count = pages_to_give_back(self._pages)
         if count and self._can_shrink:
-            query(self._writer, f"PRAGMA incremental_vacuum({count})")
+            self._writer.executescript(f"PRAGMA incremental_vacuum({count})")  # `execute` would give back one page
             self._is_unsynced = self.mode is not SyncMode.ALWAYS
             self._has_shrunk = True
             self._bound_wal()
@@ -252,7 +253,7 @@ class SqliteEngine:
     def _note_size(self) -> None:
         """Note how large the file is, and whether publishers have to wait for space."""
         every, free = (query(self._writer, f"PRAGMA {name}")[0][0] for name in ("page_count", "freelist_count"))
-        self._pages, self._wal_bytes = Pages(every, free), os.fstat(self._wal).st_size
+        self._pages, self._wal_bytes, self._sized_at = Pages(every, free), os.fstat(self._wal).st_size, self._clock()
         if self._limit is not None:
             was_reached = self.shortage is not None
             is_reached = self._limit.is_reached(self._pages, self._wal_bytes, was_reached=was_reached)

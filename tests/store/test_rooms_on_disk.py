@@ -97,7 +97,7 @@ async def test_a_stranger_makes_no_more_rooms_than_the_store_may_have(start: Sta
         await until(lambda: engine_of(running).usage.rooms == 4)
 
 
-async def test_who_was_let_into_a_room_may_publish_there(start: Start) -> None:
+async def test_a_client_that_was_let_into_a_room_may_publish_there(start: Start) -> None:
     async with start(store_rooms=2) as running:
         await running.publish("/1", "x")
         writer = await running.open("/2")

@@ -90,7 +90,7 @@ def test_rooms_go_as_fast_as_they_are_made(engine: SqliteEngine, clock: Clock) -
     assert rows(engine, "records") < 1500  # of 6,000
 
 
-def test_what_has_grown_old_goes_by_its_time_and_not_by_its_place(engine: SqliteEngine, clock: Clock) -> None:
+def test_old_messages_go_by_their_time_and_not_by_their_place(engine: SqliteEngine, clock: Clock) -> None:
     engine.commit([message("x", f"/long/{number}") for number in range(1000)])
     engine.commit([message("x", f"/short/{number}", history=SHORT) for number in range(50)])
     clock.now += 60.0
@@ -344,7 +344,7 @@ def test_a_file_gives_free_space_back_in_small_steps(engine: SqliteEngine, clock
     before = engine.path.stat().st_size
     append(engine, "kept", path="/kept")
     clock.now += 60.0
-    assert tend(engine) > 15
+    assert 15 < tend(engine) < 60
     assert engine.path.stat().st_size < before // 10
     assert engine._pages.free <= LEAST_FREE_PAGES
     assert read(engine, "/kept") == ["kept"]
