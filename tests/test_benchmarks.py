@@ -6,6 +6,7 @@ benchmark; the thorough tests run every case, and those that start many programs
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -143,7 +144,7 @@ def test_sharing_rooms_is_measured_with_every_server() -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "not here" not in done.stdout
-    for name in ("rawws, one node", *(system.name for system in backplane.SYSTEMS)):
+    for name in ("rawws, one node", "rawws, two workers", *(system.name for system in backplane.SYSTEMS)):
         assert f"\n{name}" in done.stdout
     assert "64 rooms followed" in done.stdout
 
@@ -201,6 +202,17 @@ def test_a_larger_world_takes_more() -> None:
     larger, _, gave_way = scale_model.plan_for(scale_model.World(50_000, 5000, 1250), costs)
     assert larger.nodes > 1
     assert "nodes" in gave_way
+
+
+@pytest.mark.thorough
+def test_a_larger_machine_serves_a_larger_world() -> None:
+    costs = scale_model.LocalCosts()
+    (small, load, full), (large, _, _) = [scale_model.largest_for(cores, costs) for cores in (2, 4)]
+    assert small.peers < large.peers
+    assert load.p50_ms < load.p99_ms <= scale_model.MAX_AGE_MS
+    assert full == "workers"
+    slow = dataclasses.replace(costs, redis_add_s=1e-2)
+    assert scale_model.largest_for(2, slow)[2] == "the sequencer"
 
 
 def test_each_room_has_its_share_of_the_peers() -> None:

@@ -204,7 +204,7 @@ def scene(start_program: StartProgram, tmp_path: Path) -> Iterator[Scene]:
 @pytest.mark.parametrize(
     ("jobs", "worker_kills", "server_kills"),
     [
-        pytest.param(300, 3, 1, marks=pytest.mark.thorough),
+        pytest.param(60, 2, 1, marks=pytest.mark.thorough),
         pytest.param(JOBS, JOBS // 333, 2, marks=[pytest.mark.thorough, pytest.mark.patience(60 + JOBS / 20)]),
     ],
 )
