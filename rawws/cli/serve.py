@@ -108,9 +108,10 @@ def _check_queues(options: argparse.Namespace) -> None:
     if in_memory and others:
         sentence = f"--queue-in-memory is for one process without a store, and not for --{others[0]}"
         raise UsageError(f"{sentence}; remove one of them")
-    if options.push and not in_memory and options.store is None:
+    has_jobs = in_memory or options.store is not None or not _shares_locally(options)
+    if options.push and not has_jobs:
         raise UsageError("--push has no effect without --store or --queue-in-memory; give one, or leave it out")
-    if not in_memory and options.store is None and FLAGS.given(options, lambda flag: flag.name == "--queue-bytes"):
+    if not has_jobs and FLAGS.given(options, lambda flag: flag.name == "--queue-bytes"):
         raise UsageError("--queue-bytes has no effect without --store or --queue-in-memory; give one, or leave it out")
 
 

@@ -200,6 +200,23 @@ _ROOMS = (
         needs_store=True,
     ),
     Flag(
+        "--store-bytes",
+        Value(size, "BYTES", show_size),
+        "for `--store`: bytes that its file may have; near them, publishers wait, and a POST is answered with 507",
+        goes_to="hub.store_bytes",
+        manual="See [Bounds](../howto/store.md#bounds).",
+        shown_default="no limit",
+        needs_store=True,
+    ),
+    Flag(
+        "--store-rooms",
+        LIMIT,
+        "for `--store`: rooms that its file may have; further ones are refused with 503",
+        goes_to="hub.store_rooms",
+        manual="See [Bounds](../howto/store.md#bounds).",
+        needs_store=True,
+    ),
+    Flag(
         "--queue-bytes",
         Value(size, "BYTES", show_size),
         "bytes that the groups of a room (`?group=`) keep from being trimmed; beyond it publishers wait there, and a "

@@ -26,7 +26,7 @@ UNSHARED = Refusal(
     501,
     "no_shared_groups",
     "Rooms that the workers of a server share have no groups yet.",
-    hint="for jobs, start one server with --store PATH and without --workers",
+    hint="for jobs, give --backplane the URL of a Redis, or start one server with --store PATH and without --workers",
 )
 # When a worker ends, it waits for at most this time for messages that are still on their way.
 FLUSH_S = 3.0

@@ -171,6 +171,18 @@ class _Figures:
         """Return the bytes that were stored since the start; None without a store."""
         return None if self.store is None else self.store.statistics.bytes
 
+    def store_used(self) -> float | None:
+        """Return the bytes of the store's file that are in use; None without a store."""
+        return None if self.store is None else self.store.engine.usage.used_bytes
+
+    def store_file(self) -> float | None:
+        """Return the bytes of the store's files; None without a store."""
+        return None if self.store is None else self.store.engine.usage.file_bytes
+
+    def store_rooms(self) -> float | None:
+        """Return the number of rooms in the store; None without a store."""
+        return None if self.store is None else self.store.engine.usage.rooms
+
     def store_commits(self) -> list[tuple[str, float]] | None:
         """Return the number of commits, and the seconds that they took together; None without a store."""
         if self.store is None:
@@ -286,6 +298,19 @@ TABLE = (
     MetricRow("rawws_store_up", "Whether messages can be stored (1) or not (0).", "gauge", _Figures.store_up),
     MetricRow("rawws_store_waiting_messages", "Messages accepted and not stored yet.", "gauge", _Figures.store_waiting),
     MetricRow("rawws_store_bytes", "Bytes of messages and keys given to the store.", "counter", _Figures.store_bytes),
+    MetricRow(
+        "rawws_store_used_bytes",
+        "Bytes in use of the store's file (limited by --store-bytes).",
+        "gauge",
+        _Figures.store_used,
+    ),
+    MetricRow(
+        "rawws_store_file_bytes",
+        "Bytes of the store's file, free space included, and of the log beside it.",
+        "gauge",
+        _Figures.store_file,
+    ),
+    MetricRow("rawws_store_rooms", "Rooms in the store (limited by --store-rooms).", "gauge", _Figures.store_rooms),
     MetricRow(
         "rawws_store_commit_seconds", "Time per commit of the store, in seconds.", "summary", _Figures.store_commits
     ),

@@ -56,12 +56,17 @@ async def redis(bounded: None, tmp_path: Path) -> AsyncIterator[RedisServer]:  #
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set short timeouts and pauses for the connections to Redis."""
-    for module in (connector, publisher, reader):
-        monkeypatch.setattr(module, "TIMEOUT_S", 0.4)
+def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set short pauses before Redis is tried again."""
     monkeypatch.setattr(connector, "MAX_REST_S", 0.1)
     monkeypatch.setattr(reader, "BLOCK_S", 0.2)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch, prompt: None) -> None:  # noqa: ARG001
+    """Set short timeouts, too, for a Redis that doesn't answer."""
+    for module in (connector, publisher, reader):
+        monkeypatch.setattr(module, "TIMEOUT_S", 0.4)
     monkeypatch.setattr("rawws.backplane.redis_streams.START_S", 1.0)
 
 
@@ -1403,7 +1408,7 @@ async def test_a_node_that_was_away_for_too_long_sends_a_gap(
         assert "trimmed before they were read" in caplog.text
 
 
-@pytest.mark.usefixtures("impatient", "bounded")
+@pytest.mark.usefixtures("prompt", "bounded")
 async def test_a_replica_that_lagged_takes_over(nursery: trio.Nursery, tmp_path: Path) -> None:
     (tmp_path / "replica").mkdir()
     async with (
@@ -1427,7 +1432,7 @@ async def test_a_replica_that_lagged_takes_over(nursery: trio.Nursery, tmp_path:
         assert await next_with_id(client) == (after["id"], b"after")
 
 
-@pytest.mark.usefixtures("impatient", "bounded")
+@pytest.mark.usefixtures("prompt", "bounded")
 async def test_sentinels_say_where_the_primary_is(nursery: trio.Nursery, tmp_path: Path) -> None:
     for name in ("replica", "sentinel"):
         (tmp_path / name).mkdir()
