@@ -52,7 +52,8 @@ def test_a_head_that_comes_again_is_not_split_again() -> None:
     assert begun(raw).request is begun(raw).request
     for _ in range(2):
         pipelined = begun(raw + head())
-        assert (pipelined.request, pipelined.trailing) == (begun(raw).request, head())
+        assert pipelined.request == begun(raw).request
+        assert pipelined.trailing == head()
 
 
 @pytest.mark.parametrize(
