@@ -42,11 +42,16 @@ class Call(Protocol):
     def has_ended(self) -> bool:
         """Whether the application has returned."""
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing that the application wants is to be done at present."""
+
     async def follow(self, may_leave: Callable[[], bool]) -> None:
         """Make the calls of ``receive`` and ``send`` that the application wants, until it has ended.
 
-        Returns earlier if nothing is to be done at present and ``may_leave`` returns True. Raises what the application
-        raises. A cancellation is passed on to the application, which has some time to clean up, and ends the call.
+        Returns earlier if ``may_leave``, which is called whenever something has been done, returns True. Then the call
+        has to be followed again. Raises what the application raises. A cancellation is passed on to the application,
+        which has some time to clean up, and ends the call.
         """
 
 

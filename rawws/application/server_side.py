@@ -48,6 +48,11 @@ class ServerSide:
         events = (parcel for parcel in self._parcels if not isinstance(parcel, Mark | Noticed | Ended | Asked))
         return self._crossed_bytes + sum(sent_size_of(event) or 0 for event in events)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether all parcels that have come are dealt with."""
+        return not self._parcels
+
     def take(self, parcel: Parcel) -> None:
         """Take a parcel from the application."""
         if isinstance(parcel, Asked):
@@ -61,11 +66,11 @@ class ServerSide:
     async def serve(self, may_leave: Callable[[], bool]) -> bool:
         """Do what the application's parcels say until it ends; return True then.
 
-        Returns False when all parcels are dealt with, and ``may_leave`` says that others may wait.
+        Returns False if ``may_leave``, which is called after each parcel, returns True.
         """
         while not isinstance(parcel := await self._next(), Ended):
             await self._heed(parcel)
-            if not self._parcels and may_leave():
+            if may_leave():
                 return False
         self._error = parcel.error or self._error
         return True
