@@ -26,6 +26,8 @@ from rawws.wire.trace import FAULT, STATE, shorten
 PATIENCE_S = 5.0
 # Workers that wait look for messages that a program has added without ringing the bell.
 POLL_S = 1.0
+# Workers that have all that they may are counted anew, and a Redis that has lost their jobs is noticed.
+BEAT_S = 5.0
 # The rest after a call that has failed.
 REST_S = 0.5
 
@@ -55,7 +57,7 @@ class SharedQueue:
         self._work = trio.lowlevel.ParkingLot()
         self._to_tell: list[_Waiter] = []
         self._next_at = math.inf  # something is due in Redis
-        self._poll_at = math.inf
+        self._turned_at = -math.inf
         self._is_lost = False  # Redis doesn't have it any more
 
     def __repr__(self) -> str:
@@ -174,12 +176,18 @@ class SharedQueue:
 
     async def _wait(self) -> None:
         if not self._has_work:
-            hungry_at = min(self._next_at, self._poll_at) if self.mirror.is_hungry else math.inf
-            with trio.move_on_at(min(self.mirror.next_due(), hungry_at)):
+            with trio.move_on_at(self._next_turn_at):
                 await self._work.park()
         else:
             await trio.lowlevel.checkpoint()
         self._has_work = False
+
+    @property
+    def _next_turn_at(self) -> float:
+        """The time of the next turn if nothing happens."""
+        if self.mirror.is_hungry:
+            return min(self._next_at, self._turned_at + POLL_S)
+        return min(self.mirror.next_due(), self._turned_at + BEAT_S) if self.mirror.workers else math.inf
 
     async def _take_turn(self) -> None:
         waiters, self._to_tell = self._to_tell, []
@@ -233,7 +241,7 @@ class SharedQueue:
         now = trio.current_time()
         self._lose(self.mirror.end(turn, reply.results, now, is_more=reply.is_more))
         self._next_at = math.inf if reply.next_s is None else now + reply.next_s
-        self._poll_at = now + POLL_S
+        self._turned_at = now
         for each in reply.handed:
             worker = turn.wants[each.want][0]
             self._deliver(turn, worker, each.id, each.tried, StoredMessage(each.message.opcode, each.message.payload))

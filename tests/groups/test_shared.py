@@ -303,8 +303,9 @@ async def test_jobs_in_an_answer_that_was_lost_are_given_out_again_and_not_count
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("loss", ["FLUSHALL", "DEL rawws:/pay"])
 async def test_a_redis_that_has_lost_a_group_begins_it_anew(
-    redis: RedisServer, caplog: pytest.LogCaptureFixture, loss: str
+    redis: RedisServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, loss: str
 ) -> None:
+    monkeypatch.setattr("rawws.groups.shared_queue.BEAT_S", 0.2)
     async with node(redis.url) as a, node(redis.url) as b, working(a) as worker, working(b) as other:
         (first,) = await a.say("1")
         async with trio.open_nursery() as nursery:
