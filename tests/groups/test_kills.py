@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import pytest
 import trio
 
 from benchmarks.servers import free_port
+from tests.redis_server import RedisServer, redis_server
 from tests.server.test_real_clients import find_node_modules
 from tests.serving.machine import LOOPBACK, PATIENCE_S, need
 from tests.serving.programs import Program, StartProgram
@@ -33,44 +34,53 @@ pytestmark = pytest.mark.usefixtures("bounded")
 
 
 class Scene:
-    """A server with a store, its workers, and the log that the workers write."""
+    """Servers, their workers, and the log that the workers write."""
 
-    def __init__(self, start_program: StartProgram, folder: Path) -> None:
-        self.port = free_port()
+    def __init__(self, start_program: StartProgram, folder: Path, nodes: int, *place: str, ack_s: int = 20) -> None:
+        """``place`` is where the jobs are. The leases of a node that is killed end after ``ack_s``."""
+        self._ports = [free_port() for _ in range(nodes)]
+        self._turn = itertools.cycle(self._ports)
         self.log = folder / "work.log"
         self.log.touch()
         self._start_program = start_program
-        store = ("--store", str(folder / "rooms.db"), "--store-sync", "interval")
-        self._arguments = ("--port", str(self.port), *store)
-        self._program: Program | None = None
-        node = {"env": find_node_modules()}
+        self._place = place
+        self._programs: dict[int, Program] = {}
+        more = {"env": {**os.environ, "ACK": str(ack_s)}}
+        node = {"env": {**os.environ, **find_node_modules(), "ACK": str(ack_s)}}
         need(shutil.which("curl"), "curl")
         commands: dict[str, tuple[list[str], dict[str, Any]]] = {
             "js": (["node", str(WORKERS / "worker.js")], node),
-            "curl": (["bash", str(WORKERS / "worker.sh")], {}),
-            "websockets": ([sys.executable, str(WORKERS / "with_websockets.py")], {}),
-            "work": ([sys.executable, str(WORKERS / "with_work.py")], {}),
-            "work2": ([sys.executable, str(WORKERS / "with_work.py")], {}),
+            "curl": (["bash", str(WORKERS / "worker.sh")], more),
+            "websockets": ([sys.executable, str(WORKERS / "with_websockets.py")], more),
+            "work": ([sys.executable, str(WORKERS / "with_work.py")], more),
+            "work2": ([sys.executable, str(WORKERS / "with_work.py")], more),
         }
         self._commands = commands
         self._workers: dict[str, tuple[str, subprocess.Popen[bytes]]] = {}
         self._numbers = itertools.count(1)
         self.kills: Counter[str] = Counter()
+        self.redis: RedisServer | None = None
 
     def note(self, line: str) -> None:
         with self.log.open("a") as file:
             file.write(line + "\n")
 
-    def start_server(self) -> None:
-        self._program = self._start_program(*self._arguments)
+    @property
+    def port(self) -> int:
+        """The port of a node, which is another one each time."""
+        return next(self._turn)
+
+    def start_servers(self) -> None:
+        for port in self._ports:
+            self._programs[port] = self._start_program("--port", str(port), *self._place)
 
     def kill_server(self) -> None:
-        assert self._program is not None
+        port = self.port
         self.note("server killed")
         self.kills["server"] += 1
-        self._program.kill()
-        self._program.end()
-        self.start_server()
+        self._programs[port].kill()
+        self._programs[port].end()
+        self._programs[port] = self._start_program("--port", str(port), *self._place)
         self.note("server killed")  # a worker may have read jobs of the dead server until now
 
     def start_worker(self, kind: str) -> None:
@@ -122,11 +132,24 @@ class Scene:
 
 @pytest.fixture
 def scene(start_program: StartProgram, tmp_path: Path) -> Iterator[Scene]:
-    scene = Scene(start_program, tmp_path)
+    scene = Scene(start_program, tmp_path, 1, "--store", str(tmp_path / "rooms.db"), "--store-sync", "interval")
     try:
         yield scene
     finally:
         scene.end_workers()
+
+
+@pytest.fixture
+async def shared_scene(bounded: None, start_program: StartProgram, tmp_path: Path) -> AsyncIterator[Scene]:  # noqa: ARG001
+    """Two nodes with one Redis."""
+    durable = ("--appendonly", "yes", "--appendfsync", "always")
+    async with redis_server(tmp_path, *durable) as redis:
+        scene = Scene(start_program, tmp_path, 2, "--backplane", redis.url, ack_s=10)
+        scene.redis = redis
+        try:
+            yield scene
+        finally:
+            scene.end_workers()
 
 
 @pytest.mark.parametrize(
@@ -139,18 +162,42 @@ def scene(start_program: StartProgram, tmp_path: Path) -> Iterator[Scene]:
 async def test_every_job_is_done_though_workers_and_the_server_are_killed(
     scene: Scene, jobs: int, worker_kills: int, server_kills: int
 ) -> None:
-    scene.start_server()
+    await kill_and_compare(scene, jobs, ["worker"] * worker_kills + ["server"] * server_kills)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "worker_kills", "server_kills"),
+    [
+        pytest.param(100, 2, 1, marks=[pytest.mark.thorough, pytest.mark.patience(120)]),
+        pytest.param(10_000, 20, 2, marks=[pytest.mark.thorough, pytest.mark.patience(400)]),
+    ],
+)
+async def test_every_job_is_done_at_two_nodes_though_workers_nodes_and_redis_are_killed(
+    shared_scene: Scene, jobs: int, worker_kills: int, server_kills: int
+) -> None:
+    await kill_and_compare(
+        shared_scene, jobs, ["worker"] * worker_kills + ["server"] * server_kills + ["redis"] * (jobs > 1000)
+    )
+
+
+async def kill_and_compare(scene: Scene, jobs: int, events: list[str]) -> None:
+    """Have jobs done while something is killed, and compare what the workers say with what groups promise."""
+    scene.start_servers()
     await trio.to_thread.run_sync(scene.make_group)
     ids = await trio.to_thread.run_sync(scene.publish, jobs)
     await trio.to_thread.run_sync(scene.start_workers)
     chance = random.Random(7)
-    events = ["worker"] * worker_kills + ["server"] * server_kills
     chance.shuffle(events)
     for event in events:
         done = count_ends(scene.log)
         until = time.monotonic() + 1.0
         while count_ends(scene.log) < min(jobs, done + jobs // (len(events) + 1)) and time.monotonic() < until:
             await trio.sleep(0.02)
+        if event == "redis":
+            assert scene.redis is not None
+            scene.redis.kill()
+            await scene.redis.start()
+            continue
         kill = scene.kill_server if event == "server" else lambda: scene.kill_worker(chance.choice(scene.kinds))
         await trio.to_thread.run_sync(kill)
     while await trio.to_thread.run_sync(left, scene):

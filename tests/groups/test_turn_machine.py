@@ -147,7 +147,22 @@ class TurnMachine(RuleBasedStateMachine):
             self.published += 1
             fields = ["data", f"m{self.published}", *(["key", key] if key else [])]
             marker = f"1:{self.published - 1}" if self.published > 1 else ""
-            arguments: list[str | int] = [marker, 1, self.published, 99, 0, 1, 1, 10**6, 999, 2, 0, "", len(fields), *fields]
+            arguments: list[str | int] = [
+                marker,
+                1,
+                self.published,
+                99,
+                0,
+                1,
+                1,
+                10**6,
+                999,
+                2,
+                0,
+                "",
+                len(fields),
+                *fields,
+            ]
             (given,) = self.redis.run(PUBLISH, ["rawws:node:x", "rawws:/pay"], *arguments)
             self.model.tasks[given.decode()] = Task(key)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 
@@ -12,7 +13,7 @@ from websockets.typing import Subprotocol
 
 
 def work(name: str, port: str, most: str, log: str) -> None:
-    uri = f"ws://127.0.0.1:{port}/jobs?group=g&ack=60&tries=50&max={most}"
+    uri = f"ws://127.0.0.1:{port}/jobs?group=g&ack={os.environ.get('ACK', '20')}&tries=50&max={most}"
     with connect(uri, subprotocols=[Subprotocol("rawws.id.v1")]) as ws, open(log, "a", buffering=1) as file:
         for message in ws:
             head = json.loads(str(message).partition("\n")[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import trio
@@ -13,7 +14,8 @@ reconnect.MAX_BACKOFF_S = reconnect.FIRST_BACKOFF_S = 0.1  # the server is back 
 
 
 async def main(name: str, port: str, most: str, log: str) -> None:
-    jobs = rawws.work(f"ws://127.0.0.1:{port}/jobs", group="g", max_jobs=int(most), ack=60, tries=50)
+    ack_s = int(os.environ.get("ACK", "20"))
+    jobs = rawws.work(f"ws://127.0.0.1:{port}/jobs", group="g", max_jobs=int(most), ack=ack_s, tries=50)
     with open(log, "a", buffering=1) as file:
         async for job in jobs:
             async with job:

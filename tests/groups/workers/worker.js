@@ -6,7 +6,7 @@ const WebSocket = require("ws");
 const [name, port, max, log] = process.argv.slice(2);
 
 function connect() {
-  const socket = new WebSocket(`ws://127.0.0.1:${port}/jobs?group=g&ack=60&tries=50&max=${max}`, "rawws.id.v1");
+  const socket = new WebSocket(`ws://127.0.0.1:${port}/jobs?group=g&ack=${process.env.ACK || 20}&tries=50&max=${max}`, "rawws.id.v1");
   socket.on("message", (data) => {
     const head = JSON.parse(data.toString().split("\n")[0]);
     if (!head.id) return;
