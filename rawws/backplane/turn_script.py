@@ -305,7 +305,8 @@ if may_go_on() then
   end
 end
 
--- What has changed.
+-- What has changed. A program that publishes by itself may have given the stream an expiry.
+redis.call('PERSIST', stream)
 local set, remove = {}, {}
 for id in pairs(changed) do
   local job = cache[id]

@@ -38,8 +38,8 @@ Key = tuple[str, str]  # the path of the room, and the name of the group
 class Rooms(Protocol):
     """The rooms of a hub, as shared groups need them."""
 
-    def history(self, path: str) -> History | None:
-        """Return the history that a room keeps; None if there can't be such a room."""
+    def history(self, path: str) -> History | Refusal:
+        """Return the history that a room keeps, or why there can't be such a room."""
 
     def hold(self, path: str, *, held: bool) -> None:
         """Hold publishers of a room back, or let them go on."""
@@ -145,8 +145,8 @@ class SharedGroups:
     async def _make(self, queue: SharedQueue, *, query: GroupQuery) -> Refusal | None:
         """Make a group in Redis if there is none, and set its incarnation. Raises `LeasesAway`."""
         history = self._rooms.history(queue.path)
-        if history is None:
-            return NO_ROOM
+        if isinstance(history, Refusal):
+            return history
         last = history.messages or STORED_HISTORY if query.last is None else query.last
         begin = Beginning(min(last, MOST_BEFORE), "" if query.since is None else _stream_id(str(query.since)))
         most = MAX_GROUPS, MAX_GROUPS_OF_ROOM
@@ -160,8 +160,8 @@ class SharedGroups:
 
     async def end(self, path: str, group: str) -> bool | Refusal:
         history = self._rooms.history(path)
-        if history is None:
-            return False
+        if isinstance(history, Refusal):
+            return history
         try:
             if not await self._of(path).end(group, path, Retention.of(history).expiry_s):
                 return False
@@ -278,9 +278,6 @@ class _Ears:
 
     def note_all_full(self, paths: Collection[str]) -> None:
         self._groups.note_all_full(self._leases, paths)
-
-
-NO_ROOM = Refusal(404, "no_room", "There can't be a room at this path.")
 
 
 def _stream_id(label: str) -> str:

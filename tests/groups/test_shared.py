@@ -157,6 +157,25 @@ async def test_jobs_are_pushed_by_one_of_the_nodes(
         assert len({(given, tried) for given, tried, _ in hook.got}) == len(hook.got), "no delivery is doubled"
 
 
+@pytest.mark.usefixtures("impatient")
+async def test_jobs_are_pushed_when_redis_comes_after_the_server(
+    redis: RedisServer,
+    hook: Hook,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in ("redis_streams", "leases"):
+        monkeypatch.setattr(f"rawws.backplane.{module}.START_S", 0.1)
+    monkeypatch.setattr("rawws.groups.opening.PUSH_RETRY_S", 0.05)
+    redis.kill()
+    async with node(redis.url, push=[f"/pay sms {hook.url}"]) as a:
+        assert (await a.ask("GET", "/pay?group=sms")).status == 503
+        await redis.start()
+        await until(lambda: has(a, workers=1))
+        (given,) = await a.say("pay 1")
+        await until(lambda: has(a, done=1))
+        assert hook.got[0] == (given, "1", b"pay 1")
+
+
 async def _is_over(at: Running, count: int) -> bool:
     state = await at.state()
     return bool(state["done"] + state["dead"] == count)
