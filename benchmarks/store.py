@@ -8,24 +8,27 @@ On one core, with the load on the other, in turns in each round:
   of which the best counts; and the server's CPU time for a delivery;
 * messages published by POST, one under way on each of 32 connections, and on one connection.
 
-A figure is the median of the rounds.
+A figure is the median of the rounds. ``--smoke`` is for a moment, with few readers, and one server for each mode: does
+it work? No figure counts.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
 from benchmarks import procinfo, servers
 from benchmarks.fanout import Fanout
-from benchmarks.load import close_clients, open_clients
+from benchmarks.load import LoadError, close_clients, open_clients
 from benchmarks.rooms import POSTING, by_post
 from benchmarks.servers import HOST, Running, Wish
 
@@ -34,6 +37,20 @@ READERS, PUBLISHERS = 100, 10
 WINDOWS = (8, 32, 128)
 PAYLOAD_BYTES = 64
 HISTORY = 1000
+
+
+Start = Callable[[], AbstractContextManager[Running]]
+
+
+class Effort(NamedTuple):
+    """The effort of one turn."""
+
+    seconds: float  # for each figure
+    readers: int = READERS
+    windows: Sequence[int] = WINDOWS
+
+
+SMOKE = Effort(0.1, 2 * PUBLISHERS, WINDOWS[:1])
 
 
 class Broadcast(NamedTuple):
@@ -50,13 +67,15 @@ def command(port: int, mode: str, folder: str) -> list[str]:
     return [*start, *flags, *store]
 
 
-def broadcast(server: Running, seconds: float, window: int) -> Broadcast:
-    clients = open_clients(server.port, READERS)
+def broadcast(server: Running, effort: Effort, window: int) -> Broadcast:
+    clients = open_clients(server.port, effort.readers)
     try:
         load = Fanout(clients, PUBLISHERS, window, PAYLOAD_BYTES)
-        load.run(seconds / 2)
+        load.run(effort.seconds / 2)
         before = procinfo.cpu_seconds(server.pid)
-        sample = load.run(seconds)
+        sample = load.run(effort.seconds)
+        if not sample.messages:
+            raise LoadError("nothing was delivered")
         return Broadcast(sample.rate, 1e6 * (procinfo.cpu_seconds(server.pid) - before) / sample.messages)
     finally:
         close_clients(clients)
@@ -72,16 +91,26 @@ def started(mode: str) -> Iterator[Running]:
             yield server
 
 
-def measure(mode: str, seconds: float) -> tuple[Broadcast, float, float]:
+@contextmanager
+def starter(mode: str, *, once: bool) -> Iterator[Start]:
+    """Yield what starts a server of this mode: a new one each time, or the same."""
+    if not once:
+        yield partial(started, mode)
+        return
+    with started(mode) as running:
+        yield lambda: contextlib.nullcontext(running)
+
+
+def measure(start: Start, effort: Effort) -> tuple[Broadcast, float, float]:
     """Return the figures of one turn: of the broadcast, and of POSTs on many connections and on one."""
     found: list[Broadcast] = []
-    for window in WINDOWS:
-        with started(mode) as server:
-            found.append(broadcast(server, seconds, window))
+    for window in effort.windows:
+        with start() as server:
+            found.append(broadcast(server, effort, window))
     posts: list[float] = []
     for connections in (POSTING, 1):
-        with started(mode) as server:
-            posts.append(by_post(server, seconds, connections))
+        with start() as server:
+            posts.append(by_post(server, effort.seconds, connections))
     return max(found), posts[0], posts[1]
 
 
@@ -89,12 +118,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=2.0, help="measured for each figure (default 2)")
     parser.add_argument("--rounds", type=int, default=3, help="of which the median counts (default 3)")
+    parser.add_argument("--smoke", action="store_true", help="a moment and few readers: does it work? No figure counts")
     options = parser.parse_args()
+    effort, rounds = (SMOKE, 1) if options.smoke else (Effort(options.seconds), options.rounds)
     os.sched_setaffinity(0, {procinfo.cores()[1]})
     found: dict[str, list[tuple[Broadcast, float, float]]] = {mode: [] for mode in MODES}
-    for _ in range(options.rounds):
+    for _ in range(rounds):
         for mode, turns in found.items():
-            turns.append(measure(mode, options.seconds))
+            with starter(mode, once=options.smoke) as start:
+                turns.append(measure(start, effort))
     show(found)
 
 

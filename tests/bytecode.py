@@ -11,7 +11,7 @@ import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from pathlib import Path
 
@@ -33,12 +33,19 @@ def turn(sizes: Sequence[int], process: int, processes: int) -> int:
 def import_in_turn(config: pytest.Config, process: int, processes: int) -> None:
     """Import the test modules, each process from another one on, so that it compiles those that no other has."""
     roots = [config.invocation_params.dir / arg.partition("::")[0] for arg in config.args]
-    modules = sorted({file for root in roots for file in (root.rglob("test_*.py") if root.is_dir() else [root])})
+    modules = sorted({file for root in roots for file in _test_modules(root)})
     first = turn([module.stat().st_size for module in modules], process, processes)
     for module in [*modules[first:], *modules[:first]]:
         # An error is for the collection, which will import the module again and report it.
         with contextlib.suppress(Exception, pytest.skip.Exception):
             importlib.import_module(_name(module.relative_to(config.rootpath)))
+
+
+def _test_modules(root: Path) -> Iterable[Path]:
+    """Return those of a folder or file. One that doesn't exist has none: the collection will say so."""
+    if root.is_dir():
+        return root.rglob("test_*.py")
+    return [root] if root.suffix == ".py" and root.is_file() else []
 
 
 def _name(module: Path) -> str:

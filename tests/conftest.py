@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from typing import Any
 
 import pytest
@@ -56,12 +56,26 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput["markexpr"] = node.config.option.markexpr
 
 
-@pytest.hookimpl(tryfirst=True)  # before the modules are imported one after the other
-def pytest_collection(session: pytest.Session) -> None:
-    """Have the processes of a run share the work of compiling the test modules."""
-    if process := getattr(session.config, "workerinput", None):
-        number = int(process["workerid"].removeprefix("gw"))
-        bytecode.import_in_turn(session.config, number, process["workercount"])
+@pytest.hookimpl(wrapper=True)  # before the modules are imported one after the other
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
+    """Have the processes of a run share the work of compiling the test modules, and report a path that is wrong."""
+    process = getattr(session.config, "workerinput", None)
+    if process is None:
+        return (yield)
+    number = int(process["workerid"].removeprefix("gw"))
+    bytecode.import_in_turn(session.config, number, process["workercount"])
+    try:
+        return (yield)
+    except pytest.UsageError as error:
+        session.config.workeroutput["usage_error"] = error.args  # type: ignore[attr-defined]
+        raise
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Say what a process had to say, as pytest does without xdist: the path or the test that doesn't exist."""
+    if lines := getattr(node, "workeroutput", {}).get("usage_error"):
+        raise pytest.UsageError(*lines)
 
 
 @pytest.hookimpl(tryfirst=True)  # before the markers choose
@@ -87,7 +101,7 @@ def pytest_collection_finish() -> None:
 
 
 # No test takes a quarter of it on a machine that does nothing else.
-ALARM_S = 180
+ALARM_S = 360
 
 
 @pytest.fixture(autouse=True)

@@ -173,12 +173,14 @@ class Forker:
         directory: Path | None = None,
         environment: Mapping[str, str] | None = None,
         constants: Mapping[str, float] | None = None,
+        imports: Sequence[str] = (),
         leads_session: bool = False,
     ) -> Forked:
         """Start ``python -m MODULE`` with these arguments.
 
         Each stream is a descriptor, or as ``subprocess.Popen`` has it, DEVNULL or PIPE. ``constants`` are rawws' own,
-        by their full names such as ``rawws.process.signals.LATE_S``: the program has these values for them.
+        by their full names such as ``rawws.process.signals.LATE_S``: the program has these values for them. ``imports``
+        are modules that it has imported before it begins, so that their memory isn't counted as the cost of something.
         """
         assert self._process is None or self._variables == python_variables(), "a fork can't have these variables"
         status, its_status = os.pipe()
@@ -191,6 +193,7 @@ class Forker:
             "directory": str(directory or Path.cwd()),
             "environment": dict(os.environ if environment is None else environment),
             "constants": dict(constants or {}),
+            "imports": list(imports),
             "leads_session": leads_session,
         }
         given = [its_in, its_out, its_err, its_status]
@@ -263,6 +266,7 @@ def run_program(
     directory: str,
     environment: Mapping[str, str],
     constants: Mapping[str, float],
+    imports: Sequence[str],
     leads_session: bool,
 ) -> int | None:
     """Run ``python -m MODULE`` in this process, and return its exit status."""
@@ -278,6 +282,8 @@ def run_program(
     _reopen_streams()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for imported in imports:
+        importlib.import_module(imported)
     for name, value in constants.items():
         owner, _, constant = name.rpartition(".")
         assert hasattr(importlib.import_module(owner), constant), f"there is no {name}"

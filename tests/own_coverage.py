@@ -35,7 +35,7 @@ FOLDERS = ("wire", "broadcast", "access", "inspection")
 # Those of folders whose other modules block.
 SINGLE = (
     *("store/checksums", "store/entries", "store/losses", "store/modes", "store/retention"),
-    *("groups/backlog", "groups/group", "groups/mirror", "groups/protocol"),
+    *("groups/backlog", "groups/group", "groups/mirror", "groups/protocol", "groups/timers"),
 )
 MODULES = sorted(
     [

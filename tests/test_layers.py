@@ -45,7 +45,7 @@ SANS_IO = ("wire", "broadcast", "access", "inspection")
 # Single modules of this kind, in folders whose other modules block.
 SANS_IO_SINGLE = {
     *(f"rawws.store.{name}" for name in ("checksums", "entries", "losses", "modes", "retention")),
-    *(f"rawws.groups.{name}" for name in ("backlog", "group", "mirror", "protocol")),
+    *(f"rawws.groups.{name}" for name in ("backlog", "group", "mirror", "protocol", "timers")),
 }
 LIBRARIES = {"h11", "wsproto", "numpy", "jwt", "cryptography"}  # the last three only where they are installed
 OURS = {*SANS_IO, "errors", "limits"}

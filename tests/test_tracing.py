@@ -20,6 +20,7 @@ from rawws.tracing import Recording, Tracer
 from rawws.wire.frames import Frame
 from rawws.wire.role import Role
 from tests.serving.client import Client
+from tests.serving.machine import PATIENCE_S
 from tests.serving.programs import StartProgram
 from tests.serving.wire import close, text
 
@@ -56,7 +57,7 @@ async def test_a_connection_from_its_beginning_to_its_end(nursery: trio.Nursery,
     tracer.add(memory)
     start = partial(rawws.serve, rawws.Hub(), 0, host="127.0.0.1", tracer=tracer, fast_lane=fast_lane)
     server = await nursery.start(start)
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE_S):
         async with rawws.connect(f"ws://127.0.0.1:{server.port}/room", headers={"Cookie": "secret"}) as ws:
             await ws.send("hello")
             assert await ws.recv() == "hello"
@@ -78,7 +79,7 @@ async def test_a_connection_from_its_beginning_to_its_end(nursery: trio.Nursery,
 async def test_a_late_sink_gets_the_open_connections(nursery: trio.Nursery) -> None:
     tracer, late = Tracer(), Memory()
     server = await nursery.start(partial(rawws.serve, rawws.Hub(), 0, host="127.0.0.1", tracer=tracer))
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE_S):
         async with rawws.connect(f"ws://127.0.0.1:{server.port}/room") as ws:
             for message in ("before", "while", "after"):
                 if message == "while":
@@ -96,7 +97,7 @@ async def test_a_sink_sets_the_recorded_length_of_a_payload(nursery: trio.Nurser
     tracer.add(short)
     tracer.add(long)
     server = await nursery.start(partial(rawws.serve, rawws.Hub(), 0, host="127.0.0.1", tracer=tracer))
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE_S):
         async with rawws.connect(f"ws://127.0.0.1:{server.port}/", compression=None) as ws:
             await ws.send(LARGE)
             await ws.recv()
@@ -108,8 +109,11 @@ async def test_a_sink_sets_the_recorded_length_of_a_payload(nursery: trio.Nurser
     server.stop()
 
 
-def test_tracing_costs_nothing_without_a_sink(caplog: pytest.LogCaptureFixture) -> None:
+def test_tracing_costs_nothing_without_a_sink(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     caplog.set_level(logging.INFO, "rawws.frames")
+    monkeypatch.setattr(tracing, "_watching", 0)  # the tracers of other tests may still have sinks
     tracer = Tracer()
     assert tracer.frame_watcher(1, Role.SERVER) is None
     assert not tracing.frames_are_shown()

@@ -23,6 +23,7 @@ from rawws.cli.serve_flags import FLAGS
 from rawws.cli.token_sources import TokenSources, check_token_flags
 from rawws.errors import UsageError
 from rawws.hub.hub import Hub, Mode
+from rawws.hub.queues import why_none
 from rawws.net.addresses import format_address
 from rawws.net.listeners import connectable_address, is_loopback
 from rawws.net.tls import insecure_context
@@ -284,6 +285,7 @@ class _Program:
             case_headers=self._cases.headers,
             path=self._paths.example,
             has_rooms=self._hub.mode is Mode.BROADCAST,
+            why_no_groups=lambda: why_none(self._hub.queues),
         )
         access = Access(options.page_token, secure=self._tls is not None)
         return Page(self._tracer, about, any_host=not local, access=access)

@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from rawws.groups.timers import Timers
 from rawws.store.entries import GroupState, GroupWrite, Job
 
 # The most jobs that a group has at once, such as those that wait for their next try. Then it takes no more messages.
@@ -141,7 +142,7 @@ class Group:
         self._runs: deque[_Run] = deque()
         self._read_to = position
         self._ready: list[int] = []  # a heap; each is READY, or not among the jobs any more
-        self._timers: list[tuple[float, int]] = []  # a heap; what has changed meanwhile is passed over
+        self._timers = Timers()  # what has changed meanwhile is passed over
         self._by_key: dict[str, deque[int]] = {}  # the jobs of a key, of which the first may be out
         self._free: deque[Worker] = deque()
         # Jobs that no worker gets any more. Each has to be stored elsewhere, and `bury` forgets it in the same commit.
@@ -225,7 +226,7 @@ class Group:
     @property
     def next_due(self) -> float:
         """The time at which `expire` has something to do; infinity if there is none."""
-        return self._timers[0][0] if self._timers else math.inf
+        return self._timers.next_due
 
     @property
     def has_changes(self) -> bool:
@@ -250,17 +251,18 @@ class Group:
 
     def _take(self) -> _Job | None:
         """Make a job of the next message that a worker may have; return None if there is none."""
-        while self._runs and self._may_take:
-            run = self._runs[0]
+        runs, jobs = self._runs, self._jobs
+        while runs and len(jobs) < MAX_JOBS and self._parked < MAX_PARKED:
+            run = runs[0]
             if run.is_lost:
                 self.position = run.last
-                self._runs.popleft()
+                runs.popleft()
                 continue
             self.position = number = run.next
             run.next += 1
-            if run.next > run.last:
-                self._runs.popleft()
-            job = self._jobs[number] = _Job(number, run.key, _READY)
+            if number == run.last:
+                runs.popleft()
+            job = jobs[number] = _Job(number, run.key, _READY)
             if run.key is None or self._queue_key(run.key, number):
                 return job
             self._park(job)
@@ -324,11 +326,11 @@ class Group:
         After ``most`` deliveries and dead jobs together, it leaves the others for later (`is_behind`).
         """
         deliveries: list[Delivery] = []
-        while self._free and len(deliveries) + len(self.dead) < most:
-            worker = self._free[0]
+        free, dead = self._free, self.dead
+        while free and len(deliveries) + len(dead) < most:
+            worker = free[0]
             if worker.is_paused:
-                self._free.popleft()
-                worker.is_queued = False
+                free.popleft().is_queued = False
                 continue
             job = self._next_job()
             if job is None:
@@ -336,12 +338,13 @@ class Group:
             if job.tries >= worker.tries:
                 self._die(job, job.reason or "it was delivered as often as that before")
                 continue
-            self._free.popleft()
-            worker.is_queued = False
             self._lease(job, worker, now)
             deliveries.append(Delivery(worker, job.number, job.tries))
-            if not worker.once:
-                self._queue(worker)
+            free.popleft()
+            if worker.once or len(worker.jobs) >= worker.most:
+                worker.is_queued = False
+            else:
+                free.append(worker)
         return deliveries
 
     def _next_job(self) -> _Job | None:
@@ -446,9 +449,8 @@ class Group:
 
     def expire(self, now: float) -> int:
         """End the leases whose time is over, and the waits; return the number of those leases."""
-        timers, ended = self._timers, 0
-        while timers and timers[0][0] <= now:
-            due, number = heapq.heappop(timers)
+        ended = 0
+        for due, number in self._timers.take(now):
             job = self._jobs.get(number)
             if job is None or job.due != due:
                 continue
@@ -462,13 +464,12 @@ class Group:
 
     def _set_timer(self, job: _Job) -> None:
         """Have `expire` look at a job when it is due. Its earlier timers mean nothing any more."""
-        heapq.heappush(self._timers, (job.due, job.number))
-        if len(self._timers) > 2 * len(self._jobs) + SPARE_TIMERS:
+        self._timers.set(job.due, job.number)
+        if self._timers.count > 2 * len(self._jobs) + SPARE_TIMERS:
             timed = (
                 each for each in self._jobs.values() if each.at is _DELAYED or (each.at is _LEASED and each.is_sent)
             )
-            self._timers[:] = [(each.due, each.number) for each in timed]
-            heapq.heapify(self._timers)
+            self._timers.replace((each.due, each.number) for each in timed)
 
     # The ends of leases and jobs
 

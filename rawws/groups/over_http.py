@@ -49,6 +49,9 @@ class OneJob:
         self.job = (job, tried, message)
         self.has_come.set()
 
+    def flush(self) -> None:
+        """Do nothing: the job is answered with."""
+
     def end(self, refusal: Refusal) -> None:
         self.problem = refusal
         self.has_come.set()

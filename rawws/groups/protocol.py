@@ -35,6 +35,7 @@ MAX_ANSWER_BYTES = 4096
 MAX_LEASE_CHARACTERS = 64
 # The code of a close after an operator has ended the group. To connect again would make it anew.
 GROUP_ENDED = 4410
+MAX_DIGITS = 19  # of the number in an id
 MAX_UNKNOWN = 20  # names in a query, each of which is compared with ours
 
 _FOR_WORKERS = ("group", "max", "ack", "tries", "since", "last", "wait", "state")
@@ -230,9 +231,33 @@ def _number(given: Mapping[str, str], name: str, default: int, least: int, most:
 # Texts for workers
 
 
-def with_head(job: MessageId, tried: int, payload: bytes) -> bytes:
-    """Return the payload of a job as a worker's WebSocket gets it."""
-    return b'{"id":"%b-%d","try":%d}\n%b' % (job.epoch.encode(), job.number, tried, payload)
+class JobLines:
+    """The lines about jobs of one epoch that nearly all are: the head of a delivery, and an ``ack``."""
+
+    __slots__ = ("_ack", "_ack_size", "_head", "_most", "epoch")
+
+    def __init__(self, epoch: str) -> None:
+        """``epoch`` may be empty; then no line is about its jobs."""
+        self.epoch = epoch
+        self._head = b'{"id":"%b-' % epoch.encode()
+        self._ack = f'{{"ack":"{epoch}-'
+        self._ack_size = len(self._ack)
+        self._most = self._ack_size + MAX_DIGITS + 2
+
+    def with_head(self, number: int, tried: int, payload: bytes) -> bytes:
+        """Return the payload of a job as a worker's WebSocket gets it."""
+        return b'%b%d","try":%d}\n%b' % (self._head, number, tried, payload)
+
+    def acknowledged(self, message: str | bytes) -> int:
+        """Return the number of the job that a message acknowledges, in the shortest form of its JSON; 0 otherwise.
+
+        Then `read_answer` has to judge the message.
+        """
+        if type(message) is not str or not message.startswith(self._ack) or not message.endswith('"}'):
+            return 0
+        digits = message[self._ack_size : -2]
+        # These are the digits of int(), among all that Unicode has.
+        return int(digits) if digits.isdecimal() and digits.isascii() and len(message) <= self._most else 0
 
 
 class Obituary(NamedTuple):

@@ -113,6 +113,9 @@ class Pusher:
     def deliver(self, job: MessageId, tried: int, message: StoredMessage) -> None:
         self._nursery.start_soon(self._push, job, tried, message)
 
+    def flush(self) -> None:
+        """Do nothing: each job is under way by itself."""
+
     def end(self, refusal: Refusal) -> None:
         sentence = f"no more jobs are pushed to {shorten(self._target.url)}: {refusal.sentence}"
         logs.server_line(logging.WARNING, FAULT, sentence)

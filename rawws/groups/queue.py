@@ -26,7 +26,10 @@ class Client(Protocol):
         """Return why the worker may not have jobs any more; None if it may."""
 
     def deliver(self, job: MessageId, tried: int, message: StoredMessage) -> None:
-        """Send a job. A client that can't be sent anything leaves soon."""
+        """Take a job, to be sent at once or by `flush`. A client that can't be sent anything leaves soon."""
+
+    def flush(self) -> None:
+        """Send the jobs that `deliver` has taken; the queue's turn is over."""
 
     def end(self, refusal: Refusal) -> None:
         """End the worker, which has left its group."""

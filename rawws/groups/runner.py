@@ -169,7 +169,7 @@ class Runner:
             return False
         match answer.verb:
             case Verb.ACK:
-                is_own = group.ack(number, lease)
+                is_own = self.group.ack(number, lease)
             case Verb.NAK:
                 is_own = group.nak(number, lease, trio.current_time(), answer.in_s, answer.why)
             case Verb.MORE:
@@ -327,30 +327,38 @@ class Runner:
         if not deliveries:
             return {}
         found = await self._shelf.get([delivery.number for delivery in deliveries])
-        lost = [delivery for delivery in deliveries if found[delivery.number] is None]
+        lost = [each for each in deliveries if found[each.number] is None] if None in found.values() else []
         for delivery in lost:
             self.group.drop_lost(delivery)
         if lost:
             whose, first = f"{self.group.name} of {shorten(self.group.path)}", f"{self.epoch}-{lost[0].number}"
             sentence = f"jobs of the group {whose} are lost in the store: {len(lost)}, from {first} on"
             logs.server_line(logging.ERROR, FAULT, sentence)
-        return {number: message for number, message in found.items() if message is not None}
+            return {number: message for number, message in found.items() if message is not None}
+        return found  # type: ignore[return-value]
 
     def _send(self, deliveries: list[Delivery], messages: dict[int, StoredMessage]) -> None:
         """Send deliveries, whose leases are stored, to all workers that can take them."""
         now, group, clients, epoch = trio.current_time(), self.group, self._clients, self.epoch
+        asked: dict[Worker, Client] = {}  # nothing can change what a worker may do within this turn
         for delivery in deliveries:
             worker, number, tried = delivery
-            message, client = messages.get(number), clients.get(worker)
+            message = messages.get(number)
             if message is None:
                 continue
+            client = asked.get(worker)
+            if client is None and (client := clients.get(worker)) is not None:
+                if (refusal := client.refuse()) is not None:
+                    self._send_away(worker, client, refusal)
+                    continue
+                asked[worker] = client
             if client is None or client.is_full:
                 group.give_back(delivery, now)
                 self._shelf.put_back(number, message)
-            elif (refusal := client.refuse()) is not None:
-                self._send_away(worker, client, refusal)
             elif group.begin(delivery, now):
                 client.deliver(MessageId(epoch, number), tried, message)
+        for client in asked.values():
+            client.flush()
 
     # The dead
 

@@ -242,9 +242,7 @@ class SharedQueue:
         self._lose(self.mirror.end(turn, reply.results, now, is_more=reply.is_more))
         self._next_at = math.inf if reply.next_s is None else now + reply.next_s
         self._turned_at = now
-        for each in reply.handed:
-            worker = turn.wants[each.want][0]
-            self._deliver(turn, worker, each.id, each.tried, StoredMessage(each.message.opcode, each.message.payload))
+        self._deliver(turn, reply)
         whose = f"{self.name} of {shorten(self.path)}"
         if reply.lost:
             sentence = f"jobs of the group {whose} are lost in Redis: {len(reply.lost)}, from {reply.lost[0]} on"
@@ -256,16 +254,23 @@ class SharedQueue:
         if self.mirror.is_behind or self.mirror.has_events:
             self.kick()
 
-    def _deliver(self, turn: Turn, worker: Worker, name: str, tried: int, message: StoredMessage) -> None:
-        """Send a job, or give it back, which doesn't count as a try then."""
-        client = self._clients.get(worker)
-        if client is None or client.is_full:
-            self.mirror.give_back(worker, name)
-        elif (refusal := client.refuse()) is not None:
-            self.mirror.give_back(worker, name)
-            self._send_away(worker, client, refusal)
-        elif self.mirror.hold(turn, worker, name, trio.current_time()):
-            client.deliver(_id_of(name), tried, message)
+    def _deliver(self, turn: Turn, reply: TurnReply) -> None:
+        """Send jobs. Those that can't be sent are given back, which doesn't count as a try then."""
+        asked: dict[Worker, Client] = {}  # nothing can change what a worker may do within this turn
+        for _, name, tried, message, worker in ((*each, turn.wants[each.want][0]) for each in reply.handed):
+            client = asked.get(worker)
+            if client is None and (client := self._clients.get(worker)) is not None:
+                if (refusal := client.refuse()) is not None:
+                    self._send_away(worker, client, refusal)
+                    client = None
+                else:
+                    asked[worker] = client
+            if client is None or client.is_full:
+                self.mirror.give_back(worker, name)
+            elif self.mirror.hold(turn, worker, name, trio.current_time()):
+                client.deliver(_id_of(name), tried, StoredMessage(message.opcode, message.payload))
+        for client in asked.values():
+            client.flush()
 
     def _lose(self, late: list[Event]) -> None:
         """Tell workers that they have answered for jobs which they no longer have."""

@@ -11,7 +11,7 @@ import trio
 from rawws.limits import MIB
 from rawws.store.engine import Engine
 from rawws.store.entries import Page, Record
-from rawws.wire.frames import Opcode, split_frames
+from rawws.wire.frames import Opcode, whole_messages
 
 # Read in one go. A page has one record at least, however large that is.
 PAGE_MESSAGES, PAGE_BYTES = 500, MIB
@@ -80,12 +80,15 @@ class Shelf:
 
     async def get(self, numbers: Sequence[int]) -> dict[int, StoredMessage | None]:
         """Return messages by number, None for those that are lost, and keep them no longer. Raises `StoreError`."""
-        missing = {number for number in numbers if number not in self._messages}
+        kept = self._messages
+        missing = {number for number in numbers if number not in kept}
         for number in sorted(missing):
-            if number not in self._messages and (page := await self._read(number - 1, 1, 1)) is not None:
+            if number not in kept and (page := await self._read(number - 1, 1, 1)) is not None:
                 for record in page.records:
                     self._keep(record, number - 1, missing)
-        return {number: self._take(number) for number in numbers}
+        found = {number: kept.pop(number, None) for number in numbers}
+        self._bytes -= sum(MESSAGE_BYTES + len(message.payload) for message in found.values() if message is not None)
+        return found
 
     def put_back(self, number: int, message: StoredMessage) -> None:
         """Keep a message again, which is given out later."""
@@ -99,20 +102,12 @@ class Shelf:
             self._messages.clear()
             self._bytes = 0
 
-    def _take(self, number: int) -> StoredMessage | None:
-        message = self._messages.pop(number, None)
-        if message is not None:
-            self._bytes -= MESSAGE_BYTES + len(message.payload)
-        return message
-
     def _keep(self, record: Record, after: int, only: Collection[int] | None = None) -> None:
         if record.frames is None:
             return
-        number = record.first
-        for header, payload in split_frames(record.frames):
+        for number, (opcode, payload) in enumerate(whole_messages(record.frames), record.first):
             if number > after and (only is None or number in only):
-                self.put_back(number, StoredMessage(Opcode(header.opcode), bytes(payload)))
-            number += 1
+                self.put_back(number, StoredMessage(opcode, payload))
 
     async def _read(self, after: int, most_messages: int, most_bytes: int) -> Page | None:
         read = partial(self._engine.read, self._path, after, most_messages, most_bytes)

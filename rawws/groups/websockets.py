@@ -15,12 +15,14 @@ from rawws.broadcast.encodings import SUBPROTOCOL
 from rawws.broadcast.message_ids import MessageId
 from rawws.errors import Refusal, UsageError
 from rawws.groups.group import Worker
-from rawws.groups.protocol import GROUP_ENDED, GroupQuery, lost_lease, read_answer, with_head
+from rawws.groups.protocol import GROUP_ENDED, Answer, GroupQuery, JobLines, Verb, lost_lease, read_answer
 from rawws.groups.queue import ENDED, Queue
 from rawws.groups.shelf import StoredMessage
 from rawws.net.addresses import format_address
 from rawws.relay.leases import WITHDRAWN
+from rawws.relay.sending import MAX_OUTBOX_BYTES
 from rawws.websocket.callbacks import CallbackWebSocket
+from rawws.websocket.internals import send_together
 from rawws.wire.frames import MAX_CONTROL_PAYLOAD_BYTES, Opcode
 from rawws.wire.session import State
 from rawws.wire.trace import FAULT, STATE, shorten
@@ -46,6 +48,9 @@ class SocketWorker:
         self._websocket = websocket
         name = worker_name(websocket.id, websocket.remote_address, websocket.user)
         self.worker = Worker(name, most=query.most, ack_s=query.ack_s, tries=query.tries)
+        self._jobs = JobLines("")
+        self._messages: list[tuple[Opcode, bytes]] = []  # to be sent together
+        self._bytes = 0
 
     @property
     def is_full(self) -> bool:
@@ -57,8 +62,18 @@ class SocketWorker:
         return refuse_by_now(self._websocket.user, self._runner.path, WORKING, time.time())
 
     def deliver(self, job: MessageId, tried: int, message: StoredMessage) -> None:
-        payload = with_head(job, tried, message.payload)
-        self._websocket.send_nowait(payload, text=message.opcode is _TEXT)
+        if job.epoch != self._jobs.epoch:
+            self._jobs = JobLines(job.epoch)
+        opcode, payload = message
+        payload = self._jobs.with_head(job.number, tried, payload)
+        self._messages.append((opcode, payload))
+        self._bytes += len(payload)
+        if self._bytes > MAX_OUTBOX_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        messages, self._messages, self._bytes = self._messages, [], 0
+        send_together(self._websocket, messages)
 
     def end(self, refusal: Refusal) -> None:
         self._websocket.close(*_close_of(refusal))
@@ -74,6 +89,9 @@ class SocketWorker:
 
     def take(self, message: str | bytes) -> None:
         """Take the message of a worker. One that isn't an answer costs the connection."""
+        if number := self._jobs.acknowledged(message):
+            self._runner.say(Answer(Verb.ACK, MessageId(self._jobs.epoch, number)), self)
+            return
         try:
             answer = read_answer(message)
         except UsageError as error:

@@ -110,16 +110,16 @@ class NoQueues:
     callbacks = _NONE
 
     def __init__(self, refusal: Refusal) -> None:
-        self._refusal = refusal
+        self.refusal = refusal
 
     def refuse(self, request: Request) -> Refusal | None:
-        return self._refusal
+        return self.refusal
 
     async def prepare(self, request: Request) -> Refusal | None:
-        return self._refusal
+        return self.refusal
 
     async def answer(self, request: Request, client: WorkerClient, wait: Wait) -> Response | Refusal:
-        return self._refusal
+        return self.refusal
 
     def refuse_publishing(self, path: str) -> Refusal | None:
         return None
@@ -135,3 +135,8 @@ class NoQueues:
 
     def end_workers(self, is_wanted: Callable[[object], bool], code: int, reason: str | None) -> int:
         return 0
+
+
+def why_none(queues: Queues) -> Refusal | None:
+    """Return why a hub keeps no jobs, with advice for its operator; None if it does."""
+    return queues.refusal if isinstance(queues, NoQueues) else None

@@ -86,6 +86,11 @@ class Page:
     async def _feed(self, websocket: WebSocket) -> None:
         await Feed(websocket, self._tracer, self._about).run()
 
+    def concerns(self, request: Request) -> bool:
+        """Say whether a request may be for the page: one below its paths, or with a token."""
+        path = request.path or ""
+        return path.startswith(HOME) or path in _AT_HOME or token_of(request) is not None
+
     def is_own(self, request: Request) -> bool:
         """Say whether a request is the page's own, and will be granted; all other requests have to be logged."""
         path = request.path or ""
@@ -159,8 +164,14 @@ class _PageFirst(Middleware):
             await exchange.discard_body()
             await exchange.answer(response)
 
+    def concerns(self, request: Request) -> bool:
+        return self._page.concerns(request)
+
     def answer_now(self, request: Request, *, stopping: bool) -> Response | Refusal | None:
-        return self._answer(request) or super().answer_now(request, stopping=stopping)
+        response = self._answer(request)
+        if response is not None or self.elsewhere is None:
+            return response
+        return self.elsewhere.answer_now(request, stopping=stopping)
 
     def _answer(self, request: Request) -> Response | None:
         """Return the answer to a request; None for one that the other app has to answer."""

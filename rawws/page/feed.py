@@ -225,6 +225,7 @@ class Feed:
         return "" if found is None else found[1].decode("latin-1")[:AGENT_CHARACTERS]
 
     def _describe(self) -> Record:
+        no_groups = self._about.why_no_groups()
         return {
             "version": __version__,
             "uri": self._about.uri if self._about.is_tap else None,
@@ -233,6 +234,7 @@ class Feed:
             "case_path": self._about.case_path,
             "path": self._about.path,
             "has_rooms": self._about.has_rooms,
+            "no_groups": None if no_groups is None else no_groups.advice,
         }
 
     async def _answer(self, message: str | bytes) -> None:

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import trio
 
-from rawws.errors import RawwsError
+from rawws.errors import RawwsError, Refusal
 from rawws.inspection import dissect, records
 from rawws.inspection.conformance import BY_NAME, CASES, Case
 from rawws.inspection.observer import Observer
@@ -44,7 +44,8 @@ class About:
     """A description of the watched server. Cases are run against ``uri``, and clients connect to it.
 
     ``is_tap`` says that another server serves the page. A WebSocket can be opened at ``path``; ``has_rooms`` says that
-    this is a room, over HTTP too. ``case_headers`` are those of the requests for ``case_path``, which may need a token.
+    this is a room, over HTTP too; ``why_no_groups`` returns why its messages can't be shared as jobs, None if they can.
+    ``case_headers`` are those of the requests for ``case_path``, which may need a token.
     """
 
     uri: str
@@ -54,6 +55,7 @@ class About:
     case_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     path: str = "/room"
     has_rooms: bool = False
+    why_no_groups: Callable[[], Refusal | None] = lambda: None
 
 
 class Questions:

@@ -79,7 +79,7 @@ class AdminApp(Middleware):
         self.elsewhere: HttpApp = elsewhere
 
     def is_own(self, request: Request) -> bool:
-        return request.path not in METHODS and super().is_own(request)
+        return not self.concerns(request) and super().is_own(request)
 
     async def serve_exchange(self, exchange: Exchange) -> None:
         path = exchange.request.path or ""
@@ -89,8 +89,8 @@ class AdminApp(Middleware):
         await exchange.discard_body()
         await exchange.answer(await self._answer(exchange, path))
 
-    def answer_now(self, request: Request, *, stopping: bool) -> Response | Refusal | None:
-        return None if request.path in METHODS else super().answer_now(request, stopping=stopping)
+    def concerns(self, request: Request) -> bool:
+        return request.path in METHODS
 
     async def _answer(self, exchange: Exchange, path: str) -> Response | Refusal:
         request = exchange.request
@@ -189,21 +189,23 @@ class ReservedApp(Middleware):
         self.elsewhere: HttpApp = elsewhere
 
     async def serve_exchange(self, exchange: Exchange) -> None:
-        if _is_reserved(exchange.request):
+        if self.concerns(exchange.request):
             await exchange.discard_body()
             await exchange.answer(_NOTHING_HERE)
         else:
             await self.elsewhere.serve_exchange(exchange)
 
+    def concerns(self, request: Request) -> bool:
+        return f"{request.path}/".startswith(OWN_PATHS)
+
     def answer_now(self, request: Request, *, stopping: bool) -> Response | Refusal | None:
-        return _NOTHING_HERE if _is_reserved(request) else super().answer_now(request, stopping=stopping)
+        return _NOTHING_HERE if self.concerns(request) else super().answer_now(request, stopping=stopping)
+
+    def answer_always(self, request: Request) -> Response | None:
+        return _NOTHING_HERE if self.concerns(request) else super().answer_always(request)
 
 
 _NOTHING_HERE = Response(404, "Nothing is here: this path is reserved.\n", [NO_STORE])
-
-
-def _is_reserved(request: Request) -> bool:
-    return f"{request.path}/".startswith(OWN_PATHS)
 
 
 def _no_room(path: str) -> Refusal:

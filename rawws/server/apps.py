@@ -231,6 +231,9 @@ class HttpApp(Protocol):
         None has `serve_exchange` called. ``stopping`` says whether the server is.
         """
 
+    def answer_always(self, request: Request) -> Response | None:
+        """Return the response that every GET or HEAD without a body gets that has this head; None if it may change."""
+
     def lifespan(self) -> AbstractAsyncContextManager[None]:
         """Return a context that lasts from before the server listens until after the last exchange."""
 
@@ -239,6 +242,10 @@ class Middleware:
     """The base of apps that answer some requests themselves, and pass all others on to another app."""
 
     elsewhere: HttpApp | None  # None where there is no other app
+
+    def concerns(self, request: Request) -> bool:
+        """Say whether this app may answer a request, now or later. That depends on the request's head alone."""
+        raise NotImplementedError
 
     def is_own(self, request: Request) -> bool:
         """Say whether a request is rawws's own, such as its page's, and so isn't logged."""
@@ -253,8 +260,14 @@ class Middleware:
         raise NotImplementedError
 
     def answer_now(self, request: Request, *, stopping: bool) -> Response | Refusal | None:
-        """Return the other app's answer."""
-        return None if self.elsewhere is None else self.elsewhere.answer_now(request, stopping=stopping)
+        """Return the other app's answer to a request that doesn't concern this one. An own answer has to be awaited."""
+        if self.elsewhere is None or self.concerns(request):
+            return None
+        return self.elsewhere.answer_now(request, stopping=stopping)
+
+    def answer_always(self, request: Request) -> Response | None:
+        """Return the other app's answer to a request that doesn't concern this one."""
+        return None if self.elsewhere is None or self.concerns(request) else self.elsewhere.answer_always(request)
 
     def lifespan(self) -> AbstractAsyncContextManager[None]:
         """Return the other app's lifespan."""

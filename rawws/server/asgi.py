@@ -163,6 +163,9 @@ class AsgiApp:
     def answer_now(self, request: Request, *, stopping: bool) -> None:
         """Return None: an application has to be asked."""
 
+    def answer_always(self, request: Request) -> None:
+        """Return None: an application may change its mind."""
+
     async def answer_upgrade(self, exchange: UpgradeExchange) -> Acceptance | Refusal | None:
         """Have the application decide about one request for a WebSocket. `UpgradeApp` describes the result."""
         calls = self._running

@@ -16,7 +16,7 @@ from rawws.limits import Limits
 from rawws.net.accept import Address
 from rawws.relay.resting import Resting
 from rawws.server.admission import Sender
-from rawws.server.apps import Drain, Exchange, UpgradeApp
+from rawws.server.apps import Drain, Exchange, HttpApp, UpgradeApp
 from rawws.tracing import Tracer
 from rawws.wire.allowed_hosts import Hosts, is_local_name
 from rawws.wire.messages import Request, Response
@@ -49,8 +49,8 @@ class ServerConfig:
     process_response: ProcessResponse | None = None
     server_header: str | None = None
     tracer: Tracer = field(default_factory=Tracer)
-    # Returns the app's answer to a GET or HEAD, if that needs no waiting, or None.
-    answer_now: Callable[..., Response | Refusal | None] | None = None
+    # The app as an object, if it may have answers to a GET or HEAD that need no waiting.
+    prompt_app: HttpApp | None = None
     # Says whether a request is the page's own, and will be granted. Then it isn't logged.
     is_own: Callable[[Request], bool] | None = None
     limits_by_flag: Mapping[str, float] = field(default_factory=dict)  # the limits of the whole server, for /metrics

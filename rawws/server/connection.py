@@ -28,6 +28,7 @@ from rawws.relay.loop import current_loop
 from rawws.server.apps import Adopt, Body
 from rawws.server.config import ServerState
 from rawws.wire.http1 import HttpEvent, HttpPhase, Signal
+from rawws.wire.known_answer import KnownAnswer, common_fields
 from rawws.wire.messages import NO_STORE, Headers, Request, Response
 from rawws.wire.role import Role
 from rawws.wire.trace import FAULT, IN, OUT, STATE, TIMER, head_lines, mask_target
@@ -99,6 +100,7 @@ class HttpConnection:
         self.held_for_call: Callable[[], int] = int  # returns the bytes that the application's call holds for it
         self.taken: Request | None = None  # received while the connection rested, and not answered yet
         self.unsent = b""  # of the answer to a request that was answered at once
+        self.known: KnownAnswer | None = None  # the last request's, if it always is the same
 
     def announce(self) -> None:
         """Report the connection to the log and the tracer, unless that was done before."""
@@ -146,12 +148,19 @@ class HttpConnection:
             for text in head_lines(self.http.raw_head):
                 self.log(logs.http, logging.DEBUG, IN, text)
 
+    def begin_known(self) -> None:
+        """Record a request that is answered as one before it was, which has announced the connection."""
+        self.is_quiet = False
+        self.request_began_at = trio.current_time()
+
     @property
     def held_bytes(self) -> int:
         """The bytes of memory that it uses, without a body that is being received or sent."""
         held = CONNECTION_BYTES + self.transport.held_bytes + self.http.held_bytes + self.also_held_bytes
         held += self.held_for_call()
         held += len(self.unsent)
+        if self.known is not None:
+            held += self.known.held_bytes
         return held if self.request is None else held + self.request.held_bytes
 
     def end_request(self) -> None:
@@ -287,16 +296,13 @@ class HttpConnection:
         return self.http.respond_apart(response, self.common_fields(response.headers), close=close)
 
     def common_fields(self, own: Headers = _NO_FIELDS) -> list[tuple[bytes, bytes]]:
-        """Return the fields of every response, but those that it has as its ``own``.
+        """Return the fields of every response, but those that it has as its ``own``."""
+        return common_fields(http_date(int(time.time())), self.config.server_header, own)
 
-        RFC 9110 §6.6.1 requires a date of a server that has a clock.
-        """
-        fields = []
-        if "Date" not in own:
-            fields.append((b"Date", http_date(int(time.time()))))
-        if self.config.server_header is not None and "Server" not in own:
-            fields.append((b"Server", self.config.server_header.encode("ascii")))
-        return fields
+    def write_known(self, known: KnownAnswer) -> bytes:
+        """Return the bytes of a known answer, to be sent now."""
+        self.answered = known.answer
+        return known.write(http_date(int(time.time())), self.config.server_header)
 
     async def send(self, data: bytes, logger: logging.Logger | None = None, *, of: Body = b"") -> None:
         """Send data; a logger gets its head. Raises TimeoutError when the client doesn't read.
@@ -355,11 +361,12 @@ class HttpConnection:
         finally:
             self.server.lingering -= 1
 
-    def log_access(self, request: Request) -> None:
+    def log_access(self, request: Request | KnownAnswer) -> None:
         """Log the one line about a request that doesn't upgrade: what it asked for, the status, and the time taken."""
         if self.is_quiet or not logs.http.isEnabledFor(logging.INFO):
             return
-        status, took_s = self.http.response_status, trio.current_time() - self.request_began_at
+        status = request.answer.status if isinstance(request, KnownAnswer) else self.http.response_status
+        took_s = trio.current_time() - self.request_began_at
         took = f"{took_s * 1000:.1f} ms" if took_s < 1 else f"{took_s:.1f} s"
         outcome = f"no answer after {took}" if status is None else f"{status} in {took}"
         self.log(logs.http, logging.INFO, STATE, f"{request.method} {mask_target(request.target)}: {outcome}")

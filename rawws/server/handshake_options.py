@@ -70,7 +70,7 @@ class HandshakeOptions:
         return ServerConfig(
             app=app,
             # An application has to be waited for, and it answers nearly all requests that there are.
-            answer_now=http.answer_now if isinstance(http, HttpApp) and not plain_apps.find_application(http) else None,
+            prompt_app=http if isinstance(http, HttpApp) and not plain_apps.find_application(http) else None,
             is_own=http.is_own if isinstance(http, Middleware) else None,
             limits=limits,
             fast_lane=options.fast_lane,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from rawws.errors import Refusal, UsageError
+from rawws.errors import UsageError
 from rawws.extras import install_command
 from rawws.hub.hub import Hub
 from rawws.hub.paths import METRICS
@@ -45,7 +45,7 @@ class MetricsApp(Middleware):
         self._worker = worker
 
     async def serve_exchange(self, exchange: Exchange) -> None:
-        if not _asks_for_metrics(exchange.request):
+        if not self.concerns(exchange.request):
             await self.elsewhere.serve_exchange(exchange)
             return
         await exchange.discard_body()
@@ -56,12 +56,8 @@ class MetricsApp(Middleware):
         headers = [("Content-Type", self._prometheus.CONTENT_TYPE_LATEST), NO_STORE]
         await exchange.answer(Response(200, body, headers))
 
-    def answer_now(self, request: Request, *, stopping: bool) -> Response | Refusal | None:
-        return None if _asks_for_metrics(request) else super().answer_now(request, stopping=stopping)
-
-
-def _asks_for_metrics(request: Request) -> bool:
-    return request.path == METRICS and request.method in ("GET", "HEAD")
+    def concerns(self, request: Request) -> bool:
+        return request.path == METRICS and request.method in ("GET", "HEAD")
 
 
 class _Figures:

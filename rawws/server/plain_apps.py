@@ -30,6 +30,7 @@ def find_application(http: object) -> object | None:
 
 
 _GREETS = Response(200, GREETING, [NO_STORE])
+_IS_HEALTHY = Response(200, "ok", [NO_STORE])
 
 
 class HelloApp:
@@ -60,12 +61,16 @@ class HelloApp:
             )
         match request.path:
             case "/healthz":
-                return Response(200, "ok", [NO_STORE])
+                return _IS_HEALTHY
             case "/readyz":
                 obstacle = "stopping" if stopping else self._obstacle()
                 return Response(503, obstacle, [NO_STORE]) if obstacle else Response(200, "ready", [NO_STORE])
             case _:
                 return _GREETS
+
+    def answer_always(self, request: Request) -> Response | None:
+        answer = None if request.path == "/readyz" else self.answer_now(request)
+        return answer if isinstance(answer, Response) and answer.status == 200 else None
 
     def max_body_bytes(self, limits: Limits) -> int:
         return limits.max_body_bytes

@@ -93,12 +93,10 @@ class RoomApp(Middleware):
             case _:
                 await self.elsewhere.serve_exchange(exchange)
 
-    def answer_now(self, request: Request, *, stopping: bool) -> Response | Refusal | None:
-        # To ask about grants, to load a room, and to wait for a job may take time.
+    def concerns(self, request: Request) -> bool:
+        """Say whether a GET or HEAD is about a room. To ask about grants, to load a room, and to wait may take time."""
         is_about_room = names_group(request.query) or _find_reader(request, read_request(request)) is not None
-        if is_about_room and (request.path or "") in self._paths:
-            return None
-        return super().answer_now(request, stopping=stopping)
+        return is_about_room and (request.path or "") in self._paths
 
     async def _read(self, exchange: Exchange, path: str) -> None:
         request = exchange.request

@@ -67,7 +67,7 @@ class StoreView:
 
     def _groups(self, room: StoredRoom) -> Iterator[GroupState]:
         for name, group in sorted(read_groups(self._connection, room).items()):
-            yield GroupState(room.path, name, group.position, read_jobs(self._connection, group))
+            yield GroupState(room.path, name, group.position, read_jobs(self._connection, room, group))
 
     def room(self, path: str) -> StoredRoom | None:
         """Return a room; None if there is none, or it can't be read. Raises `StoreError`."""

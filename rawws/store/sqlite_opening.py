@@ -19,7 +19,17 @@ from rawws.errors import UsageError, sentence_of
 from rawws.store.modes import SyncMode
 from rawws.store.sqlite_read import is_damage
 from rawws.store.sqlite_rows import ROOM_COLUMNS, StoredRoom, query, read_room
-from rawws.store.sqlite_schema import APPLICATION_ID, PAGE_BYTES, VERSION, connect, create, read_schema, schema
+from rawws.store.sqlite_schema import (
+    APPLICATION_ID,
+    JOBS_TABLES,
+    PAGE_BYTES,
+    VERSION,
+    connect,
+    create,
+    read_schema,
+    schema,
+)
+from rawws.store.sqlite_upgrade import upgrade
 from rawws.store.store_lock import Mark, StoreLock, boot_id
 
 _MAGIC = b"SQLite format 3\x00"
@@ -105,8 +115,8 @@ def check_header(path: Path) -> bool:
     return False
 
 
-def check_format(connection: sqlite3.Connection, path: Path) -> None:
-    """Raises `UsageError` if a file of SQLite is another program's, or a newer one's."""
+def read_format(connection: sqlite3.Connection, path: Path) -> int:
+    """Return the format of a store. Raises `UsageError` if a file of SQLite is another program's, or a newer one's."""
     program = query(connection, "PRAGMA application_id")[0][0]
     version = query(connection, "PRAGMA user_version")[0][0]
     if program != APPLICATION_ID:
@@ -115,8 +125,19 @@ def check_format(connection: sqlite3.Connection, path: Path) -> None:
         raise UsageError(
             f"the store {path} has format {version}, and this rawws knows formats up to {VERSION}; use a newer rawws"
         )
-    if read_schema(connection) != schema():
+    if version not in JOBS_TABLES or read_schema(connection) != schema(version):
         raise UsageError(_damaged(path, "its tables aren't those of a store"))
+    return int(version)
+
+
+def check_format(connection: sqlite3.Connection, path: Path) -> None:
+    """Raises `UsageError` if a file of SQLite is no store of the present format."""
+    version = read_format(connection, path)
+    if version != VERSION:
+        raise UsageError(
+            f"the store {path} has format {version}, and is only read in format {VERSION}; "
+            f"a server of this version changes it to that: start one with --store {path}"
+        )
 
 
 def _make_file(path: Path) -> None:
@@ -137,10 +158,11 @@ def _check_file(path: Path) -> bool:
 
 def _prepare(connection: sqlite3.Connection, path: Path, mode: SyncMode, *, is_new: bool) -> None:
     """Set up the connection, and make the tables of a new store."""
+    version = VERSION
     if is_new:
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
     elif query(connection, "SELECT count(*) FROM sqlite_master")[0][0]:
-        check_format(connection, path)
+        version = read_format(connection, path)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA fullfsync = ON")  # of macOS
@@ -150,6 +172,8 @@ def _prepare(connection: sqlite3.Connection, path: Path, mode: SyncMode, *, is_n
     if not query(connection, "SELECT count(*) FROM sqlite_master")[0][0]:
         create(connection, os.urandom(8).hex())
     _check_pages(connection, path)
+    if version != VERSION:
+        upgrade(connection)
     if mode is not SyncMode.ALWAYS:
         connection.execute("PRAGMA synchronous = NORMAL")
 

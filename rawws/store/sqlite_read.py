@@ -18,8 +18,8 @@ from rawws.store.sqlite_rows import (
     StoredRoom,
     bindable,
     query,
+    read_block,
     read_group,
-    read_job,
     read_record,
     read_room,
 )
@@ -136,10 +136,10 @@ def read_groups(connection: sqlite3.Connection, room: StoredRoom) -> dict[str, S
     return {group.name: group for group in found if group is not None}
 
 
-def read_jobs(connection: sqlite3.Connection, group: StoredGroup) -> tuple[Job, ...]:
-    """Return the jobs of a group, by number."""
+def read_jobs(connection: sqlite3.Connection, room: StoredRoom, group: StoredGroup) -> tuple[Job, ...]:
+    """Return the jobs of a group of a room, by number."""
     rows = query(connection, f"SELECT {JOB_COLUMNS} FROM jobs WHERE id BETWEEN ? AND ? ORDER BY id", *rows_of(group.id))
-    return tuple(read_job(group, row) for row in rows)
+    return tuple(Job(number, *lease) for row in rows for number, lease in read_block(group, row, room.oldest).items())
 
 
 def read_rooms(connection: sqlite3.Connection) -> Iterator[StoredRoom | None]:
@@ -155,4 +155,4 @@ def read_all_groups(connection: sqlite3.Connection) -> Iterator[GroupState]:
         if (room := read_room(row)) is None:
             continue
         for name, group in sorted(read_groups(connection, room).items()):
-            yield GroupState(room.path, name, group.position, read_jobs(connection, group))
+            yield GroupState(room.path, name, group.position, read_jobs(connection, room, group))

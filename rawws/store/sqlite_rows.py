@@ -5,18 +5,19 @@ SQLite checks the frames of its WAL, but not the pages of the file. A damaged fi
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from rawws.broadcast.idempotency import Repeat
 from rawws.broadcast.log import History
 from rawws.store.checksums import checksum
-from rawws.store.entries import Job, Record, RoomTail
+from rawws.store.entries import Record, RoomTail
 from rawws.store.retention import NO_EXTENT, Extent, Kept
-from rawws.store.sqlite_schema import number_in, row_id
+from rawws.store.sqlite_schema import BLOCK_JOBS, number_in, row_id
 
 ROOM_COLUMNS = (
     "id, path, epoch, oldest, newest, kept, size, oldest_at, newest_at, keyed_at, "
@@ -25,9 +26,11 @@ ROOM_COLUMNS = (
 RECORD_COLUMNS = "id, messages, at, key, frames, checksum"
 KEY_COLUMNS = "id, text, owner, digest, at, room, checksum"
 GROUP_COLUMNS = "id, room, name, position, checksum"
-JOB_COLUMNS = "id, tries, due, lease, checksum"
+JOB_COLUMNS = "id, jobs, checksum"
 
 Row = Sequence[Any]
+Lease = tuple[int, float, str]  # a job without its number: the tries, the time that it is due, the name of the lease
+UNTRIED: Lease = (0, 0.0, "")
 _MOST = 1 << 62
 NO_HISTORY = History()
 # Raised by reading a value of another type, or bytes that are no text.
@@ -172,21 +175,44 @@ def read_group(path: str, row: Row) -> StoredGroup | None:
     return group if is_sound else StoredGroup(own, room, group.name, 0)
 
 
-def job_row(group: StoredGroup, job: Job) -> Row:
-    """Return the row of a job."""
-    own = checksum("job", group.id, group.name, job.number, job.tries, float(job.due), job.lease)
-    return row_id(group.id, job.number), job.tries, float(job.due), bindable(job.lease), own
+def block_row(group: StoredGroup, own: int, jobs: Mapping[int, Lease]) -> Row:
+    """Return the row of a block of jobs, by their numbers."""
+    stretches: list[list[Any]] = []  # first, count, tries, due, lease
+    following, alike = 0, None
+    for number in sorted(jobs):
+        lease = jobs[number]
+        if number == following and lease == alike:
+            stretches[-1][1] += 1
+        else:
+            stretches.append([number, 1, *lease])
+            alike = lease
+        following = number + 1
+    text = json.dumps(stretches, separators=(",", ":"))
+    return own, text, _block_checksum(group, own, text)
 
 
-def read_job(group: StoredGroup, row: Row) -> Job:
-    """Return the job of a row. If the row is damaged, it is due, and hasn't been tried."""
-    number = number_in(row[0])
+def _block_checksum(group: StoredGroup, own: int, text: str) -> bytes:
+    return checksum("jobs", group.id, group.name, number_in(own), text)
+
+
+def read_block(group: StoredGroup, row: Row, oldest: int = 1) -> dict[int, Lease]:
+    """Return the jobs of a row by their numbers, in order.
+
+    If the row is damaged, nobody knows which of its messages are finished. So each from the number ``oldest`` on that
+    the group has taken is due, and hasn't been tried.
+    """
+    own, raw, found = row
     try:
-        job = Job(number, row[1], row[2], _text(row[3]))
-        is_sound = job_row(group, job)[-1] == row[-1]
+        text = _text(raw)
+        if _block_checksum(group, own, text) == found:
+            jobs: dict[int, Lease] = {}
+            for first, count, *lease in json.loads(text):
+                jobs |= dict.fromkeys(range(first, first + count), tuple(lease))
+            return jobs
     except _DAMAGE:
-        is_sound = False
-    return job if is_sound else Job(number, 0, 0.0, "")
+        pass
+    first = number_in(own)
+    return dict.fromkeys(range(max(first, oldest, 1), min(first + BLOCK_JOBS, group.position + 1)), UNTRIED)
 
 
 def query(connection: sqlite3.Connection, sql: str, *values: object) -> list[Row]:

@@ -10,6 +10,7 @@ import json
 import sqlite3
 from collections import deque
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from rawws.broadcast.idempotency import KEPT_S, MAX_KEYS, Repeat
 from rawws.broadcast.message_ids import new_epoch
@@ -23,20 +24,22 @@ from rawws.store.sqlite_rows import (
     KEY_COLUMNS,
     RECORD_COLUMNS,
     ROOM_COLUMNS,
+    Lease,
     Row,
     StoredGroup,
     StoredRoom,
     bindable,
-    job_row,
+    block_row,
     key_row,
     query,
+    read_block,
     read_kept,
     read_key,
     read_room,
     record_row,
     storable,
 )
-from rawws.store.sqlite_schema import MOST_MESSAGES, MOST_ROOMS, NUMBER_BITS, row_id, rows_of
+from rawws.store.sqlite_schema import BLOCK_JOBS, MOST_MESSAGES, MOST_ROOMS, NUMBER_BITS, number_in, row_id, rows_of
 
 MOST_KNOWN_ROOMS = 10_000  # whose rows are remembered between commits
 _HEADS = 64  # the oldest records of a room that are looked at at once
@@ -82,6 +85,14 @@ class Rooms:
         self._known.clear()
 
 
+class _Block(NamedTuple):
+    """The changes of a block of jobs, by their numbers; None for one that is finished."""
+
+    room: StoredRoom
+    group: StoredGroup
+    changes: dict[int, Lease | None]
+
+
 class Change:
     """One transaction. Its owner begins and ends it.
 
@@ -97,7 +108,7 @@ class Change:
         self._records: list[Row] = []
         self._keys: list[Row] = []
         self._repeats: dict[tuple[int, str, str], Repeat] = {}  # of ``_keys``
-        self._jobs: dict[int, Row | None] = {}  # None for one that is finished
+        self._blocks: dict[int, _Block] = {}  # by their rows
         self._doomed: list[int] = []  # records
         self._past: dict[int, int] = {}  # the first row of a room after those
 
@@ -217,10 +228,38 @@ class Change:
         group = groups.get(entry.group) or self._make_group(room, entry.group)
         group.position = entry.position
         self._groups[group.id] = room, group
-        for job in entry.jobs:
-            self._jobs[row_id(group.id, job.number)] = job_row(group, job)
-        for number in entry.done:
-            self._jobs[row_id(group.id, number)] = None
+        self._change_jobs(room, group, ((job[0], job[1:]) for job in entry.jobs))
+        self._change_jobs(room, group, ((number, None) for number in entry.done))
+
+    def _change_jobs(self, room: StoredRoom, group: StoredGroup, jobs: Iterable[tuple[int, Lease | None]]) -> None:
+        own, changes = -1, dict[int, Lease | None]()
+        for number, job in jobs:
+            if number & -BLOCK_JOBS != own:
+                own = number & -BLOCK_JOBS
+                row = row_id(group.id, own)
+                if row not in self._blocks:
+                    self._blocks[row] = _Block(room, group, {})
+                changes = self._blocks[row].changes
+            changes[number] = job
+
+    def _write_blocks(self) -> None:
+        """Write the jobs that have changed, with the others of their blocks."""
+        if not self._blocks:
+            return
+        sql = f"SELECT {JOB_COLUMNS} FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
+        stored = {row[0]: row for row in query(self._connection, sql, json.dumps(list(self._blocks)))}
+        rows, gone = [], []
+        for own, (room, group, changes) in self._blocks.items():
+            row = stored.get(own)
+            known = {} if row is None else read_block(group, row, room.oldest)
+            jobs = {number: lease for number, lease in (known | changes).items() if lease is not None}
+            if jobs:
+                rows.append(block_row(group, own, jobs))
+            elif row is not None:
+                gone.append(own)
+        self._delete("jobs", gone)
+        self._write("jobs", JOB_COLUMNS, rows)
+        self._blocks.clear()
 
     def _make_group(self, room: StoredRoom, name: str) -> StoredGroup:
         number = (query(self._connection, "SELECT max(id) FROM groups")[0][0] or 0) + 1
@@ -242,9 +281,11 @@ class Change:
         """Return the number of the first message that a group needs; if there is no group, the next message's."""
         needed = room.newest + 1
         for group in self._groups_of(room).values():
-            sql = "SELECT min(id) FROM jobs WHERE id BETWEEN ? AND ?"
-            first = query(self._connection, sql, *rows_of(group.id))[0][0]
-            needed = min(needed, group.position + 1 if first is None else first & MOST_MESSAGES)
+            sql = f"SELECT {JOB_COLUMNS} FROM jobs WHERE id BETWEEN ? AND ? ORDER BY id LIMIT 1"
+            first = group.position + 1
+            for row in query(self._connection, sql, *rows_of(group.id)):
+                first = next(iter(read_block(group, row, room.oldest)), number_in(row[0]))
+            needed = min(needed, first)
         return needed
 
     # Forgetting
@@ -337,11 +378,9 @@ class Change:
         self._write("keys", KEY_COLUMNS, self._keys)
         self._repeats.clear()
         self._write("groups", GROUP_COLUMNS, [group.row(room.path) for room, group in self._groups.values()])
-        self._delete("jobs", [number for number, row in self._jobs.items() if row is None])
-        self._write("jobs", JOB_COLUMNS, [row for row in self._jobs.values() if row is not None])
+        self._write_blocks()
         self._records, self._keys = [], []
         self._groups.clear()
-        self._jobs.clear()
 
     def _write_rooms(self, rows: Sequence[Row]) -> None:
         # Unlike REPLACE, this leaves the index of the paths alone.

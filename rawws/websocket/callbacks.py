@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import trio
@@ -145,6 +145,18 @@ class CallbackWebSocket(WebSocketBase):
             gathered.append(self._session.message(opcode, payload, compress=compress))
         self._gathered_bytes += size
         return self._gathered_bytes <= MAX_OUTBOX_BYTES or self._send_many()
+
+    def _send_together(self, messages: Iterable[tuple[Opcode, bytes]]) -> bool:
+        """Send messages at once and together; a text's payload is UTF-8. Not for a peer in a room: it is overtaken."""
+        peer = self._peer
+        if self._session.state is not _OPEN or peer.lost is not None or self._close_if_too_slow():
+            return False
+        message = self._session.message
+        if frames := [message(opcode, payload) for opcode, payload in messages]:
+            self._loop.stats.messages_out += len(frames) - 1
+            self._loop.sending.send(peer, b"".join(frames))
+            self._receiver.pause_if_full()
+        return True
 
     def _send_soon(self, opcode: Opcode, payload: bytes, compress: bool | None) -> bool:
         """Send a message with all others that are for this peer when the turn is over."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from rawws.errors import Cause, UsageError
 from rawws.limits import NO_LIMIT
@@ -10,6 +10,7 @@ from rawws.relay.loop import current_loop
 from rawws.relay.peer import Inbox, Peer
 from rawws.websocket import CALLS_IN_A_ROW, WebSocket
 from rawws.websocket.base import WebSocketBase
+from rawws.websocket.callbacks import CallbackWebSocket
 from rawws.wire.frames import Opcode
 from rawws.wire.role import Role
 
@@ -43,6 +44,14 @@ def prepare_to_join(websocket: WebSocketBase) -> Peer:
         if inbox.closed is not None:
             raise peer.closed_error(inbox.closed)
     return peer
+
+
+def send_together(websocket: CallbackWebSocket, messages: Iterable[tuple[Opcode, bytes]]) -> bool:
+    """Send messages in one go: each is a payload with TEXT or BINARY, and a text's is UTF-8.
+
+    Nothing is checked, and the connection is in no room. Returns as `CallbackWebSocket.send_nowait`.
+    """
+    return websocket._send_together(messages)
 
 
 async def finish(websocket: WebSocket) -> None:

@@ -87,20 +87,10 @@ class CleanExchange:
     def respond(self, response: Response, more_fields: Sequence[tuple[bytes, bytes]]) -> tuple[bytes, bytes] | None:
         """Return a whole response as its head and its body, or None. ``more_fields`` come before its own."""
         self.check_turn("Response")
-        status, headers = response.status, response.headers
-        if status < 200 or status in (204, 304) or headers.has_any(_JUDGED_IN_WHOLE):
-            return None
-        own = headers.lines()
-        if not own and len(headers):
-            return None
-        lines = [_status_line(status)]
-        for field in more_fields:
-            if (line := _common_line(*field)) is None:
-                return None
-            lines.append(line)
-        lines += own, b"Content-Length: %d\r\n\r\n" % len(response.body)
-        self._sent = _Sent.ALL
-        return b"".join(lines), b"" if self._is_head else response.body
+        whole = write_whole(response, more_fields, is_to_head=self._is_head)
+        if whole is not None:
+            self._sent = _Sent.ALL
+        return whole
 
     def begin_response(
         self, status: int, fields: Sequence[tuple[bytes, bytes]], *, close: bool = False
@@ -173,6 +163,28 @@ def read_clean(received: bytearray, limits: Limits, room: int) -> CleanExchange 
     method, target = match[1].decode("ascii"), match[2].decode("ascii")
     request = Request(method, target, "1.1", headers, match[0])
     return CleanExchange(request, received[match.end() :])
+
+
+def write_whole(
+    response: Response, more_fields: Sequence[tuple[bytes, bytes]], *, is_to_head: bool
+) -> tuple[bytes, bytes] | None:
+    """Return a whole response to a clean head as its head and its body; None if h11 has to write it.
+
+    ``more_fields`` come before the response's own. The answer to a HEAD (``is_to_head``) has no body.
+    """
+    status, headers = response.status, response.headers
+    if status < 200 or status in (204, 304) or headers.has_any(_JUDGED_IN_WHOLE):
+        return None
+    own = headers.lines()
+    if not own and len(headers):
+        return None
+    lines = [_status_line(status)]
+    for field in more_fields:
+        if (line := _common_line(*field)) is None:
+            return None
+        lines.append(line)
+    lines += own, b"Content-Length: %d\r\n\r\n" % len(response.body)
+    return b"".join(lines), b"" if is_to_head else response.body
 
 
 def _is_clean(headers: Headers) -> bool:

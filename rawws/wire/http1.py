@@ -127,6 +127,11 @@ class HttpPhase:
         return bool(self._head) or not self._in_head
 
     @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing of a request was received, not even an empty line before it, and h11 isn't needed yet."""
+        return self._in_head and not self._head and not self._empty_lines_bytes and self._made_h11 is None
+
+    @property
     def held_bytes(self) -> int:
         """The bytes of memory of input that is not a request yet. A head counts twice, since h11 has a copy."""
         return 2 * len(self._head) if self._in_head else len(self.trailing_data[0])

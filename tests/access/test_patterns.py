@@ -132,10 +132,10 @@ def test_hostile_pattern_and_path_take_no_time() -> None:
     """A matcher that goes back would take years for these."""
     pattern = Pattern("/" + "a*" * 120 + "b")
     room = "/" + "a" * 8000
-    started = time.perf_counter()
+    started = time.thread_time()
     assert room not in pattern
     assert "/" + "/" * 8000 not in Pattern("/" + "*/" * 120 + "b")
-    assert time.perf_counter() - started < 1
+    assert time.thread_time() - started < 1
 
 
 @pytest.mark.hypothesis

@@ -41,7 +41,7 @@ from tests.asgi_serving import (
     start,
     the_error,
 )
-from tests.serving.machine import LOOPBACK
+from tests.serving.machine import LOOPBACK, PATIENCE_S
 from tests.serving.wire import get
 
 
@@ -105,7 +105,7 @@ async def test_a_small_response_crosses_once_each_way(monkeypatch: pytest.Monkey
         for _ in range(3):
             crossings.clear()
             assert (await site.ask(get("/")))[0] == 200
-            with trio.fail_after(10):
+            with trio.fail_after(PATIENCE_S):
                 while len(crossings) < 2:
                     await trio.sleep(0)
             assert crossings == [1, 3]  # the call; and the head, the body and the end
@@ -228,7 +228,7 @@ async def test_bodies_between_the_two_loops_are_counted() -> None:
         return await send(body(bytes(32 * MIB), more=True))
 
     async def used(more_than: int) -> int:
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE_S):
             while (used := current_loop().memory.used_bytes()) <= more_than:
                 await trio.sleep(0.01)
         return used

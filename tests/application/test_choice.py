@@ -15,6 +15,7 @@ import rawws
 from rawws.application import choice
 from rawws.application.choice import LoopChoice, find_trio
 from rawws.errors import UsageError
+from tests.serving.machine import PATIENCE_S
 
 Make = Callable[..., ModuleType]
 
@@ -129,7 +130,7 @@ def test_uvloop_that_is_not_installed_is_one_sentence(monkeypatch: pytest.Monkey
 
 def test_a_program_without_such_an_application_does_not_wait_for_asyncio_to_be_imported() -> None:
     source = "import sys, rawws; sys.exit('asyncio' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", source], timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", source], timeout=PATIENCE_S).returncode == 0
 
 
 async def _app(*_: object) -> None:

@@ -23,7 +23,7 @@ from rawws.application.loading import interface_of
 from rawws.server.asgi import asgi, wsgi
 from tests.asgi_serving import serving
 from tests.redis_server import RedisServer, free_port
-from tests.serving.machine import LOOPBACK, need
+from tests.serving.machine import LOOPBACK, PATIENCE_S, need
 from tests.serving.programs import Program, StartProgram
 from tests.serving.wire import get
 
@@ -150,7 +150,9 @@ def postgres() -> Iterator[str]:
             shutil.chown(directory, **user)
         data, port = f"{directory}/data", str(free_port())
         quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": "/", **user}
-        subprocess.run([initdb, "-D", data, "-U", "test", "-A", "trust", "--no-sync"], check=True, timeout=60, **quiet)
+        subprocess.run(
+            [initdb, "-D", data, "-U", "test", "-A", "trust", "--no-sync"], check=True, timeout=PATIENCE_S, **quiet
+        )
         program = str(Path(initdb).resolve().with_name("postgres"))
         command = [program, "-D", data, "-h", LOOPBACK, "-p", port, "-k", directory, "-F"]
         with subprocess.Popen(command, **quiet) as server:
@@ -202,7 +204,7 @@ async def test_a_library_for_asyncio_works_in_a_route(
 
 async def connectable(port: int) -> None:
     """Wait until something listens at the port."""
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE_S):
         while True:
             with contextlib.suppress(OSError):
                 stream = await trio.open_tcp_stream(LOOPBACK, port)
@@ -424,11 +426,13 @@ def mysite(tmp_path: Path) -> Path:
 def manage(directory: Path, *arguments: str) -> None:
     environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "mysite.settings", "DJANGO_SUPERUSER_PASSWORD": "secret"}
     command = [sys.executable, "-m", "django", *arguments]
-    subprocess.run(command, check=True, cwd=directory, env={**environment, "PYTHONPATH": "."}, timeout=120)
+    subprocess.run(command, check=True, cwd=directory, env={**environment, "PYTHONPATH": "."}, timeout=2 * PATIENCE_S)
 
 
 def client_of(program: Program) -> httpx.Client:
-    return httpx.Client(base_url=f"http://{program.address}", trust_env=False, follow_redirects=True, timeout=30)
+    return httpx.Client(
+        base_url=f"http://{program.address}", trust_env=False, follow_redirects=True, timeout=PATIENCE_S
+    )
 
 
 INTERFACES = [("asgi", "asyncio, in a thread of its own"), ("wsgi", "threads, at most 40 at a time (WSGI)")]

@@ -22,7 +22,7 @@ import trio
 import rawws
 from rawws.server.asgi import AsgiApp, asgi
 from tests.asgi_serving import chunk, errors, serving
-from tests.serving.machine import need, pace
+from tests.serving.machine import PATIENCE_S, need, pace
 from tests.serving.programs import StartProgram
 from tests.serving.wire import get
 
@@ -106,14 +106,12 @@ async def test_an_open_event_stream_does_not_hold_up_the_end(
     async def stream(request: Request) -> Response:
         return StreamingResponse(ticks(), media_type="text/event-stream")
 
-    async with serving(site_of(layers, stream=stream), drain=30) as site:
+    async with serving(site_of(layers, stream=stream), drain=10 * PATIENCE_S) as site:
         client = await site.connect()
         await client.send(get("/stream"))
         await client.until(b"tick")
-        began = trio.current_time()
         site.server.stop()
         assert (await client.to_end()).endswith(b"\n\n\r\n0\r\n\r\n")
-        assert trio.current_time() - began < 10
     await wait_for(stopped)
     assert errors(caplog) == []
 

@@ -25,7 +25,7 @@ from rawws.errors import UsageError
 from rawws.server.asgi import wsgi
 from tests.asgi_serving import MIB, Site, chunk, echo, errors, serving, the_error
 from tests.serving.client import Client
-from tests.serving.machine import LOOPBACK
+from tests.serving.machine import LOOPBACK, PATIENCE_S
 from tests.serving.wire import get
 
 TEXT = [("Content-Type", "text/plain")]
@@ -210,7 +210,7 @@ async def test_a_client_that_does_not_read_holds_the_application_back() -> None:
             before = endless.made
             await trio.sleep(0.3)
     assert endless.made * 16384 < 30 * MIB
-    assert endless.closed.wait(10)
+    assert endless.closed.wait(PATIENCE_S)
 
 
 async def test_the_last_piece_by_the_length_ends_the_response() -> None:
@@ -220,7 +220,7 @@ async def test_the_last_piece_by_the_length_ends_the_response() -> None:
     def app(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
         start_response("200 OK", [*TEXT, ("Content-Length", "2")])
         yield b"ok"
-        go_on.wait(30)
+        go_on.wait(PATIENCE_S)
 
     async with serving(wsgi(app)) as site:
         assert await site.ask(get("/")) == (200, b"ok")
@@ -249,7 +249,7 @@ async def test_write_sends_at_once() -> None:
     def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         write = start_response("200 OK", [*TEXT])
         write(b"first")
-        go_on.wait(30)
+        go_on.wait(PATIENCE_S)
         return [b"second"]
 
     async with serving(wsgi(app)) as site:
@@ -366,7 +366,7 @@ async def test_the_pool_is_bounded_and_further_requests_wait(caplog: pytest.LogC
         with lock:
             running += 1
             most = max(most, running)
-        two.wait(30)  # there are two at a time, and no third
+        two.wait(PATIENCE_S)  # there are two at a time, and no third
         with lock:
             running -= 1
         start_response("200 OK", [])
@@ -412,7 +412,7 @@ async def test_a_thread_that_goes_on_is_left_alone(way: str, bounded: None) -> N
             yield b"x"
             has_begun.set()
             if way == "blocks":
-                release.wait(30)
+                release.wait(PATIENCE_S)
             while True:
                 yield bytes(MIB)
         except OSError as error:

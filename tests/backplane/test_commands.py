@@ -23,6 +23,7 @@ from rawws.hub.hub import Hub
 from tests.redis_server import RedisServer, network, redis_server
 from tests.room_serving import Reader, Rooms, rooms
 from tests.serving.client import Client
+from tests.serving.machine import PATIENCE_S
 from tests.serving.wire import close, seen_close, seen_text, text
 
 KEY = "rawws:commands"
@@ -437,7 +438,7 @@ async def test_a_flood_of_commands_holds_nobody_up(
         assert await redis.ask("EVAL", script, "0") == 1
         for number in range(20):
             await client.send(text(str(number)))
-            with trio.fail_after(2):
+            with trio.fail_after(PATIENCE_S):
                 assert await client.frame() == seen_text(str(number))
         a.hub.disconnect(user="Al", code=4403, reason="banned")
         assert await client.frame() == BANNED, "all of the others have been carried out before it"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import math
-import tracemalloc
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -18,6 +16,7 @@ from rawws.broadcast.message_ids import Ids, NumberedIds, StreamIds
 from rawws.broadcast.stream_encodings import EVENTS
 from rawws.wire.frames import Opcode, encode_message
 from tests.effort import examples
+from tests.traced_memory import traced_memory
 from tests.wire.helpers import everything_from, text_frame, texts_in
 
 
@@ -225,14 +224,9 @@ TestHistoryModel.settings = settings(max_examples=examples(60), stateful_step_co
 
 def taken(act: Callable[[], object]) -> int:
     """Return the bytes of memory that the result of a call takes."""
-    gc.collect()
-    tracemalloc.start()
-    try:
+    with traced_memory() as count:
         kept = act()
-        gc.collect()
-        now, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+        now, _ = count()
     del kept
     return now
 

@@ -235,10 +235,10 @@ def served(handler: Callable[[trio.SocketStream], Awaitable[None]]) -> Iterator[
 
     thread = threading.Thread(target=trio.run, args=(serve,))
     thread.start()
-    assert ready.wait(5)
+    assert ready.wait(PATIENCE_S)
     yield ports[0]
     stop[0]()
-    thread.join(5)
+    thread.join(PATIENCE_S)
 
 
 on_port = contextlib.contextmanager(served)
@@ -470,7 +470,7 @@ class Faulty:
         while self._supervisor.is_alive():
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.processes[-1].pid, signal.SIGKILL)
-            self._supervisor.join(0.1)
+            self._supervisor.join(RESTART_S)
 
 
 @contextlib.contextmanager

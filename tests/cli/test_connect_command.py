@@ -287,21 +287,21 @@ class Flood:
 
     def _serve(self) -> None:
         with self._listener, self._listener.accept()[0] as client:
-            client.settimeout(1)
+            client.settimeout(PATIENCE_S)
             key = client.recv(65536).partition(b"Sec-WebSocket-Key: ")[2].partition(b"\r\n")[0]
             client.sendall(
                 b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                 b"Sec-WebSocket-Accept: " + Accept.of(key.decode()).value.encode() + b"\r\n\r\n"
             )
-            data = encode_frame(Opcode.TEXT, b"x" * 1000) * 50
-            try:
+            frame = encode_frame(Opcode.TEXT, b"x" * 1000)
+            data = memoryview(frame * 50)
+            client.setblocking(False)
+            with contextlib.suppress(OSError):  # the client has ended
                 while self.sent < self.MOST_BYTES:
-                    client.sendall(data)
-                    self.sent += len(data)
-            except TimeoutError:
-                self.is_held_back.set()
-            except OSError:
-                pass
+                    if select.select([], [client], [], 1)[1]:
+                        self.sent += client.send(data[self.sent % len(frame) :])
+                    else:
+                        self.is_held_back.set()
 
     def end(self) -> None:
         self._thread.join(PATIENCE_S)

@@ -20,6 +20,7 @@ from rawws.store.committer import Committer
 from rawws.store.engine import Engine
 from rawws.store.entries import Append
 from rawws.wire.frames import Opcode, encode_frame
+from tests.serving.machine import PATIENCE_S
 
 PATH = "/room/pay"
 
@@ -75,6 +76,9 @@ class Taker:
         self.got.append((job.number, tried, message.payload))
         self._wake()
 
+    def flush(self) -> None:
+        """Do nothing: jobs are taken at once."""
+
     def end(self, refusal: Refusal) -> None:
         self.ended = refusal
         self._wake()
@@ -85,7 +89,7 @@ class Taker:
 
     async def wait(self, count: int) -> list[tuple[int, int, bytes]]:
         """Return what came, when that is some number of jobs."""
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE_S):
             while len(self.got) < count and self.ended is None:
                 await self._news.wait()
         return self.got

@@ -12,6 +12,7 @@ from rawws.errors import UsageError
 from rawws.groups.protocol import (
     Answer,
     GroupQuery,
+    JobLines,
     Obituary,
     Verb,
     dead_room,
@@ -21,7 +22,6 @@ from rawws.groups.protocol import (
     read_answer,
     read_answer_query,
     read_group_query,
-    with_head,
 )
 from rawws.wire.frames import Opcode, split_frames
 
@@ -169,7 +169,32 @@ def test_the_query_of_an_answer_that_can_not_be_read_is_explained(query: str, wh
 
 
 def test_a_job_has_its_id_and_its_try_before_the_payload() -> None:
-    assert with_head(JOB, 2, b"payload\nof two lines") == b'{"id":"9f2c41d7-7","try":2}\npayload\nof two lines'
+    lines = JobLines(JOB.epoch)
+    assert lines.with_head(7, 2, b"payload\nof two lines") == b'{"id":"9f2c41d7-7","try":2}\npayload\nof two lines'
+
+
+@pytest.mark.parametrize(
+    ("message", "number"),
+    [
+        ('{"ack":"9f2c41d7-7"}', 7),
+        ('{"ack":"9f2c41d7-9999999999999999999"}', 10**19 - 1),
+        ('{"ack":"9f2c41d7-10000000000000000000"}', 0),
+        ('{"ack":"9f2c41d8-7"}', 0),
+        ('{"ack": "9f2c41d7-7"}', 0),
+        ('{"ack":"9f2c41d7-7","why":"x"}', 0),
+        ('{"ack":"9f2c41d7-"}', 0),
+        ('{"ack":"9f2c41d7--7"}', 0),
+        ('{"ack":"9f2c41d7-1_0"}', 0),
+        ('{"ack":"9f2c41d7-²"}', 0),
+        ('{"ack":"9f2c41d7-٣"}', 0),
+        (b'{"ack":"9f2c41d7-7"}', 0),
+        ("", 0),
+    ],
+)
+def test_a_plain_ack_is_known_by_its_text(message: str | bytes, number: int) -> None:
+    assert JobLines(JOB.epoch).acknowledged(message) == number
+    if number:
+        assert read_answer(message) == Answer(Verb.ACK, MessageId(JOB.epoch, number))
 
 
 def test_a_worker_that_answers_too_late_is_told() -> None:

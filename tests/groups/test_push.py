@@ -16,6 +16,7 @@ from rawws.errors import UsageError
 from rawws.groups.protocol import Verb
 from rawws.groups.push import Outcome, PushTarget, read_push
 from tests.groups.test_workers import serving
+from tests.serving.machine import PATIENCE_S
 
 JOB = MessageId("9f2c41d7", 7)
 
@@ -149,7 +150,7 @@ async def test_an_answer_that_does_not_end_is_given_up_before_its_lease_ends(
     over = threading.Event()
 
     def never(*_: object) -> Outcome:
-        over.wait(5)
+        over.wait(PATIENCE_S)
         return Outcome(204)
 
     monkeypatch.setattr("rawws.groups.push._post", never)

@@ -9,7 +9,6 @@ import os
 import queue as queues
 import signal
 import threading
-import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -27,6 +26,7 @@ from rawws.relay.from_threads import Function, Publication
 from rawws.relay.loop import current_loop
 from rawws.testing import open_pair
 from tests.serving.machine import LOOPBACK, PATIENCE_S
+from tests.traced_memory import traced_memory
 
 BOUNDED = pytest.mark.usefixtures("bounded")
 THREADS, MESSAGES = 8, 1000
@@ -304,15 +304,11 @@ async def test_a_thread_that_publishes_faster_than_the_loop_waits(monkeypatch: p
 async def test_the_memory_of_a_call_is_counted() -> None:
     state = state_of(Hub().room("/"))
     payload = bytes(range(100))
-    tracemalloc.start()
-    try:
-        before, _ = tracemalloc.get_traced_memory()
+    with traced_memory() as count:
         calls = [Publication(state, [bytes((1, 2)) + payload], None) for _ in range(1000)]
-        after, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+        used, _ = count()
     counted = sum(call.held_bytes for call in calls)
-    assert (after - before) * 0.8 < counted < (after - before) * 1.3
+    assert used * 0.8 < counted < used * 1.3
 
 
 @BOUNDED

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import tracemalloc
 from collections.abc import Callable
 
 import pytest
@@ -17,6 +16,7 @@ from rawws.wire.deflate import Deflater
 from rawws.wire.frames import FIN, RSV1, Opcode, SeenMessage, encode_frame
 from rawws.wire.message_view import ALLOWED_IN_ADVANCE, INFLATED_FOR_EACH
 from rawws.wire.role import Role
+from tests.traced_memory import traced_memory
 
 KEY = b"\x37\xfa\x21\x3d"
 REQUEST = (
@@ -279,12 +279,9 @@ def test_a_body_that_is_not_in_the_capture_is_left_out() -> None:
 
 def peak_of(look: Callable[[], object]) -> int:
     """Return how many bytes of memory it takes at most."""
-    tracemalloc.start()
-    try:
+    with traced_memory() as count:
         look()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+        return count()[1]
 
 
 def opened(*, max_waiting_bytes: int = 1 << 20) -> Observer:

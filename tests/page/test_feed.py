@@ -15,6 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import rawws
 from rawws import tracing
+from rawws.hub.queues import NO_STORE, why_none
 from rawws.inspection.conformance import CASES
 from rawws.limits import MIB
 from rawws.page import TRACE, About, Access, Page, feed
@@ -224,6 +225,18 @@ async def test_a_case_is_tried_without_a_proxy(nursery: trio.Nursery, monkeypatc
             assert json.loads(await trace.recv())["verdict"] == "good"
     server.stop()
     tried.stop()
+
+
+@pytest.mark.parametrize("keeps_jobs", [False, True])
+async def test_the_page_is_told_why_there_are_no_groups(nursery: trio.Nursery, *, keeps_jobs: bool) -> None:
+    hub = rawws.Hub(queue_in_memory=keeps_jobs)
+    page = Page(Tracer(), About("", why_no_groups=lambda: why_none(hub.queues)), access=Access(TOKEN))
+    server = await nursery.start(partial(rawws.serve, hub, 0, host=LOOPBACK, routes=page.routes))
+    with trio.fail_after(PATIENCE_S):
+        async with rawws.connect(trace_of(server), headers=cookie_of(server)) as trace:
+            about = json.loads(await trace.recv())["about"]
+    assert about["no_groups"] == (None if keeps_jobs else NO_STORE.advice)
+    server.stop()
 
 
 async def test_the_feed_itself_is_not_shown(nursery: trio.Nursery) -> None:

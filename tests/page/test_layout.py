@@ -54,13 +54,23 @@ def fill_panes(page: Page) -> None:
     page.get_by_role("button", name="show all", exact=True).click()
 
 
+def fill_queue(page: Page) -> None:
+    """Have a worker with a job and one without, and a dead job."""
+    page.get_by_role("button", name="Start two workers").click()
+    page.get_by_role("button", name="Publish jobs").click()
+    page.locator(".jobs li").nth(1).wait_for()
+    page.get_by_role("button", name="Kill").last.click()
+    page.get_by_role("button", name="term").first.click()
+    page.locator("#queue-dead li").wait_for()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [{"width": 1440, "height": 900}, NARROW], ids=["wide", "narrow"])
 def test_axe_finds_no_serious_fault_in_any_pane(
     start_program: StartProgram, visit: Visit, scheme: str, size: dict[str, int]
 ) -> None:
     axe = (need_node_module("axe-core") / "axe.min.js").read_text("utf-8")
-    page = visit(start_program(), color_scheme=scheme, viewport=size, allows=REFUSED)
+    page = visit(start_program("--queue-in-memory"), color_scheme=scheme, viewport=size, allows=REFUSED)
     page.evaluate(axe)
     fill_panes(page)
     go(page, "Frames")
@@ -69,6 +79,7 @@ def test_axe_finds_no_serious_fault_in_any_pane(
     go(page, "Other ways in")
     page.get_by_role("button", name="Read it three ways").click()
     page.get_by_text("All three read").wait_for()
+    fill_queue(page)
     go(page, "Break it")
     page.locator("#cases button", has_text="version 12").click()
     page.locator("#case dl").wait_for()
@@ -130,7 +141,7 @@ def test_sending_shows_its_effect_without_scrolling(start_program: StartProgram,
 def test_one_pane_at_a_time_where_there_is_no_room(start_program: StartProgram, visit: Visit) -> None:
     from playwright.sync_api import expect
 
-    page = visit(start_program("--hello", ""), viewport=NARROW, is_mobile=True, has_touch=True)
+    page = visit(start_program("--hello", "", "--queue-in-memory"), viewport=NARROW, is_mobile=True, has_touch=True)
     panes = page.locator(".pane")
     go(page, "Connections")
     connect(page, 2)

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.process.test_workers import workers_of
 from tests.redis_server import redis_server
 from tests.room_serving import post
-from tests.serving.machine import PATIENCE_S
+from tests.serving.machine import FOR_THIS_RUN_S, PATIENCE_S
 from tests.serving.programs import StartProgram
 
 
@@ -84,11 +84,11 @@ HANDS_OUT = {"read": ["/room/*"], "write": ["/room/*"]}
 
 
 def signed(secret: str) -> str:
-    return jwt.encode({"sub": "alice", "exp": time.time() + 600, "rawws": HANDS_OUT}, secret, "HS256")
+    return jwt.encode({"sub": "alice", "exp": time.time() + FOR_THIS_RUN_S, "rawws": HANDS_OUT}, secret, "HS256")
 
 
 def signed_by(key: ec.EllipticCurvePrivateKey) -> str:
-    return jwt.encode({"sub": "alice", "exp": time.time() + 600, "rawws": HANDS_OUT}, key, "ES256")
+    return jwt.encode({"sub": "alice", "exp": time.time() + FOR_THIS_RUN_S, "rawws": HANDS_OUT}, key, "ES256")
 
 
 def public_pem(key: ec.EllipticCurvePrivateKey) -> str:

@@ -28,6 +28,7 @@ from rawws.wire.fast_reader import FastReader
 from rawws.wire.frames import RSV1, Opcode, encode_frame, parse_header
 from rawws.wire.session import Session
 from tests.serving.client import Client
+from tests.serving.machine import PATIENCE_S
 from tests.serving.server import StartHub
 from tests.serving.wire import MASK_KEY, masked, seen_text, text
 
@@ -216,7 +217,7 @@ async def test_publishers_are_held_back_while_much_is_left_to_encode(start_hub: 
     room.publish(LETTERS)
     assert room.is_held
     await speaker.send(text("held"))
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE_S):
         await room.ready()
     assert not room.is_held
     for reader in readers:

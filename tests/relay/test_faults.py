@@ -196,11 +196,9 @@ async def test_an_application_that_cant_be_cancelled_is_logged_and_ended_by_a_se
     assert (await (await program.connect()).ask(get())).status == 204  # both are being answered by now
     program.signal(signal.SIGTERM)
     await trio.to_thread.run_sync(program.wait_for_line, "another signal ends it at once")
-    began = time.monotonic()
     program.signal(signal.SIGTERM)
     assert await end(program) == 1
     assert "ending without it" in program.lines[-1]
-    assert time.monotonic() - began < PATIENCE_S / 2
 
 
 BLOCKING_APP = """
@@ -925,7 +923,7 @@ async def test_a_callback_that_ends_the_program_does_so(
                 client.hang_up()
 
     with pytest.raises(BaseExceptionGroup) as raised:
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE_S):
             await run()
     assert raised.value.split(type(error) if not isinstance(error, BaseExceptionGroup) else SystemExit)[1] is None
     assert not any(errors(caplog, logger) for logger in ("rawws.hub", "rawws.http")), "it is no failure"
@@ -967,6 +965,6 @@ async def test_further_callbacks_that_end_the_program_are_no_failures(
             await open_at(server)
             (await open_at(server)).hang_up()
 
-    with pytest.raises(BaseExceptionGroup), trio.fail_after(10):
+    with pytest.raises(BaseExceptionGroup), trio.fail_after(PATIENCE_S):
         await run()
     assert not errors(caplog, "rawws.hub"), "it is no failure"

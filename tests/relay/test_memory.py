@@ -16,7 +16,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -36,6 +35,7 @@ from rawws.relay.loop import current_loop
 from rawws.wire.frames import Opcode
 from tests.serving.machine import LOOPBACK, PATIENCE_S, need
 from tests.serving.wire import get, masked, upgrade
+from tests.traced_memory import traced_memory
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -659,12 +659,9 @@ def test_messages_that_wait_for_a_backplane_count_as_the_memory_that_they_use(si
             outbox.put(message)
         return outbox
 
-    tracemalloc.start()
-    try:
+    with traced_memory() as count:
         outbox = fill()
-        used, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+        used, _ = count()
     assert 1 / 1.5 < outbox.waiting_bytes / used < 1.5
 
 

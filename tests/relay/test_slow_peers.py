@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import logging
 import socket
-import tracemalloc
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -32,6 +30,7 @@ from tests.serving.programs import StartProgram
 from tests.serving.server import RunningHub, StartHub, websocket_on
 from tests.serving.wire import Seen, close, get, masked, ping, seen_text, text
 from tests.sse import read_events
+from tests.traced_memory import traced_memory
 
 # The kernel buffers about ten times as much as this for a peer that doesn't read.
 SMALL = 4096
@@ -751,15 +750,11 @@ async def test_the_end_of_a_server_does_not_copy_the_log_for_slow_peers(start_hu
         running.join(send_buffer=SMALL)
     for _ in range(10):
         running.hub.room("/").publish(b"x" * 100_000)
-    gc.collect()
-    tracemalloc.start()
-    try:
+    with traced_memory() as count:
         for peer in state_of(running.hub.room("/")).peers:
             current_loop().close(peer, 1001, "the server is shutting down")
         await wait_all_tasks_blocked()
-        _, most = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+        _, most = count()
     assert most < 300_000, "the peers share the segments"
 
 

@@ -27,7 +27,7 @@ from tests.access_table import DENIED, POSTER, READER, TABLE, WAYS, WRITER, Site
 from tests.redis_server import redis_server
 from tests.room_serving import Reader, post
 from tests.serving.client import Answer, Client
-from tests.serving.machine import LOOPBACK
+from tests.serving.machine import FOR_THIS_RUN_S, LOOPBACK
 from tests.serving.programs import Program, StartProgram
 from tests.serving.wire import close, get, seen_close, seen_text, text, upgrade
 
@@ -82,7 +82,7 @@ async def test_a_user_of_authenticate_is_limited_at_every_way_in(
     nursery: trio.Nursery, tmp_path: Path, nodes: int
 ) -> None:
     users = {
-        WRITER: rawws.User("writer", read=ROOMS, write=ROOMS, expires_at=time.time() + 3600),
+        WRITER: rawws.User("writer", read=ROOMS, write=ROOMS, expires_at=time.time() + FOR_THIS_RUN_S),
         READER: rawws.User("reader", read=ROOMS),
         POSTER: rawws.User("poster", write=ROOMS),
         DENIED: rawws.User("denied"),

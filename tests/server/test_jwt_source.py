@@ -28,6 +28,7 @@ from rawws.server.jwt_source import (
 )
 from tests.access.helpers import bearer, request_for
 from tests.http_backend import Backend, answer
+from tests.serving.machine import FOR_THIS_RUN_S
 
 pytestmark = pytest.mark.usefixtures("bounded")
 
@@ -40,7 +41,7 @@ def key_set(*names: str) -> bytes:
 
 
 def token(name: str, kid: str | None = None) -> str:
-    claims = {"sub": "alice", "exp": time.time() + 600, "rawws": {"read": ["/room/*"]}}
+    claims = {"sub": "alice", "exp": time.time() + FOR_THIS_RUN_S, "rawws": {"read": ["/room/*"]}}
     return jwt.encode(claims, KEYS[name], "ES256", headers={"kid": kid or name})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import math
 import signal
 import socket
 import time
@@ -204,7 +205,7 @@ async def test_a_broken_listening_socket_is_logged_once_and_not_polled_again(
     listener.shutdown(socket.SHUT_RDWR)  # another process that shares it can do this
     while not server_messages(caplog):
         await trio.lowlevel.checkpoint()
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE_S):
         await wait_all_tasks_blocked()
     await client.send(text("undisturbed"))
     assert await client.frame() == seen_text("undisturbed")
@@ -277,8 +278,8 @@ async def test_stopping_ends_connections_in_their_http_phase(serve: Serve) -> No
 
 async def test_stopping_doesnt_wait_beyond_the_drain_for_a_mute_peer() -> None:
     listeners = await open_listeners(LOOPBACK, 0)
-    server = make_server(listeners, limits=Limits(drain_s=0.1))[0]
-    with socket.socket() as mute:
+    server = make_server(listeners, limits=Limits(drain_s=0.1, close_timeout_s=math.inf, ping_interval_s=math.inf))[0]
+    with socket.socket() as mute, trio.fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery:
             await nursery.start(server.run)
             await trio.to_thread.run_sync(mute.connect, listeners[0].getsockname())
@@ -287,7 +288,7 @@ async def test_stopping_doesnt_wait_beyond_the_drain_for_a_mute_peer() -> None:
                 await trio.lowlevel.checkpoint()
             started = trio.current_time()
             server.stop()
-        assert 0.1 <= trio.current_time() - started < 2
+        assert trio.current_time() - started >= 0.1
     assert server.peer_count == 0
 
 
@@ -315,12 +316,12 @@ async def test_a_signal_closes_the_peers_with_1001_and_exits_0(
 async def test_a_mute_peer_doesnt_hold_up_the_end_beyond_the_drain(
     start_program: StartProgram, number: signal.Signals
 ) -> None:
-    program = start_program("--drain", "0.3", "--hello", "")
+    program = start_program("--drain", "0.3", "--close-timeout", "3600", "--ping-interval", "3600", "--hello", "")
     mute = await (await program.connect()).open()
     started = time.monotonic()
     program.signal(number)
     assert await wait_for_end(program) == 0
-    assert 0.3 <= time.monotonic() - started < 3
+    assert time.monotonic() - started >= 0.3
     assert await mute.frame() == GOING_AWAY
 
 

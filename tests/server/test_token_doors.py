@@ -21,7 +21,7 @@ from tests.access_sites import PLAIN, SURROUNDINGS, site
 from tests.access_table import DENIED, POSTER, READER, TABLE, WAYS, WRITER, try_all
 from tests.http_backend import Backend, answer
 from tests.serving.client import Answer, Client
-from tests.serving.machine import LOOPBACK
+from tests.serving.machine import FOR_THIS_RUN_S, LOOPBACK
 from tests.serving.programs import Program, StartProgram
 from tests.serving.wire import get, text, upgrade
 
@@ -34,7 +34,7 @@ EVENTS = "Accept: text/event-stream"
 
 def token(user: str, **claims: object) -> str:
     rooms = {"read": ["/room/*"], "write": [ROOM]}
-    return jwt.encode({"sub": user, "exp": time.time() + 600, "rawws": rooms, **claims}, SECRET, "HS256")
+    return jwt.encode({"sub": user, "exp": time.time() + FOR_THIS_RUN_S, "rawws": rooms, **claims}, SECRET, "HS256")
 
 
 @pytest.fixture
@@ -284,13 +284,15 @@ async def test_forged_tokens_are_refused(start_program: StartProgram, secret_fil
     assert await refused(unsigned) == "it isn't signed with the algorithm of this server."
     assert await refused(f"{head}.{claims}.") == "its signature doesn't fit the key of this server."
     assert await refused(f"{head}.{claims}.{signature[::-1]}")
-    assert await refused(token("writer", **right, exp=str(time.time() + 60))) == (
+    assert await refused(token("writer", **right, exp=str(time.time() + FOR_THIS_RUN_S))) == (
         "its exp or nbf is not a number of Unix seconds."
     )
     assert await refused(token("writer", **{**right, "aud": "shop"})) == "it is for another audience."
     assert await refused(token("writer", aud="rooms")) == "it lacks the claim 'iss'."
     assert await refused(token("writer", **right, x="y" * 100_000)) == "it is longer than 8192 bytes."
-    path = jwt.encode({"exp": time.time() + 60}, "another secret that is long enough", "HS256", {"kid": secret_file})
+    path = jwt.encode(
+        {"exp": time.time() + FOR_THIS_RUN_S}, "another secret that is long enough", "HS256", {"kid": secret_file}
+    )
     assert await refused(path) == "its signature doesn't fit the key of this server."
 
 
@@ -300,7 +302,7 @@ async def test_a_public_key_opens_nothing_as_a_secret(start_program: StartProgra
     pem = public_pem(rsa_key())
     (tmp_path / "key.pem").write_bytes(pem)
     program = start_program("--jwt-key", str(tmp_path / "key.pem"))
-    claims = {"sub": "eve", "exp": time.time() + 60, "rawws": {"write": ["*"]}}
+    claims = {"sub": "eve", "exp": time.time() + FOR_THIS_RUN_S, "rawws": {"write": ["*"]}}
     assert (await ask(program, post(f"Authorization: Bearer {sign(claims, rsa_key(), 'RS256')}"))).status == 202
     forged = forge({"alg": "HS256"}, claims, pem)
     answered = await ask(program, post(f"Authorization: Bearer {forged}"))

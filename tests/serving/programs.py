@@ -54,7 +54,7 @@ def wait_listening_at(port: int) -> None:
     end = time.monotonic() + PATIENCE_S
     while True:
         try:
-            socket.create_connection((LOOPBACK, port), timeout=1).close()
+            socket.create_connection((LOOPBACK, port), timeout=PATIENCE_S).close()
         except OSError:
             assert time.monotonic() < end, f"nothing listens at port {port} within {PATIENCE_S:g} s"
             time.sleep(0.01)
@@ -157,33 +157,45 @@ class StartProgram:
         max_files: int | None = None,
         directory: Path | None = None,
         constants: Mapping[str, float] | None = None,
+        imports: Sequence[str] = (),
     ) -> Program:
         """Return the program once it listens. ``max_files`` is its hard limit on open descriptors.
 
-        ``constants`` are those of rawws that are other ones in this program: see ``Forker.start``.
+        ``constants`` are those of rawws that are other ones in this program, and ``imports`` modules that it has
+        imported before it begins: see ``Forker.start``.
         """
         command = [*self.command, "--port", "0", *arguments]
         if max_files is not None:
             command = ["sh", "-c", f'ulimit -n {max_files} && exec "$@"', "sh", *command]
-        return self._start(command, directory, constants)
+        return self._start(command, directory, constants, imports)
 
     def tap(self, target: str, *arguments: str) -> Program:
         """Return a tap in front of the target once it listens."""
         return self._start([*self.command, "tap", "0", target, *arguments])
 
     def _start(
-        self, command: Sequence[str], directory: Path | None = None, constants: Mapping[str, float] | None = None
+        self,
+        command: Sequence[str],
+        directory: Path | None = None,
+        constants: Mapping[str, float] | None = None,
+        imports: Sequence[str] = (),
     ) -> Program:
-        if self._forker.can_start(command) or constants:
-            return self.fork(*command[3:], directory=directory, constants=constants).wait_listening()
+        if self._forker.can_start(command) or constants or imports:
+            forked = self.fork(*command[3:], directory=directory, constants=constants, imports=imports)
+            return forked.wait_listening()
         return self._begin(command, directory).wait_listening()
 
     def fork(
-        self, *arguments: str, directory: Path | None = None, constants: Mapping[str, float] | None = None
+        self,
+        *arguments: str,
+        directory: Path | None = None,
+        constants: Mapping[str, float] | None = None,
+        imports: Sequence[str] = (),
     ) -> Program:
         """Return the program before it listens."""
+        pipe = subprocess.PIPE
         return self._watch(
-            self._forker.start(arguments, stderr=subprocess.PIPE, directory=directory, constants=constants)
+            self._forker.start(arguments, stderr=pipe, directory=directory, constants=constants, imports=imports)
         )
 
     def begin(self, *arguments: str, directory: Path | None = None) -> Program:

@@ -114,7 +114,7 @@ def make_server(
     app = HelloApp()
     config = ServerConfig(
         app=app.serve_exchange,
-        answer_now=lambda request, *, stopping: app.answer_now(request, stopping=stopping),
+        prompt_app=app,
         limits=replace(limits, max_body_bytes=app.max_body_bytes(limits)),
         origins=origins or Origins(),
         compression=compression,

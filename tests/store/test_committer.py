@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -20,6 +19,7 @@ from rawws.store.committer import PROBE, Committer, Result
 from rawws.store.engine import StoreBroken, StoreError, StoreFull
 from rawws.store.entries import Append, Clear, GroupWrite, Job, Outcome
 from tests.store.faulty_engine import FaultyEngine
+from tests.traced_memory import traced_memory
 
 pytestmark = pytest.mark.usefixtures("bounded")
 
@@ -267,16 +267,12 @@ def _hold(_frames: list[bytes], _: Result) -> None:
 @pytest.mark.parametrize("size", [1, 100, 10_000])
 async def test_entries_that_wait_count_as_the_memory_that_they_use(engine: FaultyEngine, size: int) -> None:
     committer = Committer(engine)
-    tracemalloc.start()
-    try:
-        before, _ = tracemalloc.get_traced_memory()
+    with traced_memory() as count:
         for number in range(1000):
             frames = [b"%d" % (number % 10) * size]
             entry = Append("/x", b"".join(frames), 1, HISTORY)
             committer.put(entry, partial(_hold, frames))
-        used = tracemalloc.get_traced_memory()[0] - before
-    finally:
-        tracemalloc.stop()
+        used, _ = count()
     assert used / 1.5 < committer.held_bytes() < 1.5 * used
 
 

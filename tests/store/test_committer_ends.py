@@ -13,6 +13,7 @@ from rawws.store import committer as committer_module
 from rawws.store.committer import Committer, Result
 from rawws.store.engine import StoreBroken, StoreError
 from rawws.store.entries import Outcome
+from tests.serving.machine import PATIENCE_S
 from tests.store.faulty_engine import FaultyEngine
 from tests.store.test_committer import FULL, append, running, until
 
@@ -127,7 +128,7 @@ async def test_a_broken_committer_rests(engine: FaultyEngine, monkeypatch: pytes
         committer.put(append())
         await until(lambda: committer.is_broken)
         await trio.sleep(0.01)  # a sweep would be due
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_S):
             await wait_all_tasks_blocked(0.01)
 
 
@@ -142,5 +143,5 @@ async def test_a_commit_is_synced_in_time_while_later_ones_fail(
         engine.fault = FULL
         committer.put(append())
         await until(lambda: committer.trouble)
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_S):
             await until(lambda: engine.syncs)

@@ -15,9 +15,14 @@ import pytest
 
 from rawws.errors import UsageError
 from rawws.store import sqlite_opening
-from rawws.store.entries import GroupWrite
+from rawws.store.checksums import checksum
+from rawws.store.entries import GroupState, GroupWrite, Job
+from rawws.store.looking import StoreView
 from rawws.store.modes import SyncMode
 from rawws.store.sqlite_engine import SqliteEngine
+from rawws.store.sqlite_read import find_room, read_groups
+from rawws.store.sqlite_rows import bindable
+from rawws.store.sqlite_schema import JOBS_TABLES, VERSION, row_id
 from rawws.store.store_lock import Mark, StoreLock
 from tests.store.stores import MOST, ROOM, Place, append, message, read, records
 
@@ -111,8 +116,68 @@ def test_a_newer_format_is_refused_by_name(path: Path) -> None:
     make(path, "a")
     change(path, "PRAGMA user_version = 7")
     assert refusal(path) == (
-        "the store DIR/rooms.db has format 7, and this rawws knows formats up to 1; use a newer rawws"
+        "the store DIR/rooms.db has format 7, and this rawws knows formats up to 2; use a newer rawws"
     )
+
+
+JOBS = (Job(1, 3, 9.0, "x"), Job(2, 1, 9.0, "y"), Job(64, 0, 0.0, ""), Job(70, 1, 8.5, "\udc80"))
+
+
+def make_format_1(path: Path) -> None:
+    """Make a store of format 1 with some jobs."""
+    with Place(path).open() as engine:
+        append(engine, *map(str, range(70)))
+        engine.commit([GroupWrite(ROOM, "sms", 70), GroupWrite(ROOM, "mail", 3)])
+        assert isinstance(engine, SqliteEngine)
+        room = find_room(engine._writer, ROOM)
+        assert room is not None
+        mail, sms = read_groups(engine._writer, room).values()
+    assert sms.name == "sms", mail
+    connection = sqlite3.connect(path)
+    connection.execute("DROP TABLE jobs")
+    connection.execute(JOBS_TABLES[1])
+    for number, tries, due, lease in JOBS:
+        own = checksum("job", sms.id, sms.name, number, tries, due, lease)
+        row = (row_id(sms.id, number), tries, due, bindable(lease), own)
+        connection.execute("INSERT INTO jobs VALUES (?, ?, ?, ?, ?)", row)
+    connection.execute("PRAGMA user_version = 1")
+    connection.commit()
+    connection.close()
+
+
+def test_a_store_of_format_1_is_changed_to_the_present_one(path: Path) -> None:
+    make_format_1(path)
+    change(path, "UPDATE jobs SET tries = 7 WHERE tries = 3")
+    for _ in range(2):
+        with Place(path).open() as engine:
+            due = (Job(1, 0, 0.0, ""), *JOBS[1:])
+            assert engine.groups() == [GroupState(ROOM, "mail", 3), GroupState(ROOM, "sms", 70, due)]
+            assert read(engine) == list(map(str, range(70)))
+
+
+def test_a_store_of_format_1_is_not_looked_into(path: Path) -> None:
+    make_format_1(path)
+    before = path.read_bytes()
+    with pytest.raises(
+        UsageError, match="has format 1, and is only read in format 2; a server of this version changes"
+    ):
+        StoreView(path)
+    assert path.read_bytes() == before
+
+
+def test_a_change_of_the_format_that_fails_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_format_1(path)
+    with monkeypatch.context() as patch:
+        patch.setitem(JOBS_TABLES, VERSION, "CREATE TABLE rooms (id)")
+        assert "table rooms already exists" in refusal(path)
+    with Place(path).open() as engine:
+        assert engine.groups()[1].jobs == JOBS
+
+
+def test_a_format_that_never_was_is_damage(path: Path) -> None:
+    make(path, "a")
+    change(path, "PRAGMA user_version = 0")
+    assert "its tables aren't those of a store" in refusal(path)
 
 
 def change(path: Path, sql: str) -> None:
@@ -142,7 +207,7 @@ def test_a_damaged_schema_is_refused(path: Path, byte: bytes) -> None:
 
 def test_tables_that_somebody_has_changed_are_refused(path: Path) -> None:
     make(path, "a")
-    change(path, "ALTER TABLE jobs RENAME lease TO lessee")
+    change(path, "ALTER TABLE jobs RENAME jobs TO leases")
     assert "is damaged (its tables aren't those of a store)" in refusal(path)
 
 
@@ -229,6 +294,9 @@ import sys, time
 from pathlib import Path
 from rawws.store.modes import SyncMode
 from rawws.store.sqlite_engine import SqliteEngine
+from rawws.store.sqlite_read import find_room, read_groups
+from rawws.store.sqlite_rows import bindable
+from rawws.store.sqlite_schema import JOBS_TABLES, VERSION, row_id
 engine = SqliteEngine(Path(sys.argv[1]), SyncMode.INTERVAL)
 print("open", flush=True)
 time.sleep(3600)

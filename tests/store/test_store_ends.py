@@ -17,7 +17,7 @@ from rawws.store.engine import StoreBroken
 from rawws.store.modes import SyncMode
 from rawws.store.sqlite_engine import SqliteEngine
 from tests.room_serving import rooms
-from tests.serving.machine import LOOPBACK
+from tests.serving.machine import LOOPBACK, PATIENCE_S
 
 pytestmark = pytest.mark.usefixtures("bounded")
 
@@ -75,13 +75,13 @@ async def test_a_program_is_told_at_once_that_a_store_is_broken(nursery: trio.Nu
         await running.ask(b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nz")
         await until(lambda: stored.committer.is_broken)
         nursery.start_soon(publisher)
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_S):
             await waiting.wait()
         for path in ("/x", "/opened"):
             room = running.hub.room(path)
-            with trio.fail_after(5), pytest.raises(PublishError, match="an fsync has failed"):
+            with trio.fail_after(PATIENCE_S), pytest.raises(PublishError, match="an fsync has failed"):
                 await trio.to_thread.run_sync(lambda room=room: room.publish("hi", wait=True))  # type: ignore[misc]
-            with trio.fail_after(5):
+            with trio.fail_after(PATIENCE_S):
                 await room.ready()
             with pytest.raises(PublishError, match="an fsync has failed"):
                 room.publish("hi")

@@ -24,7 +24,7 @@ from rawws.relay.loop import current_loop
 from rawws.relay.peer import PeerGroup
 from rawws.relay.sending import MAX_OUTBOX_BYTES
 from rawws.websocket.callbacks import CallbackWebSocket, check_callbacks, has_callbacks
-from rawws.websocket.internals import peer_of
+from rawws.websocket.internals import peer_of, send_together
 from rawws.wire.frames import Opcode
 from rawws.wire.handshake import Accept, Handshake
 from rawws.wire.messages import Headers, Request, Response
@@ -252,6 +252,28 @@ async def test_the_messages_for_another_connection_go_out_together_after_the_tur
     await three.send(text("c"))
     assert sorted(await two.frames(3)) == [seen_text(each) for each in ("2: a", "2: b", "3: c")]
     assert opener.transports[0].sends <= 2
+
+
+async def test_messages_that_rawws_sends_together_are_one_send(opener: Opener) -> None:
+    client, ws = opener(Journal())
+    sent = current_loop().stats.messages_out
+    assert send_together(ws, [(Opcode.TEXT, b"a"), (Opcode.BINARY, b"b"), (Opcode.TEXT, b"c" * 70_000)])
+    assert send_together(ws, [])
+    assert await client.frames(3) == [seen_text("a"), Seen(Opcode.BINARY, b"b"), seen_text("c" * 70_000)]
+    assert current_loop().stats.messages_out == sent + 3
+    ws.close()
+    assert not send_together(ws, [(Opcode.TEXT, b"d")])
+    assert await client.frame() == seen_close(1000)
+
+
+async def test_messages_that_are_sent_together_wait_for_a_slow_peer_within_its_limit(opener: Opener) -> None:
+    journal = Journal()
+    client, ws = opener(journal, send_buffer=SMALL_BUFFER)
+    ws.max_buffered_bytes = 200 * KIB
+    assert send_together(ws, [(Opcode.TEXT, b"x" * 100 * KIB)] * 3)
+    assert journal.names() == ["opened", "pause_writing"]
+    assert not send_together(ws, [(Opcode.TEXT, b"y")])
+    assert (await client.frames_to_close())[-1].payload[:2] == (1013).to_bytes(2, "big")
 
 
 async def test_messages_can_be_passed_round_in_a_ring(opener: Opener) -> None:

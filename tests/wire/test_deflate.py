@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import random
 import threading
-import tracemalloc
 import zlib
 from collections.abc import Iterable
 from itertools import pairwise
@@ -42,6 +41,7 @@ from rawws.wire.events import Event, Failed, Message, PingReceived, PongReceived
 from rawws.wire.frames import RSV1, Opcode, encode_frame, encode_header, split_frames
 from rawws.wire.role import Role
 from rawws.wire.session import Session
+from tests.traced_memory import traced_memory
 from tests.wire.helpers import MASK_KEY, assert_failing, both_roles, every_split
 
 MIB = 1 << 20
@@ -549,10 +549,9 @@ def test_a_bomb_in_a_kept_context_ends_in_1009_with_memory_flat(how: int) -> Non
     stream = zlib.compressobj(wbits=-15)
     frame = from_peer(Role.CLIENT, stream.compress(b"\0" * 50_000_000) + stream.flush(how))
     session = client(max_message_bytes=limit)
-    tracemalloc.start()
-    events = session.receive_data(frame)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    with traced_memory() as count:
+        events = session.receive_data(frame)
+        _, peak = count()
     assert_failing(session, events, 1009, "message_too_big")
     assert peak < 8 * limit
 
@@ -565,10 +564,9 @@ def test_a_bomb_ends_in_1009_with_memory_flat(pieces: int, fast_lane: bool) -> N
     cuts = [len(bomb) * i // pieces for i in range(pieces + 1)]
     frames = b"".join(compressed(bomb[cuts[i] : cuts[i + 1]], first=i == 0, fin=i == pieces - 1) for i in range(pieces))
     session = receiver(max_message_bytes=limit, fast_lane=fast_lane)
-    tracemalloc.start()
-    events = session.receive_data(frames)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    with traced_memory() as count:
+        events = session.receive_data(frames)
+        _, peak = count()
     assert_failing(session, events, 1009, "message_too_big")
     assert peak < 8 * limit
 

@@ -28,6 +28,7 @@ from rawws.wire.frames import (
     parse_header,
     skip_frames,
     split_frames,
+    whole_messages,
 )
 from rawws.wire.masking import apply_mask
 from tests.wire.helpers import MASK_KEY, any_chunking, every_split
@@ -165,6 +166,14 @@ def test_the_ends_of_frames_are_found_without_their_headers() -> None:
     ends = list(itertools.accumulate(map(len, frames)))
     assert list(frame_ends(data)) == list(frame_ends(memoryview(data))) == ends
     assert [skip_frames(data, count) for count in range(len(frames) + 1)] == [0, *ends]
+
+
+def test_whole_messages_are_split() -> None:
+    sent = [
+        (opcode, b"x" * size) for size in (0, 1, 125, 126, 65_535, 65_536) for opcode in (Opcode.TEXT, Opcode.BINARY)
+    ]
+    assert list(whole_messages(b"".join(encode_frame(*each) for each in sent))) == sent
+    assert list(whole_messages(b"")) == []
 
 
 # Our encoder and wsproto's

@@ -752,3 +752,20 @@ def test_h11_is_not_needed_to_wait_for_a_request(monkeypatch: pytest.MonkeyPatch
         assert http.next_event() is Signal.END_OF_BODY
         assert http.respond(Response(200, b"ok")).endswith(b"\r\n\r\nok")
         http.start_next_request()
+
+
+def test_a_phase_is_at_rest_until_something_has_arrived_and_again_after_a_clean_exchange() -> None:
+    http = HttpPhase(Limits())
+    assert http.is_at_rest
+    http.receive_data(b"\r\n")
+    assert not http.is_at_rest, "an empty line counts towards the limit on the head"
+    http.receive_data(b"GET / HTTP/1.1\r\n")
+    assert not http.is_at_rest
+    http.receive_data(b"Host: a\r\n\r\n")
+    assert isinstance(http.next_clean_request(), Request)
+    http.respond(Response(200, "hi"))
+    assert not http.is_at_rest
+    http.start_next_request()
+    assert http.is_at_rest
+    http.receive_data(b"")
+    assert not http.is_at_rest, "h11 has the end of the stream"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
-
 import h11
 import pytest
 from hypothesis import example, given
@@ -13,6 +11,7 @@ from rawws.limits import Limits
 from rawws.wire.http1 import Signal
 from rawws.wire.http1_client import MAX_INTERIM_RESPONSES, ResponsePhase
 from rawws.wire.messages import Headers, Request, Response
+from tests.traced_memory import traced_memory
 from tests.wire.helpers import any_chunking, every_split
 
 LIMITS = Limits()
@@ -383,13 +382,12 @@ def test_a_head_without_end_takes_no_more_memory_than_its_limit() -> None:
     phase = ResponsePhase(LIMITS)
     phase.send_request(UPGRADE)
     phase.receive_data(b"HTTP/1.1 101 x\r\n")
-    tracemalloc.start()
     fed = 0
-    while phase.next_event() is Signal.NEED_DATA:
-        phase.receive_data(b"X: " + b"a" * 95 + b"\r\n")
-        fed += 100
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    with traced_memory() as count:
+        while phase.next_event() is Signal.NEED_DATA:
+            phase.receive_data(b"X: " + b"a" * 95 + b"\r\n")
+            fed += 100
+        _, peak = count()
     assert fed <= LIMITS.max_header_bytes + 100
     assert peak < 10 * LIMITS.max_header_bytes
 

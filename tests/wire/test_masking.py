@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from rawws.wire import masking
 from rawws.wire.masking import OnDemand, apply_mask, apply_mask_in_place
+from tests.serving.machine import PATIENCE_S
 from tests.wire.helpers import MASK_KEY
 
 mask_keys = st.binary(min_size=4, max_size=4)
@@ -67,7 +68,7 @@ print("after 1000 bytes:", "numpy" in sys.modules)
 apply_mask(bytes(2000), b"abcd")
 print("after 2000 bytes:", "numpy" in sys.modules)
 """
-    ran = subprocess.run([sys.executable, "-c", script], check=True, timeout=20, capture_output=True, text=True)
+    ran = subprocess.run([sys.executable, "-c", script], check=True, timeout=PATIENCE_S, capture_output=True, text=True)
     assert ran.stdout.splitlines() == ["after 1000 bytes: False", "after 2000 bytes: True"]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +12,7 @@ from rawws.wire.message_view import VIEW_BYTES
 from rawws.wire.role import Role
 from rawws.wire.session import Session, State
 from rawws.wire.trace import frame_line, message_line
+from tests.traced_memory import traced_memory
 from tests.wire.helpers import (
     LIMIT,
     MASK_KEY,
@@ -136,13 +135,10 @@ def test_5_4_a_message_may_come_in_many_fragments(our_role: Role, count: int) ->
 
 def kept_bytes(session: Session, data: bytes, times: int) -> int:
     """Return the memory that is still in use when data, which ends no message, has been taken in so often."""
-    tracemalloc.start()
-    try:
+    with traced_memory() as count:
         for _ in range(times):
             assert session.receive_data(data) == []
-        return tracemalloc.get_traced_memory()[0]
-    finally:
-        tracemalloc.stop()
+        return count()[0]
 
 
 @both_roles

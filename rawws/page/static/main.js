@@ -6,6 +6,7 @@ import { BreakPane } from "./panes/break.js";
 import { ConnectionsPane } from "./panes/connections.js";
 import { DetailsPane } from "./panes/details.js";
 import { FramesPane } from "./panes/frames.js";
+import { QueuePane } from "./panes/queue.js";
 import { SendPane } from "./panes/send.js";
 import { WaysPane } from "./panes/ways.js";
 import { forget, keep, restore } from "./state/keep.js";
@@ -25,7 +26,7 @@ const peers = new Peers(watch, store);
 const selection = new Selection(store, route);
 new Layout(route);
 const context = { route, store, watch, peers, selection };
-for (const Pane of [ConnectionsPane, FramesPane, DetailsPane, SendPane, WaysPane, BreakPane]) new Pane(context);
+for (const Pane of [ConnectionsPane, FramesPane, DetailsPane, SendPane, WaysPane, QueuePane, BreakPane]) new Pane(context);
 
 const drawState = soon(() => {
   const told = {

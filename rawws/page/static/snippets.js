@@ -2,6 +2,13 @@
 
 const s = (secure) => (secure ? "s" : "");
 
+/** A worker of a group with curl: it waits for a job, and acknowledges it. */
+export const shellWorker = (secure, host, target) => `room='http${s(secure)}://${host}${target}'
+head=$(curl -s -D - -o job.txt "$room&wait=30" | tr -d '\\r')
+cat job.txt; echo
+id=$(echo "$head" | sed -n 's/^Rawws-Id: //p') lease=$(echo "$head" | sed -n 's/^Rawws-Lease: //p')
+[ -z "$id" ] || curl -X POST "$room&ack=$id&lease=$lease"`;
+
 export const SNIPPETS = {
   browser: (secure, host, path) => `const ws = new WebSocket("ws${s(secure)}://${host}${path}")
 ws.onmessage = (event) => console.log(event.data)
