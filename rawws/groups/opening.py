@@ -74,6 +74,9 @@ class _Home(Home, Protocol):
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve the groups until cancelled."""
 
+    async def leave(self) -> None:
+        """Give back what the workers of this server have, as far as that is possible soon."""
+
 
 def _home_of(hub: Hub) -> _Home | None:
     """Return the place where the leases of a hub's groups live; None if it keeps no jobs."""
@@ -154,8 +157,9 @@ class OpenGroups:
     async def end(self) -> None:
         """Stop the groups. The store or Redis keeps their state."""
         self._hub.queues = NoQueues(NO_STORE)
-        self._scope.cancel()
         with trio.CancelScope(shield=True):
+            await self._groups.leave()
+            self._scope.cancel()
             await self._has_ended.wait()
 
 

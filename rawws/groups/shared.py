@@ -31,6 +31,8 @@ from rawws.wire.trace import STATE, shorten
 
 # The most messages that a new group has from before it began.
 MOST_BEFORE = 10_000
+# A node that ends gives jobs back within this time.
+LEAVE_S = 2.0
 
 Key = tuple[str, str]  # the path of the room, and the name of the group
 
@@ -182,6 +184,14 @@ class SharedGroups:
     def refuse_publishing(self, path: str) -> Refusal | None:
         return refuse_full(self._queue_bytes) if any(path in held for held in self._held.values()) else None
 
+    async def leave(self) -> None:
+        """Give back what the workers of this node have, for at most `LEAVE_S`, if Redis is there."""
+        with trio.move_on_after(LEAVE_S):
+            async with trio.open_nursery() as nursery:
+                for queue in self._queues.values():
+                    if not self._of(queue.path).is_away:
+                        nursery.start_soon(queue.leave_all)
+
     # Their state
 
     async def state(self, path: str, group: str) -> State | Refusal | None:
@@ -208,7 +218,7 @@ class SharedGroups:
     def figures(self) -> Iterable[GroupFigures]:
         return self._figures
 
-    # What the bell says
+    # The bell
 
     def wake(self, path: str, group: str) -> None:
         """Have a turn of a group soon if it has workers here that wait."""

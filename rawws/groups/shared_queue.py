@@ -127,6 +127,13 @@ class SharedQueue:
             return waiter.problem
         return self.problem or AWAY
 
+    async def leave_all(self) -> None:
+        """Give back what all workers of this node have: it ends."""
+        for worker in list(self._clients):
+            self.leave(worker, "its server has ended")
+        while self.mirror.has_events and await self.settled() is None:
+            pass
+
     def regrant(self) -> int:
         """End the workers that may not have jobs any more, and return their number."""
         ended = 0
@@ -255,7 +262,7 @@ class SharedQueue:
             self.kick()
 
     def _deliver(self, turn: Turn, reply: TurnReply) -> None:
-        """Send jobs. Those that can't be sent are given back, which doesn't count as a try then."""
+        """Send jobs. A job that can't be sent is given back, and the try doesn't count."""
         asked: dict[Worker, Client] = {}  # nothing can change what a worker may do within this turn
         for _, name, tried, message, worker in ((*each, turn.wants[each.want][0]) for each in reply.handed):
             client = asked.get(worker)

@@ -231,13 +231,13 @@ async def test_a_new_group_begins_where_it_says(redis: RedisServer) -> None:
         assert waiting == [2, 0, 1, 0]
 
 
-async def test_what_other_programs_add_is_a_job_too(redis: RedisServer) -> None:
+async def test_a_message_that_another_program_adds_is_a_job_too(redis: RedisServer) -> None:
     async with node(redis.url) as a, working(a) as worker:
         await redis.ask("XADD", "rawws:/pay", "*", "data", "from elsewhere")
         assert (await receive(worker))[1] == "from elsewhere"
 
 
-async def test_what_a_group_has_not_finished_is_not_trimmed(
+async def test_a_message_that_a_group_has_not_finished_is_not_trimmed(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rawws.broadcast.stream_entries.LEAST_ENTRIES", 10)
@@ -260,7 +260,22 @@ async def test_what_a_group_has_not_finished_is_not_trimmed(
         assert int(await redis.ask("XLEN", "rawws:/pay")) < 250  # Redis trims whole nodes of a hundred entries
 
 
-# Nodes that die
+# Nodes that end
+
+
+async def test_a_node_that_ends_gives_the_jobs_of_its_workers_back_at_once(redis: RedisServer) -> None:
+    async with node(redis.url) as b:
+        (first,) = await b.say("1")
+        async with node(redis.url) as a:
+            worker = working(a, "group=sms&ack=1000")
+            ws = await worker.__aenter__()
+            assert (await receive(ws))[0] == {"id": first, "try": 1}
+        assert await has(b, waiting=1, leased=0, workers=0)
+        with pytest.raises(rawws.ConnectionClosed):
+            await ws.recv()
+        await worker.__aexit__(None, None, None)
+        async with working(b) as other:
+            assert (await receive(other))[0] == {"id": first, "try": 2}
 
 
 async def test_the_jobs_of_a_node_that_is_killed_are_done_when_their_leases_end(
