@@ -168,7 +168,8 @@ class _Thread(trio.abc.Instrument):
 
     As an instrument of trio's, it learns when the server's thread has nothing else to do. Only then is the
     application's thread woken, for all that was posted in this turn. If it were woken earlier, both would compete for
-    Python's lock.
+    Python's lock. In the other direction, it makes the application's calls as soon as trio has woken up, so that the
+    tasks that wait for them run in this very turn.
     """
 
     def __init__(self, make_loop: MakeLoop | None, on_end: _OnEnd) -> None:
@@ -181,6 +182,7 @@ class _Thread(trio.abc.Instrument):
         self._is_up = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None  # as long as it runs
         self._server_posts: Callable[[], None] | None = None  # for the application's thread, which isn't woken yet
+        self._application_posts: Callable[[], None] | None = None  # for the server's thread, which is being woken
         self._over = trio.Event()
         self._is_stopping = False
         self._woken_at: float | None = None  # the time of a wakeup that the loop hasn't heeded yet
@@ -227,6 +229,14 @@ class _Thread(trio.abc.Instrument):
             if self._loop is not None:
                 with contextlib.suppress(RuntimeError):  # the loop is closed; every call gets to know that
                     self._loop.call_soon_threadsafe(self._heed, call)
+
+    def after_io_wait(self, timeout: float) -> None:
+        self._make_posted_calls()
+
+    def _make_posted_calls(self) -> None:
+        call, self._application_posts = self._application_posts, None
+        if call is not None:
+            call()
 
     def _heed(self, call: Callable[[], None]) -> None:
         """In the application's thread: the loop has a turn."""
@@ -315,5 +325,6 @@ class _Thread(trio.abc.Instrument):
         return lambda parcel: self._way_out.post(take, parcel)
 
     def _wake_server(self, call: Callable[[], None]) -> None:
+        self._application_posts = call  # the only one: the outbox wakes the server anew when this has been made
         with contextlib.suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(call)
+            self._token.run_sync_soon(self._make_posted_calls)  # it finds none if the instrument was first

@@ -102,7 +102,9 @@ class RedisStreams:
         self._readers: dict[Reader, trio.CancelScope] = {}
         self._refuse_room = refuse_room
         self._nursery: trio.Nursery | None = None
-        self._away = set[object]()  # our publisher, readers and commander, as far as Redis is unusable for them
+        # Our publisher, readers and commander, as far as Redis is unusable for them. These two have yet to find it
+        # usable, and one of them may have been refused a connection that the other one got.
+        self._away: set[object] = {self._publisher, self._commander}
         self._logged_troubles = set[str]()  # the kinds of trouble that were logged since Redis was last usable
         self._has_been_there = False
         self._is_starting = True
@@ -160,7 +162,7 @@ class RedisStreams:
 
     @property
     def is_away(self) -> bool:
-        return bool(self._away) or not self._has_been_there
+        return bool(self._away)
 
     async def start(self) -> str:
         """Wait until Redis is usable, for at most `START_S`.

@@ -59,13 +59,17 @@ class HubRooms(HeldRooms):
         super().__init__(hub)
         self.committer = committer
 
-    def publish(self, path: str, frame: bytes) -> None:
+    def keep_dead(self, path: str) -> None:
+        self._hub.keep_dead_jobs(path)
+
+    def bury(self, path: str, frame: bytes) -> None:
         if self._hub.refuse_settings(path) is None:
             room = self._hub.registry.get(path)
+            self._hub.keep_dead_jobs(path)
             assert room.shared is not None
             room.shared.take(room, [frame], NOBODY)
         else:  # the application has failed to decide about the room, and the log says so
-            self.committer.put(Append(path, frame, 1, self._hub.dead_history))
+            self.committer.put(Append(path, frame, 1, self._hub.for_dead_jobs(self._hub.settings).history))
 
 
 class _Home(Home, Protocol):
@@ -87,13 +91,12 @@ def _home_of(hub: Hub) -> _Home | None:
     from rawws.backplane.redis_streams import RedisStreams  # programs without a backplane need not load it
     from rawws.groups.shared import SharedGroups
 
-    def leases_of(shard: object) -> Leases:
-        assert isinstance(shard, RedisStreams)
-        return shard.leases
-
-    leases = [leases_of(shard) for shard in shards]
+    of_shards: dict[object, Leases] = {each: each.leases for each in shards if isinstance(each, RedisStreams)}
+    if not of_shards:  # workers without a broker
+        return None
+    for_dead = hub.for_dead_jobs(hub.settings).history
     return SharedGroups(
-        HeldRooms(hub), leases, lambda path: leases_of(shards.of(path)), hub.dead_history, hub.queue_bytes
+        HeldRooms(hub), list(of_shards.values()), lambda path: of_shards[shards.of(path)], for_dead, hub.queue_bytes
     )
 
 

@@ -15,6 +15,7 @@ from typing import Protocol
 import trio
 
 from rawws import logs
+from rawws.access.dead_rooms import is_dead_room
 from rawws.backplane.leases import STATES_AT_ONCE, Beginning, GroupState, Leases, LeasesAway
 from rawws.broadcast.log import History
 from rawws.broadcast.stream_entries import Retention
@@ -24,7 +25,7 @@ from rawws.groups.protocol import GroupQuery
 from rawws.groups.queue import ENDED, FIGURES, Client, State
 from rawws.groups.shared_queue import SharedQueue
 from rawws.hub.hub import STORED_HISTORY
-from rawws.hub.queues import GroupFigures
+from rawws.hub.queues import DEAD_ROOM, GroupFigures
 from rawws.relay.backplane import AWAY
 from rawws.relay.loop import current_loop
 from rawws.wire.trace import STATE, shorten
@@ -181,7 +182,12 @@ class SharedGroups:
         for queue in list(self._queues.values()):
             yield from queue.clients
 
+    def keeps_dead(self, path: str) -> bool:
+        return is_dead_room(path)  # there may be a group that no worker of this node knows
+
     def refuse_publishing(self, path: str) -> Refusal | None:
+        if self.keeps_dead(path):
+            return DEAD_ROOM
         return refuse_full(self._queue_bytes) if any(path in held for held in self._held.values()) else None
 
     async def leave(self) -> None:

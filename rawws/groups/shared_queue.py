@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from typing import Protocol
 
 import trio
 
 from rawws import logs
+from rawws.access.dead_rooms import dead_room
 from rawws.backplane.leases import Leases, LeasesAway, TurnReply
 from rawws.broadcast.message_ids import MessageId
 from rawws.broadcast.stream_entries import Retention
 from rawws.errors import Refusal
 from rawws.groups.group import Worker
 from rawws.groups.mirror import Event, Mirror, Turn
-from rawws.groups.protocol import NOT_LEASED, Answer, dead_room
+from rawws.groups.protocol import NOT_LEASED, Answer, Verb
 from rawws.groups.queue import ENDED, Answering, Client
 from rawws.groups.shelf import StoredMessage
 from rawws.relay.backplane import AWAY
@@ -59,6 +61,7 @@ class SharedQueue:
         self._next_at = math.inf  # something is due in Redis
         self._turned_at = -math.inf
         self._is_lost = False  # Redis doesn't have it any more
+        self._told_workers = 0  # the number of workers that Redis may know of
 
     def __repr__(self) -> str:
         return f"<SharedQueue {self.name} of {self.path} {self.mirror!r}>"
@@ -108,6 +111,10 @@ class SharedQueue:
         else:
             client.lose(answer.job)
 
+    def acknowledge(self, epoch: str, numbers: Sequence[int], client: Answering) -> None:
+        for number in numbers:
+            self.say(Answer(Verb.ACK, MessageId(epoch, number)), client)
+
     async def say_by_token(self, answer: Answer, token: str) -> Refusal | None:
         event = self.mirror.say_by_token(answer, token)
         problem = await self.settled()
@@ -131,7 +138,7 @@ class SharedQueue:
         """Give back what all workers of this node have: it ends."""
         for worker in list(self._clients):
             self.leave(worker, "its server has ended")
-        while self.mirror.has_events and await self.settled() is None:
+        while (self._told_workers or self.mirror.has_events) and await self.settled() is None:
             pass
 
     def regrant(self) -> int:
@@ -212,6 +219,7 @@ class SharedQueue:
     async def _call(self) -> Refusal | None:
         """Take a turn in Redis, and return why that can't be."""
         turn = self.mirror.begin(trio.current_time())
+        self._told_workers = max(self._told_workers, turn.workers)
         is_over = False
         try:
             reply = await self._leases.turn(self.name, self.path, self._dead, turn.request(self.born))
@@ -247,6 +255,7 @@ class SharedQueue:
     def _end_turn(self, turn: Turn, reply: TurnReply) -> None:
         now = trio.current_time()
         self._lose(self.mirror.end(turn, reply.results, now, is_more=reply.is_more))
+        self._told_workers = turn.workers
         self._next_at = math.inf if reply.next_s is None else now + reply.next_s
         self._turned_at = now
         self._deliver(turn, reply)
@@ -272,7 +281,7 @@ class SharedQueue:
                     client = None
                 else:
                     asked[worker] = client
-            if client is None or client.is_full:
+            if client is None or worker.is_paused:
                 self.mirror.give_back(worker, name)
             elif self.mirror.hold(turn, worker, name, trio.current_time()):
                 client.deliver(_id_of(name), tried, StoredMessage(message.opcode, message.payload))

@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rawws.access.dead_rooms import rooms_of_dead
 from rawws.broadcast.node_answers import Gathered
 from rawws.errors import BackplaneAway
-from rawws.hub.queues import is_dead_room, path_of_dead_room
 from rawws.relay.backplane import Backplane
 from rawws.relay.room_state import RoomState
 
@@ -28,8 +28,8 @@ class Shards:
 
     def of(self, path: str) -> Backplane[RoomState]:
         """Return the backplane of a room. That of a dead room is its group's, which moves jobs in one step."""
-        while is_dead_room(path):
-            path = path_of_dead_room(path)
+        if rooms := rooms_of_dead(path):
+            path = rooms[-1]
         return self._shards[max(self._shards, key=lambda name: _weigh(name, path))]
 
     def __iter__(self) -> Iterator[Backplane[RoomState]]:

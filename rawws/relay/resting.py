@@ -44,7 +44,7 @@ class _Rest:
         self.error: BaseException | None = None  # of receiving, or of taking
 
 
-class _SecondLook:
+class SecondLook:
     """Decides whether to look for data again before the poller is waited for.
 
     A client on this machine, or a busy one, often sends its next request before other tasks have had their turn. To
@@ -75,7 +75,7 @@ class Resting:
         self._rest_s = 0.0
         self._watched: set[int] = set()  # the descriptors that the poller has
         self._is_over = False  # nothing rests any more
-        self._second_look = _SecondLook()
+        self._second_look = SecondLook()
         self._first = trio.lowlevel.ParkingLot()  # where the timer waits for a connection
 
     def __len__(self) -> int:
@@ -174,6 +174,9 @@ class Resting:
     def _take_turn(self, sockets: ReadySockets) -> bool:
         """Receive for connections that have data, each once. Return whether there were any."""
         now = trio.current_time()
+        if len(self._watched) == len(self._rests) == 1 and not sockets.has_waiting:  # the poller can mean no other
+            (fd,) = self._rests
+            return self._receive(sockets, fd, now)
         until = time.perf_counter() + TURN_S
         left = MOST_AT_ONCE
         while listed := sockets.take():
@@ -188,11 +191,12 @@ class Resting:
                 break
         return left < MOST_AT_ONCE
 
-    def _receive(self, sockets: ReadySockets, fd: int, now: float) -> None:
+    def _receive(self, sockets: ReadySockets, fd: int, now: float) -> bool:
+        """Receive for a connection once. Return whether there was something."""
         rest = self._rests.get(fd)
         if rest is None:  # its task is at work, and the poller would report the socket until it has received
             self._unwatch(fd)
-            return
+            return False
         try:
             data = rest.transport.try_receive()
             rest.has_arrived = data is not None and not rest.take(data)
@@ -200,11 +204,12 @@ class Resting:
             rest.error = error
         if rest.has_arrived or rest.error is not None:
             self._wake(fd)
-            return
+            return True
         if data is not None:
             self._go_on(fd, rest, now)
         if rest.transport.has_pending:  # the poller doesn't know of it
             sockets.add_unread(fd)
+        return data is not None
 
     def _go_on(self, fd: int, rest: _Rest, now: float) -> None:
         """Have a connection rest anew."""

@@ -301,6 +301,11 @@ class RoomBase(Generic[Member]):
         self._repeats.note(key, self.log.last_message, digest, trio.current_time())
         self._registry.keep(self)
 
+    def change(self, settings: RoomSettings, gate: Gate) -> None:
+        """Have another history and another gate from now on. All else of the settings has to be as it was."""
+        self.settings, self.gate = settings, gate
+        self.log.history = settings.history
+
     # For the backplane
 
     def share_through(self, backplane: Backplane[RoomBase[Member]]) -> None:

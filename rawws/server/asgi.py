@@ -198,7 +198,7 @@ class AsgiApp:
             "raw_path": raw_path.encode("ascii"),
             "query_string": request.query.encode("ascii"),
             "root_path": self._root_path,
-            "headers": [(name.lower(), value) for name, value in request.headers.raw()],
+            "headers": list(request.headers.raw_lower()),
             "client": exchange.client,
             "server": exchange.server,
             "state": self._state.copy(),

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import trio
 
@@ -14,7 +15,7 @@ from rawws.access.source import Source
 from rawws.errors import Refusal
 from rawws.limits import Limits
 from rawws.net.accept import Address
-from rawws.relay.resting import Resting
+from rawws.relay.resting import Resting, SecondLook
 from rawws.server.admission import Sender
 from rawws.server.apps import Drain, Exchange, HttpApp, UpgradeApp
 from rawws.tracing import Tracer
@@ -65,6 +66,13 @@ class ServerConfig:
         return is_local_name(request.authority)
 
 
+class ServerFigures(NamedTuple):
+    """The figures of a server for ``/metrics``. The server goes on to change the first."""
+
+    handshakes: Counter[int]
+    limits_by_flag: Mapping[str, float]
+
+
 @dataclass(slots=True)
 class ServerState:
     """The state of a server, and the questions that a connection asks it.
@@ -89,6 +97,8 @@ class ServerState:
     prepare: Callable[[Request], Awaitable[Refusal | None]] | None = None
 
     resting: Resting = field(default_factory=Resting)  # connections between two requests
+    # Whether clients have often sent the next request by the time that an application's task has answered one.
+    look_after_answers: SecondLook = field(default_factory=SecondLook)
     drain: Drain | None = None  # set when the server starts to stop
     lingering: int = 0  # the number of closed connections whose last response the client may still be reading
     idle_scopes: set[trio.CancelScope] = field(default_factory=set)  # of connections that wait in a request

@@ -229,10 +229,14 @@ async def _wait_for_next(connection: HttpConnection) -> bool:
     """Wait for the first byte of another request; return False when the connection has ended or was idle too long."""
     # The task of an application has sent its response some turns of the loop ago, so that a busy client's next request
     # has often arrived. To rest would add a tenth to its cost.
-    if connection.answered is None and (data := connection.transport.try_receive()) is not None:
-        await trio.lowlevel.cancel_shielded_checkpoint()
-        connection.http.receive_data(data)
-        return True
+    look = connection.server.look_after_answers
+    if connection.answered is None and look.is_due():
+        data = connection.transport.try_receive()
+        look.note(data is not None)
+        if data is not None:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            connection.http.receive_data(data)
+            return True
     while await _rest(connection):
         if not connection.unsent:
             return True

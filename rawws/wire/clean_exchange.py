@@ -17,7 +17,7 @@ from http import HTTPStatus
 
 import h11
 
-from rawws.limits import Limits
+from rawws.limits import KIB, Limits
 from rawws.wire.messages import Headers, Request, Response
 
 # RFC 9110 §7.2: a host with an optional port, after RFC 3986 §3.2.2 without user information.
@@ -150,19 +150,42 @@ def read_clean(received: bytearray, limits: Limits, room: int) -> CleanExchange 
 
     ``room`` is the number of bytes that the head may have.
     """
+    is_kept = (
+        len(received) <= _MOST_KEPT_BYTES
+        and received.endswith(b"\r\n\r\n")
+        and received.count(b"\n") <= _MOST_KEPT_LINES
+    )
+    found = _read_kept(bytes(received)) if is_kept else _read(received)
+    if found is None:
+        return None
+    request, line_end = found
+    size = len(request.raw_head)
+    if size > room or line_end > limits.max_target_bytes + LINE_BYTES or len(request.headers) > limits.max_headers:
+        return None
+    return CleanExchange(request, received[size:])
+
+
+def _read(received: bytes | bytearray) -> tuple[Request, int] | None:
+    """Return the clean request that bytes begin with, and where the CR of its request line is."""
     match = _HEAD.match(received)
-    if match is None or match.end() > room or match.end(2) + len(b" HTTP/1.1\r") > limits.max_target_bytes + LINE_BYTES:
+    if match is None:
         return None
     lines = match[3].decode("ascii")
     fields = _FIELD.findall(lines)
     if " \r" in lines or "\t\r" in lines:
         fields = [(name, value.rstrip(" \t")) for name, value in fields]
     headers = Headers(fields)
-    if len(fields) > limits.max_headers or not _is_clean(headers):
+    if not _is_clean(headers):
         return None
-    method, target = match[1].decode("ascii"), match[2].decode("ascii")
-    request = Request(method, target, "1.1", headers, match[0])
-    return CleanExchange(request, received[match.end() :])
+    request = Request(match[1].decode("ascii"), match[2].decode("ascii"), "1.1", headers, match[0])
+    return request, match.end(2) + len(b" HTTP/1.1\r")
+
+
+# The same bytes come again and again, from clients that keep their connections and from health checks, and equal bytes
+# have one reading. What is kept depends on no connection and no limit, and takes less than a megabyte.
+_read_kept = lru_cache(maxsize=32)(_read)
+_MOST_KEPT_BYTES = 2 * KIB
+_MOST_KEPT_LINES = 32
 
 
 def write_whole(

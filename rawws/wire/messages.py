@@ -48,12 +48,13 @@ class Headers:
     value.
     """
 
-    __slots__ = ("_fields", "_lines", "_values")
+    __slots__ = ("_fields", "_lines", "_lower", "_values")
 
     def __init__(self, fields: Sequence[tuple[str, str]] | None = None) -> None:
         fields = fields or ()
         self._fields = tuple(fields)
         self._lines: bytes | None = None  # once they were asked for
+        self._lower: tuple[tuple[bytes, bytes], ...] | None = None  # likewise
         self._values: dict[str, list[str]] = {}
         values = self._values
         for name, value in fields:
@@ -140,6 +141,12 @@ class Headers:
         """Return the fields as h11 takes them."""
         return [(name.encode("ascii"), value.encode("ascii")) for name, value in self._fields]
 
+    def raw_lower(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Return the fields as ASGI has them: with names in lower case. They are kept, as the lines are."""
+        if self._lower is None:
+            self._lower = tuple((name.lower(), value) for name, value in self.raw())
+        return self._lower
+
     def lines(self) -> bytes:
         """Return the fields as they go on the wire, each as a line; empty if one of them can't be sent as it is.
 
@@ -154,6 +161,7 @@ class Headers:
 
 # RFC 7239, RFC 9110 §7.6.3, and what nginx's manual has everybody add; beside X-Forwarded-*.
 _SAME_HOST = Origins()
+_PAGE = re.compile(r"https?://[^/?#@]+(?=[/?#]|$)", re.IGNORECASE)  # the origin in a Referer
 _OF_PROXIES = frozenset({"forwarded", "via", "x-real-ip"})
 
 # A request's field takes this much memory besides its bytes, which are held twice (CPython 3.11 on 64 bits).
@@ -241,6 +249,27 @@ class Request:
         if origin is not None:
             return not _SAME_HOST.allow(origin, self.authority)
         return self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin")
+
+    @property
+    def may_be_embedded(self) -> bool:
+        """Whether a browser may have sent it for another site's page, such as for an image or a link there.
+
+        Unlike a script's request, one of these has no Origin. Sec-Fetch-Site tells, but browsers send it to https and
+        to their own machine alone, and old ones not at all. Then the Referer has to name a page of this server. Other
+        programs with a browser's name in User-Agent send no Accept (PowerShell), and scripts alone an
+        ``Authorization: Bearer``.
+        """
+        headers = self.headers
+        if "Origin" in headers or headers.get("Authorization", "").lower().startswith("bearer "):
+            return False
+        site = headers.get("Sec-Fetch-Site")
+        if site is not None:
+            return site not in ("none", "same-origin")
+        referer = headers.get("Referer")
+        if referer is not None:
+            page = _PAGE.match(referer)
+            return page is None or not _SAME_HOST.allow(page[0], self.authority)
+        return headers.get("User-Agent", "").startswith("Mozilla/") and "Accept" in headers
 
     @property
     def has_body(self) -> bool:

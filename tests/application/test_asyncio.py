@@ -111,6 +111,30 @@ async def test_a_small_response_crosses_once_each_way(monkeypatch: pytest.Monkey
             assert crossings == [1, 3]  # the call; and the head, the body and the end
 
 
+async def test_a_response_is_taken_before_the_tasks_of_the_turn_that_it_has_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So the task that waits for it runs in this turn, and not in the next one."""
+    server_thread = threading.current_thread()
+    tasks: list[trio.lowlevel.Task | None] = []
+    cross = handover.Handover._make_calls
+
+    def noted(self: handover.Handover) -> None:
+        if threading.current_thread() is server_thread:
+            try:
+                tasks.append(trio.lowlevel.current_task())
+            except RuntimeError:  # no task has its turn yet
+                tasks.append(None)
+        cross(self)
+
+    monkeypatch.setattr(handover.Handover, "_make_calls", noted)
+    async with serving(on_asyncio(says_where, lifespan="off")) as site:
+        for _ in range(3):
+            assert (await site.ask(get("/")))[0] == 200
+    assert tasks
+    assert tasks == [None] * len(tasks)
+
+
 # Context variables
 
 

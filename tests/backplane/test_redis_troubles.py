@@ -24,7 +24,7 @@ from rawws.backplane import connector, lease_scripts, publisher, reader, scripts
 from rawws.backplane.troubles import GROUP_RIGHTS, Address, Lasts, diagnose, grouping, reading, writing
 from rawws.broadcast.stream_entries import PREFIX
 from rawws.errors import UsageError
-from tests.backplane.test_backplane import next_with_id, open_with_ids
+from tests.backplane.ids import next_with_id, open_with_ids
 from tests.manual import page
 from tests.redis_server import RedisServer, free_port, network, redis_server
 from tests.room_serving import Rooms, post, rooms

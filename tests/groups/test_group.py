@@ -388,6 +388,20 @@ def test_a_dead_job_that_is_not_buried_is_ready_after_a_restart() -> None:
 # Bounds
 
 
+def test_many_jobs_are_acknowledged_up_to_the_first_that_is_not_leased() -> None:
+    group = make(5)
+    worker = Worker("#1", most=4)
+    group.join(worker)
+    deliver(group)
+    assert group.ack_many((1, 2, 7, 3), "#1") == 2
+    assert group.ack_many((3,), "#2") == 0
+    assert group.ack_many((), "#1") == 0
+    assert list(worker.jobs) == [3, 4]
+    assert (group.leased, group.jobs, group.counts.done) == (2, 2, 2)
+    assert write(group).done == (1, 2)
+    assert deliver(group) == [("#1", 5, 1)], "it has space for more again"
+
+
 def test_jobs_that_are_over_leave_no_timers_behind() -> None:
     group = make(20_000)
     group.join(Worker("#1", most=9, ack_s=40_000))
@@ -398,6 +412,8 @@ def test_jobs_that_are_over_leave_no_timers_behind() -> None:
     number = next(iter(group.workers)).jobs.copy().popitem()[0]
     for second in range(20_000):
         assert group.more(number, "#1", NOW + second / 1000)
+        if not second % 100:
+            assert group.expire(NOW) == 0  # as in each turn
     assert group._timers.count < 2000
     assert group.expire(NOW + 40_019.9) == 8
     assert group.expire(NOW + 40_020) == 1

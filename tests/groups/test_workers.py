@@ -401,6 +401,42 @@ async def test_a_user_who_is_disconnected_works_no_more(tmp_path: Path) -> None:
             assert a.close_code == 1008
 
 
+async def test_an_operator_sees_workers_and_ends_them(tmp_path: Path) -> None:
+    token = {"Authorization": "Bearer " + "a" * 20}
+
+    async def workers(query: str = "") -> list[dict[str, Any]]:
+        found = json.loads((await running.ask("GET", f"/_rawws/peers{query}", **token)).body)["peers"]
+        return [each for each in found if each["kind"] == "worker"]
+
+    async with serving(stored(tmp_path)) as running, trio.open_nursery() as nursery:
+        async with rawws.connect(running.uri("group=sms&max=2"), subprotocols=SUBPROTOCOLS) as a:
+            await running.say("1", "2")
+            await receive(a)
+            await receive(a)
+            nursery.start_soon(running.ask, "GET", "/pay?group=mail&wait=20&last=0")
+            while len(found := await workers()) < 2:
+                await trio.sleep(0.01)
+            first, second = sorted(found, key=lambda each: str(each["group"]), reverse=True)
+            assert (first["group"], first["jobs"], first["rooms"]) == ("sms", 2, ["/pay"])
+            assert (second["group"], second["jobs"], second["user"]) == ("mail", 0, None)
+            assert first["address"].startswith("127.0.0.1:")
+            assert first["since"].endswith("Z")
+            assert await workers("?room=/pay") == found
+            assert await workers("?room=/other") == []
+            assert await workers(f"?number={first['number']}") == [first]
+            for each in found:
+                ended = await running.ask("DELETE", f"/_rawws/peers?number={each['number']}&reason=bye", **token)
+                assert json.loads(ended.body)["ended"] == 1
+            with pytest.raises(rawws.ConnectionClosed, match="bye"):
+                await a.recv()
+        assert await workers() == []
+        assert await next_job(running) == "1"
+
+
+async def next_job(running: Running) -> str:
+    return (await running.ask("GET", "/pay?group=sms&wait=5")).body.decode()
+
+
 async def test_a_user_who_may_only_read_takes_no_jobs(tmp_path: Path) -> None:
     hub = stored(tmp_path)
     reader = rawws.User("ann", read=["/pay"])
@@ -488,6 +524,37 @@ async def test_a_job_says_what_its_worker_says(hub: Hub) -> None:
         assert (state["done"], state["dead"]) == (1, 1)
 
 
+NO_JOBS = {
+    "a long id": '{"id":"' + "x" * 60_000 + '","try":1}\n',
+    "a list as the id": '{"id":["9f2c41d7-1"],"try":1}\n',
+    "a text as the try": '{"id":"9f2c41d7-1","try":"1"}\n',
+    "a list as the try": '{"id":"9f2c41d7-1","try":[1]}\n',
+    "no try": '{"id":"9f2c41d7-1"}\n',
+    "a try below 1": '{"id":"9f2c41d7-1","try":0}\n',
+    "a long try": '{"id":"9f2c41d7-1","try":"' + "9" * 5000 + '"}\n',
+    "an endless try": '{"id":"9f2c41d7-1","try":Infinity}\n',
+    "nested lists": "[" * 60_000,
+    "a long lost one": '{"lost":"' + "y" * 60_000 + '"}\n',
+    "a text": '"lost"',
+    "binary data": b"\xff\xfe\n",
+}
+
+
+@pytest.mark.parametrize("message", NO_JOBS.values(), ids=NO_JOBS)
+async def test_a_server_that_sends_no_jobs_ends_the_work(message: str | bytes) -> None:
+    async def send(ws: rawws.WebSocket) -> None:
+        await ws.send(message)
+        await ws.recv()
+
+    async with trio.open_nursery() as nursery:
+        start = partial(rawws.serve, send, 0, host="127.0.0.1", subprotocols=SUBPROTOCOLS)
+        server = await nursery.start(start)
+        with pytest.raises(rawws.InvalidResponse, match="the server's message doesn't begin as a job does") as caught:
+            await anext(rawws.work(f"ws://127.0.0.1:{server.port}/pay", group="sms"))
+        assert len(str(caught.value)) < 200
+        nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("wrong", [{"group": "a.b"}, {"max_jobs": 0}, {"ack": 0}, {"longest": -1}])
 def test_a_worker_that_can_not_be_is_refused_at_once(wrong: dict[str, Any]) -> None:
     with pytest.raises(rawws.UsageError):
@@ -537,10 +604,10 @@ async def test_a_group_goes_on_after_a_restart_of_the_server(tmp_path: Path) -> 
 class Changing:
     """A source of one grant, which may become another one."""
 
-    def __init__(self, later: Grant | None, expires_at: float | None = None) -> None:
+    def __init__(self, later: Grant | None) -> None:
         self.is_changed = False
         self._later = later
-        self._now = Grant("sms", EVERY_ROOM, EVERY_ROOM, expires_at=expires_at, renew=self._renew)
+        self._now = Grant("sms", EVERY_ROOM, EVERY_ROOM, renew=self._renew)
 
     def _renew(self) -> Grant | None:
         return self._later if self.is_changed else self._now

@@ -13,6 +13,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from rawws.net.transport import Transport
 from rawws.relay import resting as module
+from rawws.relay.ready_sockets import Ready, ReadySockets
 from rawws.relay.resting import Resting
 
 REST_S = 30.0
@@ -88,6 +89,28 @@ async def test_many_connections_take_what_arrives_together() -> None:
             client.send(b".")
         await wait_all_tasks_blocked(0.01)
         assert all(guest.taken == [b"."] and not guest.ends for guest, _ in there)
+
+
+async def test_the_poller_is_asked_for_several_connections_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[Ready]] = []
+    take = ReadySockets.take
+
+    def note(self: ReadySockets) -> list[Ready]:
+        asked.append(take(self))
+        return asked[-1]
+
+    monkeypatch.setattr(ReadySockets, "take", note)
+    async with guests() as [(guest, client)]:
+        client.send(b".")
+        await wait_all_tasks_blocked(0.01)
+        assert guest.taken == [b"."]
+        assert not asked
+    async with guests(2) as there:
+        for _, client in there:
+            client.send(b".")
+        await wait_all_tasks_blocked(0.01)
+        assert [guest.taken for guest, _ in there] == [[b"."]] * 2
+        assert asked
 
 
 async def test_other_tasks_run_after_some_connections() -> None:
@@ -215,7 +238,7 @@ def _find_nothing(transport: Transport, _: int) -> bytes:
 
 
 def test_a_second_look_is_left_out_while_it_is_in_vain() -> None:
-    look = module._SecondLook()
+    look = module.SecondLook()
     assert look.is_due()
     look.note(True)
     assert look.is_due()

@@ -17,6 +17,8 @@ from trio.testing import wait_all_tasks_blocked
 import rawws
 from rawws.net.tls_transport import LOOK_RECORDS
 from rawws.net.transport import Transport
+from rawws.relay.ready_sockets import ReadySockets
+from rawws.relay.resting import LOOK_EVERY, Resting, SecondLook
 from rawws.server.connection import HttpConnection
 from rawws.server.room_app import rooms
 from tests.net.test_tls import Certificate
@@ -118,3 +120,38 @@ async def test_the_loss_of_a_client_that_reads_no_answer_is_no_matter_for_debugg
     (lost,) = [record for record in caplog.records if "lost in the HTTP phase" in record.getMessage()]
     assert lost.levelno == logging.INFO
     assert lost.getMessage() == "#1 ! lost in the HTTP phase: the client does not read the answer"
+
+
+async def test_a_connection_is_looked_at_after_an_answer_of_an_application_if_that_was_of_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG001
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    looks: list[bool] = []
+    note = SecondLook.note
+
+    def noted(self: SecondLook, found: bool) -> None:
+        looks.append(found)
+        note(self, found)
+
+    monkeypatch.setattr(SecondLook, "note", noted)
+    monkeypatch.setattr("rawws.relay.resting.Resting._receive_all", _receive_without_looking)
+    async with trio.open_nursery() as nursery:
+        hub = rawws.Hub()
+        http = rawws.asgi(app, loop="trio", lifespan="off")
+        server = await nursery.start(partial(rawws.serve, hub, 0, host=LOOPBACK, http=http))
+        client = await Client.unconnected().connect(server.port)
+        with trio.fail_after(PATIENCE_S), contextlib.closing(client.stdlib_socket):
+            for _ in range(LOOK_EVERY + 1):
+                assert (await client.ask(get("/"))).body == b"ok"
+                await wait_all_tasks_blocked()
+        assert looks == [False, False], "the first time, and when it was left out for long enough"
+        server.stop()
+
+
+async def _receive_without_looking(self: Resting, sockets: ReadySockets) -> None:
+    while True:
+        await sockets.wait()
+        self._take_turn(sockets)

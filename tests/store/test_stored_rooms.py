@@ -24,7 +24,7 @@ from rawws.relay.backplane import AWAY
 from rawws.store import committer, stored_rooms
 from rawws.store.engine import StoreBroken, StoreError, StoreFull
 from rawws.store.entries import Entry, Outcome, Page, Record
-from rawws.store.loaded_room import _times_of, read_history
+from rawws.store.loaded_room import read_history, times_of
 from rawws.store.sqlite_engine import SqliteEngine
 from rawws.wire.frames import Opcode
 from tests.room_serving import Rooms, rooms
@@ -331,7 +331,7 @@ async def test_messages_keep_their_age_even_if_the_clock_was_set_back(ahead_s: f
     wall = time.time() + ahead_s
     records = [Record(1, 1, wall - 20, b""), Record(2, 1, wall - 30, b""), Record(3, 1, wall, b"")]
     now = trio.current_time()
-    assert [now - at for at in _times_of(records)] == pytest.approx([20, 20, 0], abs=1)
+    assert [now - at for at in times_of(records)] == pytest.approx([20, 20, 0], abs=1)
 
 
 # Troubles

@@ -6,7 +6,8 @@ const WebSocket = require("ws");
 const [name, port, max, log] = process.argv.slice(2);
 
 function connect() {
-  const socket = new WebSocket(`ws://127.0.0.1:${port}/jobs?group=g&ack=${process.env.ACK || 20}&tries=50&max=${max}`, "rawws.id.v1");
+  fs.appendFileSync(log, `${name} open\n`);
+  const socket = new WebSocket(`ws://127.0.0.1:${port}/jobs?group=g&ack=${process.env.ACK || 60}&tries=50&max=${max}`, "rawws.id.v1");
   socket.on("message", (data) => {
     const head = JSON.parse(data.toString().split("\n")[0]);
     if (!head.id) return;

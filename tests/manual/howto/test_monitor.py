@@ -26,7 +26,7 @@ def test_the_page_works_step_by_step(walk: Walk) -> None:
     (link,) = re.findall(r"\]\((http://localhost:9090/graph\S+)\)$", text, re.MULTILINE)
     queries += re.findall(r"g\d\.expr=([^&]+)", urllib.parse.unquote(link))
     queries += re.findall(r"expr: (.*)", text)
-    assert len(queries) == 9 + 4 + 6
+    assert len(queries) == 9 + 4 + 8
     with httpx.Client(trust_env=False, base_url=f"http://localhost:{walk.port('9090')}") as prometheus:
         wait_listening_at(int(walk.port("9090")))
         deadline = time.monotonic() + PATIENCE_S
