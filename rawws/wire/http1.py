@@ -236,9 +236,8 @@ class HttpPhase:
         limits = self._limits
         head_bytes = len(head)
         line_bytes = head.find(b"\n", 0, limits.max_header_bytes)
-        if (
-            line_bytes < 0 and head_bytes > limits.max_target_bytes + LINE_BYTES
-        ) or line_bytes > limits.max_target_bytes + LINE_BYTES:
+        most = limits.max_target_bytes + LINE_BYTES
+        if line_bytes > most or (line_bytes < 0 and head_bytes > most):
             message = (
                 f"The request target is over the server's limit of {limits.max_target_bytes} bytes (--max-target)."
             )
