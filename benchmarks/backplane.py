@@ -1,11 +1,12 @@
-"""The cost of sharing rooms between machines: two nodes and a Redis, compared with others on the same Redis.
+"""The cost of sharing rooms: between the workers of one machine, and between nodes by a Redis, compared with others.
 
     python -m benchmarks.backplane
 
 Both nodes and Redis share one core, and the load has the other. A hundred peers are at each node, ten of the two
-hundred publish, and all receive everything:
+hundred publish, and all receive everything. Of the two workers without Redis, each has about a hundred:
 
 * deliveries per second, for several windows of messages under way: the best of each server counts;
+* the CPU time of all processes for one of these messages, Redis's and the first process's with them;
 * the age of a message on arrival, at 1,000 messages per second to twenty peers, through Redis and (rawws) without;
 * a node that follows 10,000 rooms, with 1,000 messages per second to 500 of them at random: its memory, and the age of
   messages on arrival. Here the node has a core for itself, and all else has the other.
@@ -76,12 +77,18 @@ def rawws(port: int, redis: str) -> list[str]:
     return [*command, "--backplane", redis] if redis else command
 
 
+def workers(port: int, redis: str) -> list[str]:
+    return [*rawws(port, redis), "--workers", "2"]
+
+
 def script(name: str) -> Callable[[int, str], list[str]]:
     path = PACKAGE_ROOT / "benchmarks" / "peers" / name
     return lambda port, redis: ["node", str(path), "--port", str(port), "--redis", redis]
 
 
 RAWWS = System("rawws", rawws)
+ALONE = System("rawws, one node without Redis", rawws)
+WORKERS = System("rawws, two workers without Redis", workers)
 SYSTEMS = (
     RAWWS,
     System("npm ws with Redis pub/sub", script("ws_redis.mjs"), ("ws", "redis")),
@@ -189,15 +196,30 @@ def peers(system: System, running: list[Running], each: int) -> Iterator[list[so
         close_clients(mixed)
 
 
-def throughput(system: System, start: Start, seconds: float, windows: Sequence[int]) -> float:
-    """Return deliveries a second, with the window that suits the server best."""
-    best = 0.0
+def throughput(
+    system: System, start: Start, seconds: float, windows: Sequence[int], redis: str = ""
+) -> tuple[float, float]:
+    """Return deliveries a second with the window that suits the server best, and the µs of CPU for a message then."""
+    best = 0.0, 0.0
     for window in windows:
         with start() as running, peers(system, running, PEERS * 2 // len(running)) as clients:
             load = Fanout(clients, PUBLISHERS, window, PAYLOAD_BYTES, envelope=system.envelope)
             load.run(seconds)
-            best = max(best, load.run(seconds).rate)
+            pids = [node.pid for node in running] + ([process_of(redis)] if redis else [])
+            before = sum(map(procinfo.cpu_seconds, pids))
+            sample = load.run(seconds)
+            used_s = sum(map(procinfo.cpu_seconds, pids)) - before
+            published = sample.messages / len(clients)
+            best = max(best, (sample.rate, used_s / published * 1e6))
     return best
+
+
+def process_of(redis: str) -> int:
+    """Return the process of a Redis."""
+    with contextlib.closing(connect(int(redis.rpartition(":")[2]))) as sock:
+        sock.sendall(b"INFO server\r\n")
+        answer = sock.recv(16_384).decode()
+    return int(answer.partition("process_id:")[2].split()[0])
 
 
 def age(system: System, start: Start, seconds: float) -> tuple[float, float]:
@@ -286,11 +308,10 @@ def main() -> None:
     rooms, windows = (64, WINDOWS[:1]) if options.smoke else (ROOMS, WINDOWS)
     allow_open_files()
     os.sched_setaffinity(0, {procinfo.cores()[1]})
-    with starter(RAWWS, 1, "", once=options.smoke) as start:
-        alone_ms = take_pair(partial(age, RAWWS, start, options.seconds), options.rounds)
-        alone = take(partial(throughput, RAWWS, start, options.seconds, windows), options.rounds)
-    print(f"{'':<34}{'deliveries/s':>14}{'age p50, ms':>14}{'p99, ms':>10}")
-    print(f"{'rawws, one node without Redis':<34}{alone:>14,.0f}{alone_ms[0]:>14.2f}{alone_ms[1]:>10.2f}")
+    print(f"{'':<34}{'deliveries/s':>14}{'CPU, µs':>10}{'age p50, ms':>14}{'p99, ms':>10}")
+    for system in (ALONE, WORKERS):
+        with starter(system, 1, "", once=options.smoke) as start:
+            print(row(system, start, options.seconds, options.rounds, windows), flush=True)
     with redis_server(procinfo.cores()[0]) as redis:
         for system in SYSTEMS:
             if options.only not in system.name:
@@ -299,10 +320,7 @@ def main() -> None:
                 print(f"{system.name:<34}  not here: {missing}")
                 continue
             with starter(system, 2, redis, once=options.smoke) as start:
-                # The latency comes first, because the throughput leaves much under way.
-                ms = take_pair(partial(age, system, start, options.seconds), options.rounds)
-                rate = take(partial(throughput, system, start, options.seconds, windows), options.rounds)
-            print(f"{system.name:<34}{rate:>14,.0f}{ms[0]:>14.2f}{ms[1]:>10.2f}", flush=True)
+                print(row(system, start, options.seconds, options.rounds, windows, redis), flush=True)
     took_s, memory, p50, p99 = many_rooms(rooms, options.seconds)
     print(
         f"\n{rooms:,} rooms followed: in {took_s:.1f} s, {memory:.1f} KiB each with its peer; "
@@ -310,8 +328,11 @@ def main() -> None:
     )
 
 
-def take(measure: Callable[[], float], rounds: int) -> float:
-    return median(measure() for _ in range(rounds))
+def row(system: System, start: Start, seconds: float, rounds: int, windows: Sequence[int], redis: str = "") -> str:
+    # The latency comes first, because the throughput leaves much under way.
+    p50, p99 = take_pair(partial(age, system, start, seconds), rounds)
+    rate, cpu_us = take_pair(partial(throughput, system, start, seconds, windows, redis), rounds)
+    return f"{system.name:<34}{rate:>14,.0f}{cpu_us:>10.1f}{p50:>14.2f}{p99:>10.2f}"
 
 
 def take_pair(measure: Callable[[], tuple[float, float]], rounds: int) -> tuple[float, float]:

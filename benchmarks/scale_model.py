@@ -16,6 +16,9 @@ node with its share of every room, which gives the load and the age of a message
 A shard is one Redis; a room is on one of them. It takes each message once, gives it to each node that is in the room,
 and answers calls. When the nodes of the most popular room are too many for one shard, they can be fed by others: in a
 tree of fan-out f a shard gives each message to f relays, and each of these to f nodes or relays.
+
+One machine without Redis is the same: its workers are nodes, on all cores but one, and the sequencer is the shard, on
+the last core. A worker reads all of its rooms in one call.
 """
 
 from __future__ import annotations
@@ -26,9 +29,10 @@ import os
 import random
 import time
 from dataclasses import dataclass, fields, replace
+from typing import ClassVar
 
 from benchmarks import procinfo
-from benchmarks.backplane import PAYLOAD_BYTES, RAWWS, nodes, peers, redis_server
+from benchmarks.backplane import PAYLOAD_BYTES, RAWWS, WORKERS, nodes, peers, redis_server
 from benchmarks.fanout import Fanout
 from benchmarks.latency import Trickle
 from benchmarks.memory import allow_open_files
@@ -59,6 +63,22 @@ class Costs:
     redis_give_s: float = 2.5e-6  # and out of it, to one node
     peer_bytes: float = 1647.0  # an idle peer, with its socket's memory in the kernel
     way_s: float = 1.79e-3  # from a node through Redis to another, when all are idle
+    rooms_per_reader: ClassVar[float] = ROOMS_PER_READER
+
+
+@dataclass(frozen=True)
+class LocalCosts(Costs):
+    """The costs of workers without Redis, whose shard is the sequencer: of one run on two cores that were busy."""
+
+    publish_call_s: float = 104e-6
+    publish_s: float = 1.2e-6
+    read_call_s: float = 104e-6
+    read_s: float = 1.2e-6
+    redis_call_s: float = 30e-6
+    redis_add_s: float = 0.2e-6
+    redis_give_s: float = 0.2e-6
+    way_s: float = 3.4e-3
+    rooms_per_reader: ClassVar[float] = math.inf
 
 
 @dataclass(frozen=True)
@@ -137,7 +157,7 @@ def simulate_node(world: World, plan: Plan, costs: Costs, seed: int = 1) -> Node
         peers_of_room = world.peers * share
         here = min(1.0, present(peers_of_room, plan.nodes) / plan.nodes)
         lines.append((count * here, world.rate(share), peers_of_room / plan.nodes / here))
-    readers = max(1.0, sum(rooms for rooms, _, _ in lines) / ROOMS_PER_READER)
+    readers = max(1.0, sum(rooms for rooms, _, _ in lines) / costs.rooms_per_reader)
     published_per_s = sum(count * world.rate(share) for count, share in world.shares()) / plan.nodes
     rate = sum(rooms * rate for rooms, rate, _ in lines) + published_per_s
     clock = busy = calls = 0.0
@@ -261,6 +281,44 @@ def measure() -> Costs:
     )
 
 
+def measure_local() -> LocalCosts:
+    """Measure the costs of two workers without Redis here.
+
+    Both workers have some of eight peers. A call to publish counts as much as one to read, and so do their messages.
+    """
+    allow_open_files()
+    own, rest = procinfo.cores()
+    os.sched_setaffinity(0, {rest})
+    few, many = (trickled(count, own) for count in (10, 200))
+    send_s = (many - few) / 190
+    with nodes(WORKERS, "", [own]) as (program,):
+        with peers(WORKERS, [program], 8) as clients:
+            spent = Spent(*procinfo.tree(program.pid))
+            trickle = Trickle(clients, 500, PAYLOAD_BYTES)
+            spent.begin()
+            ages = trickle.run(2.0)
+            all_s, *each_s = spent.each(1000)
+            call_s = (sum(each_s) - 8 * send_s) / 3
+            sequencer_call_s = (all_s - sum(each_s)) / 3
+        with peers(WORKERS, [program], 8) as clients:
+            flood = Fanout(clients, 1, 512, PAYLOAD_BYTES)
+            spent.begin()
+            messages = flood.run(2.0).messages / 8
+            all_s, *each_s = spent.each(messages)
+    message_s, sequencer_s = sum(each_s) / 3, (all_s - sum(each_s)) / 3
+    return LocalCosts(
+        send_s=send_s,
+        publish_call_s=call_s,
+        publish_s=message_s,
+        read_call_s=call_s,
+        read_s=message_s,
+        redis_call_s=sequencer_call_s,
+        redis_add_s=sequencer_s,
+        redis_give_s=sequencer_s,
+        way_s=ages.percentile_ms(50) / 1000,
+    )
+
+
 def trickled(count: int, core: int) -> float:
     """Return the CPU time of a node for one message to this many peers, when messages come one by one."""
     with nodes(RAWWS, "", [core]) as running, peers(RAWWS, running, count) as clients:
@@ -370,19 +428,58 @@ def table(costs: Costs) -> str:
     )
 
 
+def largest_for(cores: int, costs: Costs) -> tuple[World, Load, str]:
+    """Return the largest world that a machine without Redis serves, its load, and the part that is full.
+
+    In a turn, the sequencer reads from each worker, and writes to each. The more it has to do, the more messages are in
+    a turn. So its calls don't fill it, and only make messages older.
+    """
+    workers = cores - 1
+
+    def fullness(world: World) -> tuple[Load, dict[str, float]]:
+        load = loads(world, Plan(workers, 1), replace(costs, redis_call_s=0.0))
+        turn_ms = 2000 * workers * costs.redis_call_s / max(1e-9, 1 - load.shard)
+        load = replace(load, p50_ms=load.p50_ms + turn_ms, p99_ms=load.p99_ms + 2 * turn_ms)
+        late = load.p99_ms / MAX_AGE_MS
+        return load, {"memory": load.memory / FULL, "workers": late, "the sequencer": load.shard / FULL}
+
+    def world_of(peers_: int) -> World:
+        return World(peers_, max(1, peers_ // 10), peers_ / 20)
+
+    fits, too_many = 1000, 10_000_000
+    while too_many > 1.02 * fits:
+        middle = (fits + too_many) // 2
+        fits, too_many = (middle, too_many) if max(fullness(world_of(middle))[1].values()) <= 1 else (fits, middle)
+    world = world_of(fits)
+    load, parts = fullness(world)
+    return world, load, max(parts, key=lambda part: parts[part])
+
+
+def local_table(costs: Costs) -> str:
+    lines = [
+        f"{'one machine of':<16}{'peers':>9}{'rooms':>9}{'messages/s':>12}{'p50':>10}{'p99':>10}  the part that is full"
+    ]
+    for cores in (4, 16, 64):
+        world, load, full = largest_for(cores, costs)
+        sizes = f"{world.peers:>9,}{world.rooms:>9,}{world.messages_per_s:>12,.0f}"
+        lines.append(f"{f'{cores} cores':<16}{sizes}{load.p50_ms:>7.1f} ms{load.p99_ms:>7.1f} ms  {full}")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--measure", action="store_true", help="measure the costs here first")
     options = parser.parse_args()
     costs = measure() if options.measure else Costs()
+    local = measure_local() if options.measure else LocalCosts()
     for each in fields(costs):
-        figure = getattr(costs, each.name)
+        figure, local_figure = getattr(costs, each.name), getattr(local, each.name)
         print(
             f"{each.name:<14}{figure:>10,.0f} B"
             if each.name == "peer_bytes"
-            else f"{each.name:<14}{figure * 1e6:>10.1f} µs"
+            else f"{each.name:<14}{figure * 1e6:>10.1f} µs   without Redis {local_figure * 1e6:>8.1f} µs"
         )
-    print(f"\n{table(costs)}")
+    print(f"\n{table(costs)}\n\n{local_table(local)}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,10 @@ NO_LIMIT = 1 << 62
 # it is 16,000 messages, and a thousand such peers still share one log).
 MAX_LAG_BYTES = 16 * MIB
 
+# The least limit of a store's file: it has to have space for a message of the default size, and for what is accepted
+# before publishers wait.
+LEAST_STORE_BYTES = 8 * MIB
+
 
 def check_number(keyword: str, given: object, *, least: int = 0, whole: bool = True) -> None:
     """Raises `UsageError` for an invalid value of a keyword: not a number, too small, or NaN."""

@@ -32,6 +32,8 @@ INTERNAL = {
     *("Hub.action", "Hub.admit", "Hub.adopt", "Hub.limits_by_flag", "Hub.paths", "Hub.peers_publish", "Hub.prepare"),
     *(
         "Hub.refuse_room",
+        "Hub.for_dead_jobs",
+        "Hub.keep_dead_jobs",
         "Hub.refuse_settings",
         "Hub.obstacle",
         "Hub.share_through",

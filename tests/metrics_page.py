@@ -17,8 +17,8 @@ INTRODUCTION = """\
 loop and the rooms keep these figures anyway, and gather them when they are asked.
 
 `/metrics` needs no token. It names no peer and no room; still, have a proxy in front of the server keep it from the
-public. With [`--workers`](flags.md#--workers), the worker that answers shows its own figures, with its number as the
-label `worker`.
+public. With [`--workers`](flags.md#--workers), each figure has the number of its worker as the label `worker`. A worker
+that is asked has the figures of all; as nodes of a Redis, workers show their own figures alone.
 
 [Watch a server](../howto/monitor.md) has a configuration of Prometheus, alerts and a dashboard.
 """
@@ -34,9 +34,13 @@ NOTES = {
     "rawws_group_waiting_messages": "The groups of all rooms that have one name count together.",
     "rawws_group_oldest_seconds": "Of the room in which it is oldest; as old as when a worker last came near it.",
     "rawws_group_dead_jobs": "Ever, with a store.",
+    "rawws_silent_workers": "Only with workers that share their rooms without Redis. They have a second to answer.",
     "rawws_store_up": "Only with a store. At 0, the [log](log.md#nothing-can-be-stored) has the reason.",
     "rawws_store_waiting_messages": "Only with a store.",
     "rawws_store_bytes": "Only with a store.",
+    "rawws_store_used_bytes": "Only with a store. Its limit is `rawws_limit{flag=\"--store-bytes\"}`.",
+    "rawws_store_file_bytes": "Only with a store. Free space is used again, or given back when the server is idle.",
+    "rawws_store_rooms": "Only with a store. Its limit is `rawws_limit{flag=\"--store-rooms\"}`.",
     "rawws_store_commit_seconds": "Only with a store. Its `_sum` over its `_count` is the mean time of a commit.",
     "rawws_tasks": "A relayed WebSocket has no task; a connection in its HTTP phase, and a handler, has one each.",
     "rawws_loop_turn_seconds": "Its `_sum` over its `_count` is the mean time of a turn.",

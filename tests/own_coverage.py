@@ -34,8 +34,9 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("wire", "broadcast", "access", "inspection")
 # Those of folders whose other modules block.
 SINGLE = (
-    *("store/checksums", "store/entries", "store/losses", "store/modes", "store/retention"),
-    *("groups/backlog", "groups/group", "groups/protocol", "groups/timers"),
+    *("store/checksums", "store/entries", "store/file_bounds", "store/losses", "store/modes", "store/retention"),
+    *("local/outgoing", "local/protocol", "local/sequence", "local/sequencer"),
+    *("groups/backlog", "groups/group", "groups/mirror", "groups/protocol", "groups/timers"),
 )
 MODULES = sorted(
     [

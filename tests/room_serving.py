@@ -106,7 +106,10 @@ class Rooms:
 async def rooms(
     nursery: trio.Nursery, *, policy: PublishPolicy | None = None, backplane: Any = (), **settings: Any
 ) -> AsyncIterator[Rooms]:
-    """A server with rooms, shared through the backplane if one is given: by one or several URLs, or as an object."""
+    """A server with rooms, shared through the backplane if one is given: by one or several URLs, or as an object.
+
+    A function is called with the hub, and returns a context manager that shares it.
+    """
     serve_settings: dict[str, Any] = {
         name: settings.pop(name)
         for name in ("access", "authenticate", "ping_interval", "ping_timeout", "max_connections")
@@ -117,6 +120,8 @@ async def rooms(
     if isinstance(backplane, str | tuple):
         urls = (backplane,) if isinstance(backplane, str) else backplane
         shared = rawws.share(hub, *urls) if urls else shared
+    elif callable(backplane):
+        shared = backplane(hub)
     else:
         hub.share_through(Shards({"": backplane}))
     async with shared, _serving(nursery, hub, policy, serve_settings) as running:

@@ -6,6 +6,7 @@ benchmark; the thorough tests run every case, and those that start many programs
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -31,6 +32,7 @@ from benchmarks.http_load import BODY, Requests, read_answer
 from benchmarks.load import Echo, LoadError
 from benchmarks.report import Row
 from benchmarks.soak.checker import Faults, Message, Reader, Room
+from benchmarks.soak.ledger import Ledger
 from tests.browser import need_node_module
 from tests.serving.machine import PATIENCE_S, need
 
@@ -142,7 +144,7 @@ def test_sharing_rooms_is_measured_with_every_server() -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "not here" not in done.stdout
-    for name in ("rawws, one node", *(system.name for system in backplane.SYSTEMS)):
+    for name in ("rawws, one node", "rawws, two workers", *(system.name for system in backplane.SYSTEMS)):
         assert f"\n{name}" in done.stdout
     assert "64 rooms followed" in done.stdout
 
@@ -162,9 +164,11 @@ def test_a_store_is_measured_in_each_mode() -> None:
 @pytest.mark.thorough
 def test_a_server_with_a_store_is_killed() -> None:
     command = [sys.executable, "-m", "benchmarks", "soak", "--store", "1"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=2 * PATIENCE_S)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "nothing lost, nothing twice, nothing out of order" in done.stdout
+    for mode in ("always", "interval", "never"):
+        assert f"\n{mode}, groups " in done.stdout
 
 
 @pytest.mark.thorough
@@ -198,6 +202,17 @@ def test_a_larger_world_takes_more() -> None:
     larger, _, gave_way = scale_model.plan_for(scale_model.World(50_000, 5000, 1250), costs)
     assert larger.nodes > 1
     assert "nodes" in gave_way
+
+
+@pytest.mark.thorough
+def test_a_larger_machine_serves_a_larger_world() -> None:
+    costs = scale_model.LocalCosts()
+    (small, load, full), (large, _, _) = [scale_model.largest_for(cores, costs) for cores in (2, 4)]
+    assert small.peers < large.peers
+    assert load.p50_ms < load.p99_ms <= scale_model.MAX_AGE_MS
+    assert full == "workers"
+    slow = dataclasses.replace(costs, redis_add_s=1e-2)
+    assert scale_model.largest_for(2, slow)[2] == "the sequencer"
 
 
 def test_each_room_has_its_share_of_the_peers() -> None:
@@ -446,6 +461,116 @@ def test_the_soak_counts_a_gap_as_a_fault() -> None:
     assert script.faults.counts == {"gap": 1}
 
 
+class Group:
+    """A ledger of a group with two workers, a and b."""
+
+    def __init__(self) -> None:
+        self.ledger = Ledger("g")
+        self.a, self.b = (self.ledger.open(name, 2) for name in "ab")
+
+    def done(self, *jobs: str) -> list[str]:
+        self.ledger.check_done(jobs)
+        return self.ledger.faults
+
+    def dead(self, *jobs: tuple[str, int]) -> list[str]:
+        found = [{"id": job, "tries": tries, "reason": "no"} for job, tries in jobs]
+        self.ledger.check_dead(["1"], found, 2)
+        return self.ledger.faults
+
+
+def test_the_soak_is_content_with_jobs_that_kills_have_doubled() -> None:
+    group = Group()
+    ledger, a, b = group.ledger, group.a, group.b
+    ledger.get(a, "1", 1, 0)
+    ledger.get(a, "2", 1, 0)
+    ledger.ack(a, "1")
+    ledger.kill(a)
+    ledger.get(b, "1", 2, 0)
+    ledger.ack(b, "1")
+    ledger.get(b, "2", 3, 0)  # the second try was under way to a
+    ledger.kill_server()
+    c = ledger.open("c", 2)
+    ledger.get(c, "2", 4, 0)
+    ledger.get(b, "3", 1, 0)  # sent before the kill, and read after it
+    ledger.get(c, "3", 2, 0)
+    for job in "23":
+        ledger.ack(c, job)
+    assert group.done("1", "2", "3") == []
+    assert ledger.counts["jobs done twice"] == 1
+
+
+def test_the_soak_finds_what_groups_do_not_promise() -> None:
+    group = Group()
+    ledger, a, b = group.ledger, group.a, group.b
+    ledger.get(a, "1", 1, 0)
+    ledger.get(b, "1", 2, 0)
+    assert ledger.faults.pop() == "g: b has got 1, which a has"
+    ledger.note_lost(a, "1")
+    assert ledger.faults.pop() == "g: a has lost 1 while it had it"
+    ledger.ack(b, "1")
+    ledger.get(a, "1", 2, 0)
+    assert ledger.faults.pop() == "g: try 2 of 1 has been delivered twice"
+    ledger.ack(a, "1")
+    ledger.get(a, "3", 3, 0)
+    ledger.ack(a, "3")
+    assert group.done("1", "2") == [
+        "g: 2 was never done",
+        "g: 3 was done, and is no message",
+        "g: 1 jobs were done twice; kills explain 0",
+        "g: 2 deliveries were seen by nobody; kills explain 0",
+    ]
+
+
+def test_the_soak_finds_a_lease_that_ends_too_soon() -> None:
+    group = Group()
+    curl = group.ledger.open("curl", 1, outlives=True)
+    group.ledger.get(curl, "1", 1, now=0)
+    group.ledger.kill(curl, kept_until=4)
+    group.ledger.kill_server()
+    again = group.ledger.open("again", 1)
+    group.ledger.get(again, "1", 2, now=3)
+    ended = "again has got 1 before the end of the lease of a worker that had vanished"
+    assert group.ledger.faults == [f"g: {ended}"]
+
+
+def test_the_soak_finds_the_messages_of_a_key_out_of_order() -> None:
+    ledger, a = (group := Group()).ledger, group.a
+    ledger.get(a, "1", 1, 0, "k", 1)
+    ledger.get(a, "3", 1, 0, "k", 3)
+    assert ledger.faults.pop() == "g: message 3 of the key k came before 2 was done"
+    ledger.ack(a, "3")
+    ledger.get(a, "2", 1, 0, "k", 2)
+    assert ledger.faults[0] == "g: message 2 of the key k came after 3"
+    assert ledger.faults[1:] == ["g: message 2 of the key k came before 1 was done"]
+
+
+@pytest.mark.parametrize(
+    ("dead", "faults"),
+    [
+        ([("1", 2)], []),
+        ([], ["g: 1 is not dead"]),
+        ([("1", 2), ("2", 2)], ["g: 2 is dead, and is no message"]),
+        ([("1", 2), ("1", 2)], ["g: 1 is dead 2 times"]),
+        ([("1", 1)], ["g: 1 is dead after 1 tries: no"]),
+    ],
+)
+def test_the_soak_finds_a_job_that_is_not_dead_as_it_should_be(dead: list[tuple[str, int]], faults: list[str]) -> None:
+    group = Group()
+    for tried in (1, 2):
+        group.ledger.get(group.a, "1", tried, 0)
+        group.ledger.give_back(group.a, "1")
+    assert group.dead(*dead) == faults
+
+
+def test_the_soak_finds_a_poison_job_that_was_done_or_tried_too_often() -> None:
+    group = Group()
+    for tried in (1, 2, 3):
+        group.ledger.get(group.a, "1", tried, 0)
+        group.ledger.ack(group.a, "1")
+    group.ledger.excused = 9
+    assert group.dead(("1", 2)) == ["g: 1 was delivered 3 times", "g: 1 jobs were done"]
+
+
 def run_soak(*arguments: str) -> str:
     command = [sys.executable, "-m", "benchmarks", "soak", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
@@ -462,6 +587,15 @@ def test_the_soak_runs_for_a_moment() -> None:
     assert re.search(r"\nRedis killed and started again +2\n", report)
     for way in ("WebSocket", "WebSocket, cut", "WebSocket, rawws.connect", "Server-Sent Events", "polling"):
         assert re.search(rf"\ndeliveries checked, {way} +[1-9]", report)
+
+
+@pytest.mark.thorough
+@linux_only
+def test_the_soak_runs_for_a_moment_with_a_store_and_groups() -> None:
+    report = run_soak("--on", "store", "--minutes", "0.05")
+    assert "\nnothing lost, nothing twice, nothing out of order; nothing left over\n" in report
+    assert re.search(r"\ngroups and jobs in the store +0 +0\n", report)
+    assert re.search(r"\njobs done +[1-9]", report)
 
 
 @pytest.mark.thorough

@@ -1,13 +1,14 @@
 """Tests don't depend on how fast the machine is.
 
 A deadline against hanging is ``PATIENCE_S`` of ``tests/serving/machine.py``, and no test asks a clock to have counted
-less than a number: a slow disk, or a core that others use, would fail it. Under a mock clock both are free, since time
-passes there only while every task waits.
+less than a number: a slow disk, or a core that others use, would fail it. Nor does a token end a number of seconds
+after its test module is imported, since the test may run at the end of a long run. Under a mock clock all are free.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,6 +24,8 @@ OURS = {"publish", "publish_async"}
 
 DEADLINE = "a deadline that is a number: use PATIENCE_S"
 CLOCK = "a bound on a clock: wait for an event, make the other outcome last for ever, or measure the processor's time"
+
+TOKEN = "the end of a token: use FOR_THIS_RUN_S"
 
 
 def name_of(call: ast.Call) -> str:
@@ -88,6 +91,12 @@ class Judge(ast.NodeVisitor):
             self.found.append((node.lineno, DEADLINE))
         self.generic_visit(node)
 
+    def visit_BinOp(self, node: ast.BinOp) -> None:
+        is_sum = isinstance(node.op, ast.Add) and ast.unparse(node.left) == "time.time()" and is_number(node.right)
+        if is_sum and not self._is_mocked:
+            self.found.append((node.lineno, TOKEN))
+        self.generic_visit(node)
+
     def visit_Assert(self, node: ast.Assert) -> None:
         compared = [each for each in ast.walk(node.test) if isinstance(each, ast.Compare)]
         if any(bounds_a_clock(each) for each in compared) and not self._is_mocked:
@@ -95,7 +104,13 @@ class Judge(ast.NodeVisitor):
         self.generic_visit(node)
 
 
+# A module without this has no such line, which is found sooner than by its tree.
+MAY_DEPEND = re.compile(rf"\b(?:{'|'.join(WAITS)})\(\s*[\d.]|\btimeout=[\d.]|{'|'.join(CLOCKS)}|time\.time\(\) \+")
+
+
 def judge(source: str) -> list[tuple[int, str]]:
+    if not MAY_DEPEND.search(source):
+        return []
     judge = Judge()
     judge.visit(ast.parse(source))
     return judge.found
@@ -118,12 +133,15 @@ def judge(source: str) -> list[tuple[int, str]]:
         ("assert time.monotonic() - began >= 3", []),
         ("assert time.monotonic() < end", []),
         ("assert time.process_time() - began < 3", []),
+        ("exp = time.time() + 600", [(1, TOKEN)]),
+        ("exp = time.time() - 600", []),
+        ("exp = time.time() + FOR_THIS_RUN_S", []),
         ("def test(autojump_clock):\n  with trio.fail_after(3):\n    assert trio.current_time() - began < 3", []),
         ("@pytest.mark.usefixtures('mock_clock')\nasync def test(*, a):\n  with trio.fail_after(3): pass", []),
         ("def test(mock_clock): pass\ndef other():\n  thread.join(1)", [(3, DEADLINE)]),
     ],
 )
-def test_what_depends_on_the_machines_speed_is_found(source: str, found: list[tuple[int, str]]) -> None:
+def test_lines_that_depend_on_the_machines_speed_are_found(source: str, found: list[tuple[int, str]]) -> None:
     assert judge(source) == found
 
 

@@ -27,6 +27,7 @@ LAYERS = (
     "hub",  # rooms, as a program holds them
     "backplane",  # rooms that are shared with other nodes
     "store",  # rooms that survive a restart
+    "local",  # rooms that the workers of one machine share
     "groups",  # readers that share the messages of a room as jobs
     "application",  # the event loop in which a program's application runs
     "server",
@@ -45,7 +46,8 @@ SANS_IO = ("wire", "broadcast", "access", "inspection")
 # Single modules of this kind, in folders whose other modules block.
 SANS_IO_SINGLE = {
     *(f"rawws.store.{name}" for name in ("checksums", "entries", "losses", "modes", "retention")),
-    *(f"rawws.groups.{name}" for name in ("backlog", "group", "protocol", "timers")),
+    *(f"rawws.local.{name}" for name in ("outgoing", "protocol", "sequence", "sequencer")),
+    *(f"rawws.groups.{name}" for name in ("backlog", "group", "mirror", "protocol", "timers")),
 }
 LIBRARIES = {"h11", "wsproto", "numpy", "jwt", "cryptography"}  # the last three only where they are installed
 OURS = {*SANS_IO, "errors", "limits"}

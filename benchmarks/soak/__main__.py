@@ -1,6 +1,7 @@
 """Use two nodes in every way at once, for any time, and account for every message.
 
     python -m benchmarks soak --minutes 10    churn, Redis killed in the middle, and everything that should stay equal
+    python -m benchmarks soak --on store      the same with one node, its store, and groups in each room
     python -m benchmarks soak --store         a server with a store, killed a hundred times in each mode
     python -m benchmarks soak --idle          ten thousand idle peers and a hundred busy ones: in 64 MiB?
 
@@ -30,6 +31,10 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--minutes", type=float, help="of load (default 10; 0.75 with --idle)")
     parser.add_argument(
+        "--on", choices=stage.KEEPERS, default="redis",
+        help="where the rooms are: in a Redis that two nodes share (default), or in the store of one node",
+    )  # fmt: skip
+    parser.add_argument(
         "--idle", type=int, nargs="?", const=10_000, metavar="N",
         help="measure the memory that so many idle peers and 100 busy ones take (default 10,000)",
     )  # fmt: skip
@@ -41,10 +46,10 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-async def run(minutes: float, seed: str) -> int:
+async def run(on: str, minutes: float, seed: str) -> int:
     """Run the soak, and return its exit status: 130 when a signal ends it."""
     status = 130
-    with stage.stage() as running:
+    with stage.stage(stage.KEEPERS[on]) as running:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop_at_signal, nursery.cancel_scope)
             soak = Soak(running, minutes, seed)
@@ -68,10 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return idle.measure(options.idle, 60 * (options.minutes or 0.75))
         if options.store is not None:
             return trio.run(stored.run, options.store, options.seed)
-        if missing := stage.missing():
+        if missing := stage.missing(stage.KEEPERS[options.on]):
             raise Unavailable(missing)
         allow_open_files()
-        return trio.run(run, options.minutes or 10.0, options.seed)
+        return trio.run(run, options.on, options.minutes or 10.0, options.seed)
     except (Unavailable, LoadError) as problem:
         print(problem, file=sys.stderr)
         return 2 if isinstance(problem, Unavailable) else 1

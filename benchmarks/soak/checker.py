@@ -13,7 +13,7 @@ import zlib
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 # The number of a room's messages that are remembered by their ids: more than any reader may lag behind another.
 REMEMBERED_IDS = 50_000
@@ -55,7 +55,7 @@ def _checksum(padding: bytes, is_text: bool) -> int:
     return zlib.crc32(padding.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if is_text else padding)
 
 
-def _parse(payload: bytes, is_text: bool) -> tuple[str, int] | None:
+def parse(payload: bytes, is_text: bool) -> tuple[str, int] | None:
     """Return the writer and the number of a message; None if it is not as it was written."""
     try:
         writer, sequence, checksum, padding = payload.split(b":", 3)
@@ -81,6 +81,17 @@ class Faults:
             self.messages.append(f"{kind}: {message}")
 
 
+class Follower(Protocol):
+    """Somebody who has to get every message of a room."""
+
+    @property
+    def has_all(self) -> bool:
+        """Whether it has got the last message of every writer."""
+
+    def finish(self) -> None:
+        """Report what is missing; no more is to come."""
+
+
 class Room:
     """The messages that were written in a room, and its readers."""
 
@@ -89,7 +100,7 @@ class Room:
         self.faults = faults
         self.written: dict[str, int] = {}  # by writer: the number of the last message, sent or about to be
         self.written_bytes = 0
-        self.readers: list[Reader] = []
+        self.readers: list[Follower] = []
         self._known: OrderedDict[str, tuple[str, int]] = OrderedDict()  # messages by id
 
     def next_message(self, writer: str, chance: random.Random) -> Message:
@@ -134,7 +145,7 @@ class Reader:
     def take(self, payload: bytes, *, is_text: bool, message_id: str = "") -> tuple[str, int] | None:
         """Check a message against earlier ones. Return its writer and number, if it can be read."""
         self.taken += 1
-        known = _parse(payload, is_text)
+        known = parse(payload, is_text)
         if known is None:
             kind = "text" if is_text else "binary"
             self.tell("damaged", f"{len(payload)} bytes of {kind} that begin {payload[:60]!r}")
@@ -196,5 +207,6 @@ class Reader:
 
 
 def _place(message_id: str) -> tuple[int, int]:
-    milliseconds, _, sequence = message_id.partition("-")
-    return int(milliseconds), int(sequence)
+    """Return what orders the ids of a room: they begin with milliseconds, or with the same epoch in hex."""
+    beginning, _, sequence = message_id.partition("-")
+    return int(beginning, 16), int(sequence)

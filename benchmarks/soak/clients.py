@@ -54,6 +54,7 @@ class Line:
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
+        self._sending = trio.Lock()
         self._buffer = bytearray()
         self._at = 0  # bytes before this position in the buffer have been read
         self._as_json = False  # events, in the form of ?json
@@ -92,7 +93,8 @@ class Line:
 
     async def send(self, data: bytes) -> None:
         try:
-            await self._stream.send_all(data)
+            async with self._sending:
+                await self._stream.send_all(data)
         except trio.BrokenResourceError as error:
             raise Cut(f"the connection broke: {error.__cause__}") from None
 
@@ -139,12 +141,17 @@ class Line:
 
     async def ask(self, head: str, body: bytes = b"") -> Any:
         """Send a request and return its answer's JSON, or text. Raises `Refused` for any but 200 and 202."""
-        await self.send(f"{head}\r\nHost: {HOST}\r\n\r\n".encode() + body)
-        status, fields = await self.head()
-        answer = (await self.exactly(int(fields.get("content-length", 0)))).decode()
+        status, fields, raw = await self.exchange(head, body)
+        answer = raw.decode()
         if status not in (200, 202):
             raise Refused(status, answer.strip())
         return json.loads(answer) if fields["content-type"].startswith("application/json") else answer
+
+    async def exchange(self, head: str, body: bytes = b"") -> tuple[int, dict[str, str], bytes]:
+        """Send a request and return its answer: the status, the fields by their name in lower case, and the body."""
+        await self.send(f"{head}\r\nHost: {HOST}\r\n\r\n".encode() + body)
+        status, fields = await self.head()
+        return status, fields, await self.exactly(int(fields.get("content-length", 0)))
 
     async def head(self) -> tuple[int, dict[str, str]]:
         lines = (await self.up_to(wire.END_OF_HEADERS)).decode().split("\r\n")
@@ -207,6 +214,12 @@ class Line:
 
     async def message(self) -> Item:
         """Return the next message; a control has an empty id. Raises `Cut` at a close."""
+        head, line, rest, is_text = await self.message_with_head()
+        message_id = head.get("id", "")
+        return Item(message_id, rest if message_id else line, is_text)
+
+    async def message_with_head(self) -> tuple[dict[str, Any], bytes, bytes, bool]:
+        """Return the next message: its first line, as an object and in bytes, the rest, and whether it is text."""
         while True:
             opcode, payload = await self._frame()
             if opcode == wire.PING:
@@ -215,8 +228,7 @@ class Line:
                 raise Cut(f"closed with {payload[2:].decode()!r}", int.from_bytes(payload[:2], "big"))
             else:
                 line, _, rest = payload.partition(b"\n")
-                message_id = json.loads(line).get("id", "")
-                return Item(message_id, rest if message_id else line, opcode == wire.TEXT)
+                return json.loads(line), line, rest, opcode == wire.TEXT
 
     async def _frame(self) -> tuple[int, bytes]:
         while (bounds := wire.frame_end(self._buffer, self._at, len(self._buffer))) is None:
@@ -226,9 +238,10 @@ class Line:
         return opcode, bytes(self._buffer[bounds[0] : bounds[1]])
 
 
-def post_head(path: str, size: int, *, is_text: bool, once: str) -> str:
+def post_head(path: str, size: int, *, is_text: bool, once: str, key: str = "") -> str:
     kind = "text/plain" if is_text else "application/octet-stream"
     fields = f"Content-Type: {kind}\r\nContent-Length: {size}\r\nIdempotency-Key: {once}"
+    fields += f"\r\nRawws-Key: {key}" * bool(key)
     return f"POST {path} HTTP/1.1\r\n{fields}"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -61,10 +61,10 @@ class Crowd:
     def uri(self, turn: int) -> str:
         return f"ws://{HOST}:{self.port(turn)}{self.room.path}"
 
-    async def run(self, cast: Mapping[Part, int], ended: trio.Event) -> None:
-        """Run all clients of each part until the event, and check that every reader gets every message."""
+    async def run(self, parts: Sequence[Part], ended: trio.Event) -> None:
+        """Run a client of each part until the event, and check that every reader gets every message."""
         async with trio.open_nursery() as nursery:
-            for number, part in enumerate(part for part, count in cast.items() for _ in range(count)):
+            for number, part in enumerate(parts):
                 await nursery.start(self._play, part, number)
             self.starting.set()
             await ended.wait()
@@ -119,8 +119,8 @@ class Crowd:
             await self.ending.wait()
 
     async def come_again(self, refused: Refused) -> None:
-        """Wait after a refusal. Only a node that can't reach Redis may refuse, and only meanwhile."""
-        if refused.status == 503 and self.stage.redis.was_away_lately:
+        """Wait after a refusal. Only a node that can't reach the rooms may refuse, and only meanwhile."""
+        if refused.status == 503 and self.stage.keeper.was_away_lately:
             self.tally.done["refusals with 503"] += 1
         else:
             self.tell("refused", str(refused))

@@ -18,9 +18,9 @@ def show(soak: Soak, compared: list[Comparison]) -> int:
     tally = soak.tally
     for fault in left_over(compared, is_short=soak.is_short):
         tally.faults.add("left over", fault)
-    had, has = soak.redis_clients
+    had, has = soak.held
     if has > had:
-        tally.faults.add("left over", f"Redis had {had} connections, and has {has}")
+        tally.faults.add("left over", f"there were {had} {soak.label}, and there are {has}")
     print()
     for way, count in tally.written.items():
         print(f"{f'messages written by {way}':<52}{count:>12,}")
@@ -35,7 +35,7 @@ def show(soak: Soak, compared: list[Comparison]) -> int:
         print(f"{f'{name}: memory, MiB':<28}{memory[0]:>18.1f}{memory[1]:>18.1f}")
         print(f"{f'{name}: descriptors':<28}{len(before.descriptors):>18}{len(after.descriptors):>18}")
         print(f"{f'{name}: tasks':<28}{before.tasks:>18}{after.tasks:>18}")
-    print(f"{'connections to Redis':<28}{had:>18}{has:>18}")
+    print(f"{soak.label:<28}{had:>18}{has:>18}")
     print()
     if not tally.faults:
         print("nothing lost, nothing twice, nothing out of order; nothing left over")

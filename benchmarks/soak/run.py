@@ -21,10 +21,12 @@ from benchmarks.soak.readers import (
     read_resuming,
     read_slowly,
 )
-from benchmarks.soak.stage import Holding, Node, Stage
+from benchmarks.soak.stage import HISTORY_BYTES, KILLED, Holding, Node, Stage
+from benchmarks.soak.teams import team_of
 from benchmarks.soak.writers import rush, visit, write_by_post, write_by_websocket
 
 ROOMS = 3
+SOCKET_WORKERS = 3  # of each room, if there are groups
 CAST: dict[Part, int] = {  # clients of each room
     read_resuming: 4,
     read_cut: 4,
@@ -36,11 +38,10 @@ CAST: dict[Part, int] = {  # clients of each room
     die_as_websocket: 1,
     die_as_events: 1,
 }
-KILLED = "Redis killed and started again"
 WARM_UP, LOAD = "warm-up", "load"
 WARM_UP_SHARE = 0.15  # fraction of the time
-REDIS_EVERY_S = 100.0
-REDIS_AWAY_S = (1.0, 5.0)
+# The warm-up goes on until the histories are as full as they get, since an allocator keeps more after a higher peak.
+FULL_S = 300.0  # at most
 PROGRESS_S = 15.0
 # A polled room is kept for a minute after the last poll. Shorter runs don't wait for that, so they can't compare
 # memory.
@@ -71,7 +72,8 @@ class Soak:
         self._seed = seed
         self.is_short = minutes < SHORT_MINUTES
         self._began = time.monotonic()
-        self.redis_clients: list[int] = []  # number in each pause
+        self.label = stage.keeper.label
+        self.held: list[int] = []  # what the label says, in each pause
 
     async def run(self) -> list[Comparison]:
         """Run the whole course, and return the resources of each node in the two pauses."""
@@ -96,37 +98,34 @@ class Soak:
     async def _load(self, name: str, seconds: float) -> list[Holding]:
         """Run all clients for this time, and return the resources of the nodes after they have left."""
         ended = trio.Event()
+        rooms = [Room(f"/room/{number}", self.tally.faults) for number in range(ROOMS)]
         async with trio.open_nursery() as nursery:
-            for number in range(ROOMS):
-                room = Room(f"/room/{number}", self.tally.faults)
+            for room in rooms:
                 crowd = Crowd(self._stage, room, self.tally, name[0], self._seed)
-                nursery.start_soon(crowd.run, CAST, ended)
+                parts = [part for part, count in CAST.items() for _ in range(count)]
+                if self._stage.keeper.has_groups:
+                    parts += team_of(room, self.tally, SOCKET_WORKERS)
+                nursery.start_soon(crowd.run, parts, ended)
             nursery.start_soon(visit, self._stage, self.tally, name[0], self._seed, ended)
-            nursery.start_soon(self._kill_redis, name, seconds)
+            chance = random.Random(f"{self._seed} {name} redis")
+            nursery.start_soon(self._stage.keeper.trouble, seconds, chance, self.tally.done)
             if name == LOAD and not self.is_short:
                 nursery.start_soon(rush, self._stage, self.tally, self._seed)
             await trio.sleep(seconds)
+            if name == WARM_UP and not self.is_short:
+                with trio.move_on_after(FULL_S):
+                    while any(room.written_bytes < HISTORY_BYTES for room in rooms):
+                        await trio.sleep(1)
             ended.set()
         self._say(f"{name} over, all have left")
         return await self._wait_until_empty()
-
-    async def _kill_redis(self, name: str, seconds: float) -> None:
-        """End Redis and start it again, at least once, with time before and after."""
-        chance = random.Random(f"{self._seed} {name} redis")
-        times = max(1, int(seconds / REDIS_EVERY_S))
-        for _ in range(times):
-            away_s = min(chance.uniform(*REDIS_AWAY_S), seconds / (times + 1) / 4)
-            await trio.sleep(seconds / (times + 1) - away_s)
-            self._stage.redis.kill()
-            await trio.sleep(away_s)
-            self._stage.redis.start()
-            await self._stage.redis.wait_until_ready()
-            self.tally.done[KILLED] += 1
 
     async def _wait_until_empty(self) -> list[Holding]:
         """Wait until there are no peers and no rooms, and nothing changes anymore."""
         nodes = self._stage.nodes
         for node in nodes:
+            for fault in await node.end_groups():
+                self.tally.faults.add("left over", fault)
             await node.follow_another_room()
             await node.ask_other_nodes()
         with trio.move_on_after(EMPTY_S) as patience:
@@ -141,7 +140,7 @@ class Soak:
             before, found = found, [await node.holding() for node in nodes]
             if [_countable(each) for each in found] != [_countable(each) for each in before]:
                 still_since = time.monotonic()
-        self.redis_clients.append(await self._stage.redis.clients())
+        self.held.append(await self._stage.keeper.held())
         return found
 
     async def _watch_nodes(self) -> None:

@@ -1,20 +1,27 @@
-"""The processes of the soak: a Redis that can be killed, the nodes that share it, and their resources."""
+"""The processes of the soak: a Redis that can be killed and the nodes that share it, or a node with a store.
+
+Their resources are measured too.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import math
 import os
+import random
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import trio
 
@@ -23,36 +30,111 @@ from benchmarks.servers import HOST, Unavailable
 from benchmarks.soak.clients import Cut, Line, Refused
 from rawws.extras import install_command
 
-NODES = 2
+KILLED = "Redis killed and started again"
+REDIS_EVERY_S = 100.0
+REDIS_AWAY_S = (1.0, 5.0)
 START_TIMEOUT_S = 15.0
 # After Redis has returned, a node reconnects within 2 s, and clients that came meanwhile wait for at most 3 s.
 SETTLES_S = 8.0
 
+HISTORY_BYTES = 8 * 2**20
+BUSY = 4.0  # programs for each core
 # Pings find a dead peer sooner than by default, and the history holds the half minute for which a client is away at
 # most. A peer that lags by a MiB is closed, and resumes from that history.
 FLAGS = (
-    *("--hello", "", "--log-level", "info", "--metrics", "--history", "3000", "--history-bytes", "8M"),
+    *("--hello", "", "--log-level", "info", "--metrics", "--history", "3000", "--history-bytes", str(HISTORY_BYTES)),
     *("--max-lag", "1M", "--ping-interval", "4", "--ping-timeout", "8", "--close-timeout", "3"),
 )
 ADMIN_TOKEN = "of-an-operator-of-the-soak"
 
 
-def missing() -> str:
+class Keeper(Protocol):
+    """The place where the rooms of all nodes are kept."""
+
+    nodes: str  # their names
+    label: str  # of what `held` counts
+    has_groups: bool
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The flags of a node."""
+
+    @property
+    def was_away_lately(self) -> bool:
+        """Whether a node may rightly report that it can't reach the rooms there."""
+
+    def start(self) -> None:
+        """Start it, if it is a process."""
+
+    def kill(self) -> None:
+        """End it at once (SIGKILL), if it is running."""
+
+    async def wait_until_ready(self) -> None:
+        """Wait until nodes can use it."""
+
+    async def trouble(self, seconds: float, chance: random.Random, done: Counter[str]) -> None:
+        """Make trouble within some seconds, and count it."""
+
+    async def held(self) -> int:
+        """Return the number of things that nodes hold there, and should not leave over."""
+
+
+def missing(keeper: type[Keeper]) -> str:
     """Return a sentence about the missing requirements of the soak; empty if there are none."""
     if not hasattr(os, "sched_setaffinity"):
         return "The soak pins processes and reads /proc, so it needs Linux."
-    if shutil.which("redis-server") is None:
-        return "The soak needs redis-server, which is not installed."
-    try:
-        import coredis  # noqa: F401
-        import prometheus_client  # noqa: F401
-    except ImportError:
-        return f"The soak needs two packages: {install_command('coredis', 'prometheus-client')}"
-    return ""
+    needed = ["prometheus-client"]
+    if keeper is RedisServer:
+        if shutil.which("redis-server") is None:
+            return "The soak needs redis-server, which is not installed."
+        needed.append("coredis")
+    lacks = [name for name in needed if importlib.util.find_spec(name.replace("-", "_")) is None]
+    return f"The soak needs packages that are missing: {install_command(*lacks)}" if lacks else ""
+
+
+class StoreFile:
+    """A store of one node."""
+
+    nodes = "A"
+    label = "groups and jobs in the store"
+    has_groups = True
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "rooms.db"
+
+    @property
+    def was_away_lately(self) -> bool:
+        """Whether so many other programs want to run that 300 rooms may not be opened within the server's patience."""
+        return os.getloadavg()[0] > BUSY * len(procinfo.cores())
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        return ("--store", str(self._path), "--store-sync", "interval")
+
+    def start(self) -> None:
+        """Leave that to the node."""
+
+    def kill(self) -> None:
+        """Leave that to the other soak: here a node's memory is compared, so it has to live."""
+
+    async def wait_until_ready(self) -> None:
+        """Return at once."""
+
+    async def trouble(self, seconds: float, chance: random.Random, done: Counter[str]) -> None:
+        """Make none: the clients are trouble enough."""
+
+    async def held(self) -> int:
+        with closing(sqlite3.connect(self._path)) as database:
+            (count,) = database.execute("SELECT (SELECT count(*) FROM groups) + (SELECT count(*) FROM jobs)").fetchone()
+        return int(count)
 
 
 class RedisServer:
     """A Redis on disk. A kill loses nothing that it has acknowledged."""
+
+    nodes = "AB"
+    label = "connections to Redis"
+    has_groups = False
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -66,8 +148,8 @@ class RedisServer:
         return trio.current_time() < self._away_until
 
     @property
-    def url(self) -> str:
-        return f"redis://{HOST}:{self.port}/0"
+    def flags(self) -> tuple[str, ...]:
+        return ("--backplane", f"redis://{HOST}:{self.port}/0")
 
     def start(self) -> None:
         options = ("--save", "", "--appendonly", "yes", "--appendfsync", "always", "--dir", str(self._folder))
@@ -95,7 +177,19 @@ class RedisServer:
                         return
                 await trio.sleep(0.02)
 
-    async def clients(self) -> int:
+    async def trouble(self, seconds: float, chance: random.Random, done: Counter[str]) -> None:
+        """End it and start it again, at least once, with time before and after."""
+        times = max(1, int(seconds / REDIS_EVERY_S))
+        for _ in range(times):
+            away_s = min(chance.uniform(*REDIS_AWAY_S), seconds / (times + 1) / 4)
+            await trio.sleep(seconds / (times + 1) - away_s)
+            self.kill()
+            await trio.sleep(away_s)
+            self.start()
+            await self.wait_until_ready()
+            done[KILLED] += 1
+
+    async def held(self) -> int:
         """Return the number of its connections, without this one."""
         with await Line.open(self.port) as line:
             await line.send(b"INFO clients\r\n")
@@ -124,13 +218,13 @@ class Outages(NamedTuple):
 class Node:
     """A process ``python -m rawws``, and its log."""
 
-    def __init__(self, name: str, folder: Path, redis: str) -> None:
+    def __init__(self, name: str, folder: Path, flags: Sequence[str]) -> None:
         self.name = name
         self.port = servers.free_port()
         self._log = folder / f"{name}.log"
         token_file = folder / "admin-token"
         token_file.write_text(ADMIN_TOKEN)
-        command = [sys.executable, "-m", "rawws", "--host", HOST, "--port", str(self.port), "--backplane", redis]
+        command = [sys.executable, "-m", "rawws", "--host", HOST, "--port", str(self.port), *flags]
         command += ["--admin-token-file", str(token_file)]
         with self._log.open("wb") as output, on_core(procinfo.cores()[0]):
             self.process = subprocess.Popen(
@@ -160,6 +254,17 @@ class Node:
         with await Line.open(self.port) as line:
             await line.ask(f"GET /_rawws/rooms?limit=1 HTTP/1.1\r\nAuthorization: Bearer {ADMIN_TOKEN}")
 
+    async def end_groups(self) -> list[str]:
+        """End all groups as an operator, and report what they have left to do."""
+        head = "/_rawws/groups{} HTTP/1.1\r\nAuthorization: Bearer " + ADMIN_TOKEN
+        left = []
+        with await Line.open(self.port) as line:
+            for each in (await line.ask("GET " + head.format("")))["groups"]:
+                if each["waiting"] or each["leased"]:
+                    left.append(f"a group had something left to do: {each}")
+                await line.ask("DELETE " + head.format(f"?room={each['room']}&group={each['group']}"))
+        return left
+
     async def holding(self) -> Holding:
         with await Line.open(self.port) as line:
             reply = await line.ask("GET /metrics HTTP/1.1")
@@ -183,12 +288,12 @@ class Node:
 class Stage:
     """All running processes of the soak."""
 
-    def __init__(self, redis: RedisServer, nodes: list[Node]) -> None:
-        self.redis = redis
+    def __init__(self, keeper: Keeper, nodes: list[Node]) -> None:
+        self.keeper = keeper
         self.nodes = nodes
 
     async def wait_until_ready(self) -> None:
-        await self.redis.wait_until_ready()
+        await self.keeper.wait_until_ready()
         for node in self.nodes:
             await node.wait_until_ready()
 
@@ -204,17 +309,20 @@ def on_core(core: int) -> Iterator[None]:
         os.sched_setaffinity(0, own)
 
 
+KEEPERS: dict[str, type[RedisServer] | type[StoreFile]] = {"redis": RedisServer, "store": StoreFile}
+
+
 @contextmanager
-def stage() -> Iterator[Stage]:
+def stage(kind: type[RedisServer] | type[StoreFile]) -> Iterator[Stage]:
     """Start all processes on one core, leave the other to the load, and end all of them in any case."""
     with tempfile.TemporaryDirectory(prefix="rawws-soak-") as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         stack.enter_context(on_core(procinfo.cores()[1]))
-        redis = RedisServer(folder)
-        stack.callback(redis.kill)
-        redis.start()
+        keeper = kind(folder)
+        stack.callback(keeper.kill)
+        keeper.start()
         nodes = []
-        for number in range(NODES):
-            nodes.append(Node("AB"[number], folder, redis.url))
+        for node in keeper.nodes:
+            nodes.append(Node(node, folder, keeper.flags))
             stack.callback(servers.stop, nodes[-1].process)
-        yield Stage(redis, nodes)
+        yield Stage(keeper, nodes)

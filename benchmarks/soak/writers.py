@@ -150,7 +150,7 @@ async def rush(stage: Stage, tally: Tally, seed: str) -> None:
             crowd = Crowd(stage, Room(f"/rush/{number}", tally.faults), tally, "rush", seed)
             nursery.start_soon(_visit, crowd, number)
     tally.done["rooms visited at once"] += RUSH
-    tally.done["connections to Redis then"] = await stage.redis.clients()
+    tally.done[f"{stage.keeper.label} then"] = await stage.keeper.held()
 
 
 async def _visit(crowd: Crowd, number: int) -> None:

@@ -11,6 +11,7 @@
     token *      /public/*   read
 
 The first rule that is for a client and matches a room decides; without one, the client may do nothing there.
+A rule that keeps a client from a room keeps it from the dead rooms of its groups, unless an earlier one is for those.
 ``anonymous`` is a client without a token, and ``token *`` one with any token that is declared. A name may have several
 tokens, so that a new one can be given out before the old one is withdrawn. Empty lines, and everything after a ``#`` at
 the beginning of a word, are ignored. Nothing but a line feed ends a line, as in an editor: a comment goes on after a
@@ -27,6 +28,7 @@ from functools import partial
 from typing import NamedTuple
 
 from rawws.access.credentials import find_token
+from rawws.access.dead_rooms import rooms_of_dead
 from rawws.access.grant import NOTHING, Action, Grant, check_user
 from rawws.access.pattern_index import NO_PLACE, PatternIndex
 from rawws.access.patterns import Pattern
@@ -59,7 +61,10 @@ class Rule(NamedTuple):
 
 
 class _Rooms:
-    """The rooms in which the first rule that matches gives a right."""
+    """The rooms in which the first rule that matches gives a right.
+
+    An earlier rule that takes a right in a room takes it in the dead rooms of its groups, too. It gives none there.
+    """
 
     __slots__ = ("_action", "_indexes", "_rights")
 
@@ -72,8 +77,14 @@ class _Rooms:
     def __contains__(self, room: object) -> bool:
         if not isinstance(room, str):
             return False
-        first = min([index.find(room) for index in self._indexes], default=NO_PLACE)
-        return first != NO_PLACE and self._action in self._rights[first]
+        first = self._find(room)
+        if first == NO_PLACE or self._action not in self._rights[first]:
+            return False
+        earlier = (place for own in rooms_of_dead(room) if (place := self._find(own)) < first)
+        return all(self._action in self._rights[place] for place in earlier)
+
+    def _find(self, room: str) -> int:
+        return min([index.find(room) for index in self._indexes], default=NO_PLACE)
 
 
 class AccessFile:

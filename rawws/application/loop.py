@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import trio
 
@@ -22,6 +22,17 @@ GRACE_S = 5.0
 ReceiveNow = Callable[[], Message | None]
 # Takes a function that returns the bytes of events on their way between the application and the server.
 Track = Callable[[Callable[[], int]], None]
+
+
+class Channel(NamedTuple):
+    """The way between one call of an application and the server: async functions of trio, and what they know."""
+
+    receive: Receive
+    send: Send
+    # Returns an event that needs no waiting, or None. A loop that has a way to save calls it at the beginning, and
+    # after ``receive``.
+    receive_now: ReceiveNow | None = None
+    track: Track | None = None  # A loop that keeps events on their way calls it once.
 
 
 class Call(Protocol):
@@ -70,32 +81,14 @@ class ApplicationLoop(Protocol):
         It never returns for a loop that can't be blocked apart from the server's.
         """
 
-    def begin(
-        self,
-        app: Application,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        receive_now: ReceiveNow | None = None,
-        track: Track | None = None,
-    ) -> Call | None:
+    def begin(self, app: Application, scope: Scope, channel: Channel) -> Call | None:
         """Begin what `call` does, if the application then runs by itself. None where `call` needs a task of its own."""
 
-    async def call(
-        self,
-        app: Application,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        receive_now: ReceiveNow | None = None,
-        track: Track | None = None,
-    ) -> None:
+    async def call(self, app: Application, scope: Scope, channel: Channel) -> None:
         """Call the application once, and return when it has returned. Raises what it raises.
 
-        ``receive`` and ``send`` are async functions of trio. ``receive_now`` returns an event that needs no waiting,
-        or None; a loop that has a way to save calls it at the beginning, and after ``receive``. A loop that keeps
-        events on their way calls ``track`` once. The scope is the application's from here on. A cancellation is passed
-        on, and the application has some time to clean up.
+        The scope is the application's from here on. A cancellation is passed on, and the application has some time to
+        clean up.
         """
 
 
@@ -117,13 +110,5 @@ class TrioLoop:
     def begin(self, *_: object) -> None:
         return None
 
-    async def call(
-        self,
-        app: Application,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        receive_now: ReceiveNow | None = None,
-        track: Track | None = None,
-    ) -> None:
-        await call_application(app, scope, receive, send)
+    async def call(self, app: Application, scope: Scope, channel: Channel) -> None:
+        await call_application(app, scope, channel.receive, channel.send)

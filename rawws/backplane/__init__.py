@@ -4,6 +4,8 @@
 follows them (``followed``, ``scripts``). ``connector`` connects to Redis, and ``troubles`` explains why Redis is
 unusable.
 
+``leases`` are those of groups (`rawws.groups`): ``turn_script`` decides about them, within Redis.
+
 The format of a stream's entries is in `rawws.broadcast.stream_entries`, and the interface between a room and its
 backplane in `rawws.relay.backplane`.
 """

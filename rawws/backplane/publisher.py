@@ -20,6 +20,7 @@ import trio
 
 from rawws import logs
 from rawws.backplane.connector import TIMEOUT_S
+from rawws.backplane.lease_scripts import KEPT
 from rawws.backplane.troubles import Refused, reading, try_out, writing
 from rawws.broadcast.outbox import Outbox, Outgoing
 from rawws.broadcast.stream_entries import PREFIX, Retention, key_of, once_key_of, parse_stream_id
@@ -53,12 +54,22 @@ IDLE_S = 1.0
 # quarter more than the entry's size, since it allocates memory in certain sizes.
 #
 # The effects of a script stay when it fails, so nothing may raise between the first XADD and the marker.
-PUBLISH = """
+#
+# In a room with groups, nothing is trimmed that they haven't finished, and the bytes that they keep are counted.
+PUBLISH = (
+    KEPT
+    + """
 local marker = redis.call('GET', KEYS[1])
 if marker and marker ~= ARGV[1] then
   return redis.error_reply('FENCED a later connection of this node has taken over')
 end
 local of_all = {OOM = true, MISCONF = true, READONLY = true, NOREPLICAS = true, MASTERDOWN = true, NOPERM = true}
+local has_groups = redis.pcall('EXISTS', 'rawws:groups') == 1
+local groups = {}
+local function groups_at(at)
+  if has_groups and groups[at] == nil then groups[at] = groups_in(string.sub(KEYS[at], 7)) or false end
+  return groups[at]
+end
 local function flatten(answer)
   return type(answer) == 'table' and '-' .. answer.err or answer
 end
@@ -72,39 +83,33 @@ local function add(at, once, digest, first, last)
     end
     return flatten(answer)
   end
-  answer = flatten(redis.pcall('XADD', stream, 'MAXLEN', '~', ARGV[retention], '*', unpack(ARGV, first, last)))
+  local of = groups_at(at)
+  if of then
+    answer = flatten(redis.pcall('XADD', stream, '*', unpack(ARGV, first, last)))
+  else
+    answer = flatten(redis.pcall('XADD', stream, 'MAXLEN', '~', ARGV[retention], '*', unpack(ARGV, first, last)))
+  end
   if string.sub(answer, 1, 1) == '-' then
     return answer
   end
-  redis.pcall('EXPIRE', stream, expiry)
+  if of then
+    of.last, of.size = answer, (of.size or 0)
+    for place = first, last do of.size = of.size + #ARGV[place] end
+  else
+    redis.pcall('EXPIRE', stream, expiry)
+  end
   if once > 0 then
     answer = digest .. ' ' .. answer
     redis.pcall('SET', KEYS[once], answer, 'EX', expiry)
   end
   return answer
 end
-local function cut(stream, kept)
-  local used = redis.pcall('MEMORY', 'USAGE', stream, 'SAMPLES', '0')
-  if type(used) ~= 'number' or used * 3 < kept * 4 then
-    return
+local function tidy(at)
+  local stream, found, retention = KEYS[at], groups_at(at), 3 * at + 1
+  if found and found.last then
+    note_added(stream, found, found.last, found.size, tonumber(ARGV[retention]))
   end
-  local excess, oldest, some = used - kept, '-'
-  repeat
-    some = redis.pcall('XRANGE', stream, oldest, '+', 'COUNT', 10)
-    for place, entry in ipairs(some) do
-      local size = 0
-      for _, field in ipairs(entry[2]) do size = size + 1.25 * #field end
-      oldest = entry[1]
-      if place == 10 or place == #some then
-        break
-      end
-      excess = excess - size
-      if excess < 0 then
-        break
-      end
-    end
-  until excess < 0 or #some < 10
-  redis.pcall('XTRIM', stream, 'MINID', oldest)
+  if ARGV[5] == '1' then cut(stream, tonumber(ARGV[retention + 1]), found) end
 end
 local streams = tonumber(ARGV[6])
 local given, place, done = {}, 7 + 3 * streams, 0
@@ -118,12 +123,11 @@ while place <= #ARGV do
   done = done + 1
   place = last + 1
 end
-if ARGV[5] == '1' then
-  for at = 2, streams + 1 do cut(KEYS[at], tonumber(ARGV[3 * at + 2])) end
-end
+for at = 2, streams + 1 do pcall(tidy, at) end
 redis.call('SET', KEYS[1], ARGV[2] .. ':' .. (tonumber(ARGV[3]) - 1 + done), 'EX', ARGV[4])
 return given
 """
+)
 # KEYS: the node's marker. ARGV: the new generation; the number for a missing marker; the marker's expiry. Returns the
 # new marker, which has the generation and the number.
 TAKE_OVER = """

@@ -33,6 +33,7 @@ from rawws import logs
 from rawws.backplane.commander import Commander
 from rawws.backplane.connector import Connector
 from rawws.backplane.followed import Followed
+from rawws.backplane.leases import Leases
 from rawws.backplane.publisher import Publisher
 from rawws.backplane.reader import LOOK_EVERY_S, Reader
 from rawws.backplane.troubles import Lasts, Trouble
@@ -92,6 +93,7 @@ class RedisStreams:
         """
         self._connector = Connector(url)
         self._node = name.node
+        self.leases = Leases(self._connector, self._node)  # of the groups in its rooms, which have them run
         self._commander = Commander(name, self, taker, self._put, self._catch_up)
         self._publisher = Publisher(self._node, self._resume_publishers, self._note_published)
         self._serials = itertools.count(1)
@@ -100,7 +102,9 @@ class RedisStreams:
         self._readers: dict[Reader, trio.CancelScope] = {}
         self._refuse_room = refuse_room
         self._nursery: trio.Nursery | None = None
-        self._away = set[object]()  # our publisher, readers and commander, as far as Redis is unusable for them
+        # Our publisher, readers and commander, as far as Redis is unusable for them. These two have yet to find it
+        # usable, and one of them may have been refused a connection that the other one got.
+        self._away: set[object] = {self._publisher, self._commander}
         self._logged_troubles = set[str]()  # the kinds of trouble that were logged since Redis was last usable
         self._has_been_there = False
         self._is_starting = True
@@ -158,7 +162,7 @@ class RedisStreams:
 
     @property
     def is_away(self) -> bool:
-        return bool(self._away) or not self._has_been_there
+        return bool(self._away)
 
     async def start(self) -> str:
         """Wait until Redis is usable, for at most `START_S`.
@@ -303,8 +307,9 @@ class RedisStreams:
     def ids_before_loading(self) -> None:
         return None  # the ids of a stream begin with its first page
 
-    def follow(self, room: RoomState) -> None:
+    def follow(self, room: RoomState) -> bool:
         self._follow(room)
+        return True
 
     def _follow(self, room: RoomState) -> tuple[Followed, Reader]:
         known = self._followed.get(room.path)

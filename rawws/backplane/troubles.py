@@ -26,8 +26,10 @@ from rawws.wire.trace import shorten
 if TYPE_CHECKING:
     from coredis import Redis
 
-# The commands outside of scripts. `reading` and `writing` return the commands within scripts.
+# The commands outside of scripts. `reading`, `writing` and `grouping` return the commands within scripts.
 DIRECT = ("PING", "EVALSHA", "SCRIPT|LOAD", "XREAD")
+# The rights to the commands of `grouping`, as arguments of ``ACL SETUSER``.
+GROUP_RIGHTS = "+@stream +@hash +@sortedset +@set +@list +exists +persist +del +unlink"
 TRIAL_EXPIRY_S = 60
 ASK_TIMEOUT_S = 1.5
 
@@ -115,6 +117,47 @@ def writing(stream: str, text: str) -> list[tuple[str, ...]]:
         ("EXPIRE", stream, str(TRIAL_EXPIRY_S)),
         ("MEMORY|USAGE", stream, "SAMPLES", "0"),
         ("XTRIM", stream, "MINID", "0"),
+    ]
+
+
+def grouping(stream: str, other: str) -> list[tuple[str, ...]]:
+    """Return the commands that groups run within scripts: on the key of a stream, and on another key."""
+    zset, text = f"{other}:zset", f"{other}:hash"
+    return [
+        ("EXISTS", stream),
+        ("XGROUP|CREATE", stream, "trial", "$", "MKSTREAM"),
+        ("XREADGROUP", "GROUP", "trial", "trial", "COUNT", "1", "STREAMS", stream, ">"),
+        ("XPENDING", stream, "trial"),
+        ("XACK", stream, "trial", "0-1"),
+        ("XINFO|GROUPS", stream),
+        ("XLEN", stream),
+        ("XGROUP|DESTROY", stream, "trial"),
+        ("PERSIST", stream),
+        ("ZADD", zset, "0", "a"),
+        ("ZCARD", zset),
+        ("ZRANGE", zset, "0", "0"),
+        ("ZRANGEBYSCORE", zset, "0", "0"),
+        ("ZRANGEBYLEX", zset, "-", "+"),
+        ("ZREM", zset, "a"),
+        ("HSET", text, "a", "1"),
+        ("HSETNX", text, "a", "1"),
+        ("HINCRBY", text, "a", "1"),
+        ("HGET", text, "a"),
+        ("HMGET", text, "a"),
+        ("HGETALL", text),
+        ("HLEN", text),
+        ("HDEL", text, "a"),
+        ("SADD", other, "a"),
+        ("SISMEMBER", other, "a"),
+        ("SMEMBERS", other),
+        ("SREM", other, "a"),
+        ("RPUSH", other, "a"),
+        ("LSET", other, "0", "a"),
+        ("LINDEX", other, "0"),
+        ("LRANGE", other, "0", "0"),
+        ("LPOP", other),
+        ("DEL", other, stream),
+        ("UNLINK", other, stream),
     ]
 
 
@@ -233,7 +276,10 @@ def _of_answer(code: str, message: str, command: str, at: Address, version: str)
         what = f"run {command or 'all of its commands'}"
         if not command and "key" in lowered:
             what = f"use keys that begin with {PREFIX}"
-        grant = f"redis-cli ACL SETUSER {shlex.quote(at.user)} {at.rules}"
+        of_rooms = {each for each, *_ in (*reading(""), *writing("", ""))}
+        of_groups = {each for each, *_ in grouping("", "")} - of_rooms
+        rules = f"{at.rules} {GROUP_RIGHTS}" if command in of_groups else at.rules
+        grant = f"redis-cli ACL SETUSER {shlex.quote(at.user)} {rules}"
         sentence = f"Redis doesn't let its user {at.user!r} {what}; as its administrator run {grant}"
         return Trouble("rights", sentence, Lasts.FOR_EVER)
     if "db index" in lowered:

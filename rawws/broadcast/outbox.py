@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from rawws.broadcast.idempotency import IdempotencyKey
 from rawws.broadcast.log import History
 from rawws.broadcast.stream_entries import Author, StreamId, fields_of, format_stream_id
+from rawws.errors import Refusal
 from rawws.wire.frames import Opcode, split_frames
 
 # The memory of a message besides its payload and its keys (measured).
@@ -43,6 +44,7 @@ class Outgoing:
     stored_as: str = ""  # its id in a store that has no streams
     is_reused: bool = False  # its Idempotency-Key was used for another message
     problem: str = ""  # the reason why it can never be published
+    refusal: Refusal | None = None  # and the answer to who has sent it, if that isn't the same for all problems
 
     @classmethod
     def split(

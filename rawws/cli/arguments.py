@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Callable, Sequence
 
@@ -105,6 +106,16 @@ def count(given: str) -> int:
     """A whole number that is not negative."""
     if not _is_number(given):
         raise argparse.ArgumentTypeError(f"{shorten(given)!r} is not a count; give a whole number such as 100")
+    return int(given)
+
+
+def workers(given: str) -> int:
+    """A number of processes; ``auto`` is that of the cores that this process may use."""
+    if given == "auto":
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not _is_number(given):
+        sentence = "is not a number of workers; give a whole number such as 4, or auto for one for each core"
+        raise argparse.ArgumentTypeError(f"{shorten(given)!r} {sentence}")
     return int(given)
 
 

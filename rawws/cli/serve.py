@@ -9,6 +9,7 @@ import math
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,9 @@ from rawws.cli.token_sources import TokenSources, check_token_flags
 from rawws.errors import UsageError
 from rawws.hub.hub import Hub, Mode
 from rawws.hub.queues import why_none
+from rawws.local.sequencer import Sequencer
+from rawws.local.serving import SequencerServer
+from rawws.local.sharing import LOCAL, share_with_workers
 from rawws.net.addresses import format_address
 from rawws.net.listeners import connectable_address, is_loopback
 from rawws.net.tls import insecure_context
@@ -58,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
     if options.workers is not None:
         if worker is None:
             has_files = bool(FLAGS.given(options, lambda flag: flag.is_reread))
-            supervise = partial(run_workers, reloads=has_files)
+            supervise = partial(run_workers, reloads=has_files, make_sequencer=_sequencer_maker(options))
             return signals.run(supervise, options.workers, options.host, options.port)
         _take_share(options)
     signals.run(_serve, options, worker)
@@ -87,6 +91,11 @@ def _check(options: argparse.Namespace) -> None:
         other = "--no-page" if options.page is False else "--workers"
         raise UsageError(f"--page-token has no effect with {other}, which turns the page off; remove one of them")
     check_token_flags(options)
+    if options.backplane is not None and LOCAL in options.backplane:
+        if options.workers is None:
+            raise UsageError(f"--backplane {LOCAL} shares rooms among --workers; give these too, or leave it out")
+        if len(options.backplane) > 1:
+            raise UsageError(f"--backplane {LOCAL} shares rooms on this machine alone; remove it, or the others")
     _check_store(options)
     if options.workers is not None:
         _check_for_workers(options)
@@ -99,9 +108,10 @@ def _check_queues(options: argparse.Namespace) -> None:
     if in_memory and others:
         sentence = f"--queue-in-memory is for one process without a store, and not for --{others[0]}"
         raise UsageError(f"{sentence}; remove one of them")
-    if options.push and not in_memory and options.store is None:
+    has_jobs = in_memory or options.store is not None or not _shares_locally(options)
+    if options.push and not has_jobs:
         raise UsageError("--push has no effect without --store or --queue-in-memory; give one, or leave it out")
-    if not in_memory and options.store is None and FLAGS.given(options, lambda flag: flag.name == "--queue-bytes"):
+    if not has_jobs and FLAGS.given(options, lambda flag: flag.name == "--queue-bytes"):
         raise UsageError("--queue-bytes has no effect without --store or --queue-in-memory; give one, or leave it out")
 
 
@@ -117,7 +127,7 @@ def _check_store(options: argparse.Namespace) -> None:
             "--store keeps rooms on this machine, and --backplane in Redis, which has its own files; remove one of them"
         )
     if options.workers is not None:
-        raise UsageError("--store is for one process, and --workers are several; remove one of them")
+        raise UsageError("--store is for one process, and not yet for the rooms of --workers; remove one of them")
     if options.store_sync != "interval" and FLAGS.given(options, lambda flag: flag.name == "--store-interval"):
         raise UsageError("--store-interval is for --store-sync interval; give that too, or leave it out")
 
@@ -126,25 +136,36 @@ def _check_for_workers(options: argparse.Namespace) -> None:
     """Raises `UsageError` for what only one process can do."""
     if not 1 <= options.workers <= MAX_WORKERS:
         raise UsageError(f"--workers is the number of worker processes; give 1 to {MAX_WORKERS}")
-    if options.backplane is None:
-        raise UsageError(
-            "--workers requires --backplane: without it each worker would have its own separate copy of every room"
-        )
     if options.record is not None:
         raise UsageError("--record writes one file, and --workers are several processes; remove one of them")
     if options.page:
         raise UsageError("--page shows one process, and --workers are several; remove one of them")
 
 
+def _shares_locally(options: argparse.Namespace) -> bool:
+    """Return whether the first process shares the rooms among the workers."""
+    return options.backplane in (None, [LOCAL])
+
+
 def _take_share(options: argparse.Namespace) -> None:
     """Reduce each limit on the whole program to the share of one worker, rounded up."""
     for name in [flag.option for flag in FLAGS if flag.is_divided]:
         if (whole := getattr(options, name)) is not None:
-            setattr(options, name, math.ceil(whole / options.workers))
+            first = name == "max_memory" and _shares_locally(options)  # which has the rooms' histories, too
+            setattr(options, name, math.ceil(whole / (options.workers + first)))
+
+
+def _sequencer_maker(options: argparse.Namespace) -> Callable[[], SequencerServer] | None:
+    """Return what makes the sequencer of the workers; None if they share their rooms through Redis."""
+    if not _shares_locally(options):
+        return None
+    whole = options.max_memory
+    most = math.inf if whole is None else math.ceil(whole / (options.workers + 1))
+    return lambda: SequencerServer(Sequencer(most))
 
 
 async def _serve(options: argparse.Namespace, worker: WorkerContext | None) -> None:
-    program = _Program(options, None if worker is None else worker.number)
+    program = _Program(options, worker)
     with program.recording():
         await run_program(
             options.host,
@@ -160,9 +181,10 @@ async def _serve(options: argparse.Namespace, worker: WorkerContext | None) -> N
 class _Program:
     """The server and its parts, as the options ask for them."""
 
-    def __init__(self, options: argparse.Namespace, worker: int | None) -> None:
+    def __init__(self, options: argparse.Namespace, context: WorkerContext | None) -> None:
         self._options = options
-        self._worker = worker
+        self._context = context
+        self._worker = worker = None if context is None else context.number
         self._hub = Hub(**FLAGS.keywords("hub", options))
         self._origins = Origins(options.allow_origin or ())
         self._paths = self._hub.paths(beside_application=options.app is not None)
@@ -219,7 +241,9 @@ class _Program:
             policy = PublishPolicy(self._publish_token, local, self._origins)
             app = RoomApp(self._hub, app, policy, rate=options.rate or 0.0)
         if options.metrics:
-            app = MetricsApp(self._hub, app, self._worker)
+            of_all = self._context is not None and self._context.rooms is not None
+            app = metrics = MetricsApp(self._hub, app, self._worker, of_all=of_all)
+            status = _Started(metrics, status)
         page = self._page(listeners, local)
         if page is not None:
             app = page.before(app, at_root=options.app is None)
@@ -228,9 +252,16 @@ class _Program:
             self.invitation = page.invite(f"{scheme}://{format_address(connectable_address(listeners[0]))}")
         if self._hub.mode is Mode.BROADCAST:
             app = AdminApp(self._hub, app if page is not None else ReservedApp(app), self._operators(page, local))
-        async with share(self._hub, *options.backplane) if options.backplane else contextlib.nullcontext():
+        async with self._sharing():
             with self._tokens.closing():
                 await self._serve(listeners, status, app, routes)
+
+    def _sharing(self) -> AbstractAsyncContextManager[object]:
+        context = self._context
+        if context is not None and context.rooms is not None:
+            return share_with_workers(self._hub, context.rooms, context.give_up)
+        backplane = self._options.backplane
+        return share(self._hub, *backplane) if backplane else contextlib.nullcontext()
 
     async def _serve(
         self,
@@ -284,6 +315,18 @@ class _Program:
         )
         access = Access(options.page_token, secure=self._tls is not None)
         return Page(self._tracer, about, any_host=not local, access=access)
+
+
+class _Started:
+    """Passes on that a server has started, and lets its metrics know it."""
+
+    def __init__(self, metrics: MetricsApp, status: trio.TaskStatus[Server]) -> None:
+        self._metrics = metrics
+        self._status = status
+
+    def started(self, value: Any = None) -> None:
+        self._metrics.begin(value.figures)
+        self._status.started(value)
 
 
 def _load(options: argparse.Namespace) -> HttpApp:

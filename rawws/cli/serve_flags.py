@@ -20,6 +20,7 @@ from rawws.cli.arguments import (
     size,
     text,
     token,
+    workers,
 )
 from rawws.cli.flags import Flag, FlagTable, Value, show_size
 from rawws.cli.token_sources import TOKEN_FLAGS
@@ -199,6 +200,23 @@ _ROOMS = (
         needs_store=True,
     ),
     Flag(
+        "--store-bytes",
+        Value(size, "BYTES", show_size),
+        "for `--store`: bytes that its file may have; near them, publishers wait, and a POST is answered with 507",
+        goes_to="hub.store_bytes",
+        manual="See [Bounds](../howto/store.md#bounds).",
+        shown_default="no limit",
+        needs_store=True,
+    ),
+    Flag(
+        "--store-rooms",
+        LIMIT,
+        "for `--store`: rooms that its file may have; further ones are refused with 503",
+        goes_to="hub.store_rooms",
+        manual="See [Bounds](../howto/store.md#bounds).",
+        needs_store=True,
+    ),
+    Flag(
         "--queue-bytes",
         Value(size, "BYTES", show_size),
         "bytes that the groups of a room (`?group=`) keep from being trimmed; beyond it publishers wait there, and a "
@@ -233,9 +251,11 @@ _ROOMS = (
     ),
     Flag(
         "--workers",
-        Value(count, "N"),
-        "number of worker processes sharing the port, each of which is a node; requires `--backplane`. "
-        "`--max-connections` and `--max-memory` are divided among them; other limits apply to each",
+        Value(workers, "N"),
+        "number of worker processes sharing the port and the rooms; `auto` for one for each core. `--max-connections` "
+        "and `--max-memory` are divided among them; other limits apply to each",
+        manual="Without `--backplane` the first process shares the rooms among the workers (`--backplane local:`), and "
+        "a restart forgets them. With a Redis each worker is a node of it.",
     ),
     Flag(
         "--latest-key",

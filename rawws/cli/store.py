@@ -102,7 +102,7 @@ def _about(seen: SeenRoom) -> Iterator[str]:
     kept, size = room.extent
     line = f"{room.path}: {_number(kept, 'message')}, {_number(size, 'byte')}"
     if room.newest:
-        line += f"; the newest is {room.epoch}-{room.newest}, {_time(room.newest_at)}"
+        line += f"; the newest is {room.epoch}-{room.newest}, last used {_time(room.used_at)}"
     yield line
     for group in seen.groups:
         yield f"    group {group.group}: {_state(room, group)}"

@@ -18,6 +18,7 @@ import trio
 
 from rawws import logs
 from rawws.broadcast.encodings import SUBPROTOCOL
+from rawws.broadcast.message_ids import parse_id
 from rawws.client.connect import ClientConnector, connect
 from rawws.client.reconnect import Reconnecting
 from rawws.errors import ConnectionClosed, InvalidResponse, UsageError
@@ -159,16 +160,18 @@ class Work(AsyncIterator[Job]):
         try:
             head = json.loads(line)
             if "lost" in head:
-                self._note_lost(ws, head["lost"])
+                self._note_lost(ws, str(parse_id(head["lost"])))
                 return None
-            job_id, tried = head["id"], head["try"]
-        except (ValueError, RecursionError, TypeError, LookupError):
+            job_id, tried = str(parse_id(head["id"])), head["try"]
+            if type(tried) is not int or tried < 1:
+                raise UsageError("a try is a number from 1 on")
+        except (ValueError, RecursionError, TypeError, LookupError, UsageError):
             raise InvalidResponse(f"the server's message doesn't begin as a job does: {line[:60]!r}") from None
-        return Job(self._under_way, ws, str(job_id), int(tried), data)
+        return Job(self._under_way, ws, job_id, tried, data)
 
-    def _note_lost(self, ws: WebSocket, job_id: object) -> None:
-        self._under_way.note_lost(ws, str(job_id))
-        sentence = f"job {str(job_id)[:60]} took too long: another worker may have it, or has done it"
+    def _note_lost(self, ws: WebSocket, job_id: str) -> None:
+        self._under_way.note_lost(ws, job_id)
+        sentence = f"job {job_id} took too long: another worker may have it, or has done it"
         logs.line(logs.hub, logging.WARNING, ws.id, FAULT, sentence)
 
 

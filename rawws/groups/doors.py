@@ -12,7 +12,7 @@ from rawws.groups.over_http import NO_GROUP, OneJob, answer_get, answer_post
 from rawws.groups.protocol import GroupQuery, read_answer_query, read_group_query
 from rawws.groups.queue import ENDED, Home, Queue
 from rawws.groups.websockets import NEEDS_IDS, SocketWorker, WorkerCallbacks
-from rawws.hub.queues import GroupFigures, Wait, WorkerClient
+from rawws.hub.queues import GroupFigures, GroupWorker, Handed, Wait, WorkerClient
 from rawws.websocket.callbacks import CallbackWebSocket
 from rawws.wire.messages import NO_STORE, Request, Response
 
@@ -46,13 +46,13 @@ class Doors:
         found = await self._home.open(request.path or "", query)
         return found if isinstance(found, Refusal) else None
 
-    async def answer(self, request: Request, client: WorkerClient, wait: Wait) -> Response | Refusal:
+    async def answer(self, request: Request, client: WorkerClient, wait: Wait) -> Response | Refusal | Handed:
         path = request.path or ""
         if request.method == "POST":
             answer = _read(read_answer_query, request)
             if isinstance(answer, Refusal):
                 return answer
-            if (trouble := self._home.trouble) is not None:
+            if (trouble := self._home.trouble_of(path)) is not None:
                 return trouble
             found = await self._home.find(path, answer.group)
             return found if isinstance(found, Refusal) else await answer_post(found, answer)
@@ -84,15 +84,14 @@ class Doors:
             return ENDED
         return (found, query) if found.problem is None else found.problem
 
-    def end_workers(self, is_wanted: Callable[[object], bool], code: int, reason: str | None) -> int:
-        clients = list(self._home.clients())
-        found = [each for each in clients if isinstance(each, SocketWorker | OneJob) and is_wanted(each.user)]
-        for each in found:
-            each.close(code, reason)
-        return len(found)
+    def workers(self) -> Iterable[GroupWorker]:
+        return [each for each in self._home.clients() if isinstance(each, SocketWorker | OneJob)]
 
     def refuse_publishing(self, path: str) -> Refusal | None:
         return self._home.refuse_publishing(path)
+
+    def keeps_dead(self, path: str) -> bool:
+        return self._home.keeps_dead(path)
 
     async def refresh(self) -> None:
         await self._home.refresh()

@@ -18,7 +18,7 @@ import enum
 import heapq
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from rawws.groups.timers import Timers
@@ -176,7 +176,7 @@ class Group:
         if not ended and job.due > now:
             job.at, job.is_sent = _LEASED, True
             self.leased += 1
-            self._set_timer(job)
+            self._timers.set(job.due, job.number)
             return
         if job.lease:
             job.reason = "the server ended while the worker had it" if ended else "no answer in time"
@@ -326,40 +326,32 @@ class Group:
         After ``most`` deliveries and dead jobs together, it leaves the others for later (`is_behind`).
         """
         deliveries: list[Delivery] = []
-        free, dead = self._free, self.dead
+        free, dead, ready, jobs, changed = self._free, self.dead, self._ready, self._jobs, self._changed
         while free and len(deliveries) + len(dead) < most:
             worker = free[0]
             if worker.is_paused:
                 free.popleft().is_queued = False
                 continue
-            job = self._next_job()
+            job = jobs[heapq.heappop(ready)] if ready else self._take()
             if job is None:
                 break
             if job.tries >= worker.tries:
                 self._die(job, job.reason or "it was delivered as often as that before")
                 continue
-            self._lease(job, worker, now)
-            deliveries.append(Delivery(worker, job.number, job.tries))
-            free.popleft()
+            number = job.number
+            job.at, job.is_sent, job.worker = _LEASED, False, worker
+            job.tries = tried = job.tries + 1
+            job.lease, job.ack_s, job.most_tries = worker.lease, worker.ack_s, worker.tries
+            job.due = now + job.ack_s
+            worker.jobs[number] = job
+            changed[number] = None
+            deliveries.append(Delivery(worker, number, tried))
             if worker.once or len(worker.jobs) >= worker.most:
-                worker.is_queued = False
-            else:
-                free.append(worker)
+                free.popleft().is_queued = False
+            elif len(free) > 1:
+                free.rotate(-1)
+        self.leased += len(deliveries)
         return deliveries
-
-    def _next_job(self) -> _Job | None:
-        """Return the first job that is ready, and leave it out of the ready ones."""
-        ready = self._ready
-        return self._jobs[heapq.heappop(ready)] if ready else self._take()
-
-    def _lease(self, job: _Job, worker: Worker, now: float) -> None:
-        job.at = _LEASED
-        job.tries += 1
-        job.lease, job.worker, job.is_sent = worker.lease, worker, False
-        job.due, job.ack_s, job.most_tries = now + worker.ack_s, worker.ack_s, worker.tries
-        worker.jobs[job.number] = job
-        self.leased += 1
-        self._changed[job.number] = None
 
     def begin(self, delivery: Delivery, now: float) -> bool:
         """Begin the lease of a delivery, whose lease is stored; return False if it must not be sent any more."""
@@ -372,8 +364,9 @@ class Group:
         job.due = due
         job.is_sent = True
         self._delivered += 1
-        self._redelivered += delivery.tried > 1
-        self._set_timer(job)
+        if delivery.tried > 1:
+            self._redelivered += 1
+        self._timers.set(due, job.number)
         return True
 
     def give_back(self, delivery: Delivery, now: float) -> None:
@@ -405,13 +398,30 @@ class Group:
 
     def ack(self, number: int, lease: str) -> bool:
         """Finish a job; return False if it isn't leased to this worker any more."""
-        job = self._leased_to(number, lease)
-        if job is None:
-            return False
-        self._release(job)
-        self._finish(job)
-        self._finished += 1
-        return True
+        return self.ack_many((number,), lease) == 1
+
+    def ack_many(self, numbers: Iterable[int], lease: str) -> int:
+        """Finish jobs of a worker; return how many, up to the first that isn't leased to it any more."""
+        jobs, changed, done = self._jobs, self._changed, self._done
+        before = len(done)
+        for number in numbers:
+            job = jobs.get(number)
+            if job is None or job.at is not _LEASED or job.lease != lease or not job.is_sent:
+                break
+            worker = job.worker
+            if worker is not None:
+                del worker.jobs[number]
+                if not worker.is_queued and not worker.once:
+                    self._queue(worker)
+            del jobs[number]
+            changed.pop(number, None)
+            done.append(number)
+            if job.key is not None:
+                self._finish_key(job.key)
+        count = len(done) - before
+        self.leased -= count
+        self._finished += count
+        return count
 
     def nak(self, number: int, lease: str, now: float, in_s: float = 0.0, why: str = "") -> bool:
         """Have a job delivered again, after some seconds; return False as `ack` does."""
@@ -427,7 +437,7 @@ class Group:
         if job is None:
             return False
         job.due = now + job.ack_s
-        self._set_timer(job)
+        self._timers.set(job.due, job.number)
         if not lease.startswith(OF_CONNECTION):
             self._changed[number] = None
         return True
@@ -449,6 +459,7 @@ class Group:
 
     def expire(self, now: float) -> int:
         """End the leases whose time is over, and the waits; return the number of those leases."""
+        self._forget_timers()
         ended = 0
         for due, number in self._timers.take(now):
             job = self._jobs.get(number)
@@ -462,9 +473,8 @@ class Group:
                 heapq.heappush(self._ready, number)
         return ended
 
-    def _set_timer(self, job: _Job) -> None:
-        """Have `expire` look at a job when it is due. Its earlier timers mean nothing any more."""
-        self._timers.set(job.due, job.number)
+    def _forget_timers(self) -> None:
+        """Leave out the timers that mean nothing any more, if there are many."""
         if self._timers.count > 2 * len(self._jobs) + SPARE_TIMERS:
             timed = (
                 each for each in self._jobs.values() if each.at is _DELAYED or (each.at is _LEASED and each.is_sent)
@@ -502,7 +512,7 @@ class Group:
             self._park(job)
         elif job.due > now:
             job.at = _DELAYED
-            self._set_timer(job)
+            self._timers.set(job.due, job.number)
         else:
             job.at = _READY
             heapq.heappush(self._ready, job.number)

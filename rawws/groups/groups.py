@@ -12,27 +12,30 @@ from typing import Protocol
 import trio
 
 from rawws import logs
-from rawws.errors import RETRY_SOON, Refusal
+from rawws.access.dead_rooms import dead_room, group_of_dead_room
+from rawws.errors import Refusal
 from rawws.groups.backlog import Backlog
 from rawws.groups.group import Group
-from rawws.groups.protocol import GroupQuery, dead_room
-from rawws.groups.queue import Client, State
+from rawws.groups.limits import MAX_GROUPS, MAX_GROUPS_OF_ROOM, TOO_MANY, refuse_full
+from rawws.groups.protocol import GroupQuery
+from rawws.groups.queue import FIGURES, Client, State
 from rawws.groups.runner import Runner
 from rawws.groups.shelf import PAGE_BYTES, PAGE_MESSAGES, Shelf
-from rawws.hub.queues import QUEUE_BYTES, GroupFigures
+from rawws.hub.queues import DEAD_ROOM, QUEUE_BYTES, GroupFigures
 from rawws.relay.loop import current_loop
 from rawws.store.committer import Committer
 from rawws.store.engine import StoreError, StoreFull
-from rawws.store.entries import Append, GroupState, Outcome, RoomTail
+from rawws.store.entries import Append, GroupEnd, GroupState, GroupWrite, Outcome, RoomTail
 from rawws.store.stored_rooms import BROKEN, FULL, TROUBLE
 from rawws.wire.trace import FAULT, STATE, shorten
 
-# A group is made by the first worker that names it, so their number is bounded.
-MAX_GROUPS, MAX_GROUPS_OF_ROOM = 1000, 32
 # The bytes that the groups of a room keep are counted in at most about this many parts.
 BACKLOG_PARTS = 1024
 # Publishers that wait go on when this part of the limit is free.
 SLACK_PART = 16
+# The name of a group that no worker can have: with it, the store knows that a room has dead jobs. Its position is
+# beyond all messages, so that it keeps none from being trimmed.
+OF_THE_DEAD, NEEDS_NOTHING = "", (1 << 40) - 1
 
 Key = tuple[str, str]  # the path of the room, and the name of the group
 
@@ -44,8 +47,11 @@ class Rooms(Protocol):
     def committer(self) -> Committer:
         """The committer, through which everything goes into the store."""
 
-    def publish(self, path: str, frame: bytes) -> None:
-        """Put the frame of a message for a room into the committer at once."""
+    def keep_dead(self, path: str) -> None:
+        """Have a room keep dead jobs from now on: for long, and no client publishes there."""
+
+    def bury(self, path: str, frame: bytes) -> None:
+        """Put the frame about a dead job into the committer at once, for the room that keeps it."""
 
     def hold(self, path: str, *, held: bool) -> None:
         """Hold publishers of a room back, or let them go on."""
@@ -66,6 +72,7 @@ class Groups:
         self._of_room: defaultdict[str, dict[str, Runner]] = defaultdict(dict)
         self._held: set[str] = set()  # the rooms whose publishers wait
         self._warned: set[str] = set()
+        self._with_dead: set[str] = set()  # the rooms in which dead jobs are, also those of groups that have ended
         self._tasks: trio.Nursery | None = None
 
     def __repr__(self) -> str:
@@ -81,9 +88,13 @@ class Groups:
         self._committer.on_append.append(self._note_stored)
         try:
             async with trio.open_nursery() as self._tasks:
-                for state in await trio.to_thread.run_sync(self._engine.groups):
-                    if state.path:
+                states = await trio.to_thread.run_sync(self._engine.groups)
+                for state in states:
+                    if state.path and state.group != OF_THE_DEAD:
                         await self._restore(state)
+                for state in states:
+                    if state.path and state.group == OF_THE_DEAD:
+                        await self._restore_dead(state.path)
                 task_status.started()
                 await trio.sleep_forever()
         finally:
@@ -106,6 +117,22 @@ class Groups:
         group = Group.restored(state, keys, trio.current_time(), time.time())
         await self._start(group, await self._tail(state.path))
 
+    async def _restore_dead(self, path: str) -> None:
+        """Go on keeping the dead jobs of a room, if there are any, or may be again."""
+        tail = await self._tail(path)
+        is_empty = tail is None or tail.oldest > tail.newest
+        if is_empty and group_of_dead_room(path) not in self._runners:
+            self._committer.put(GroupEnd(path, OF_THE_DEAD))
+        else:
+            self._with_dead.add(path)
+
+    def _bury(self, path: str, frame: bytes) -> None:
+        """Keep a dead job. That its room has some is kept, too: the group may be ended."""
+        if path not in self._with_dead:
+            self._with_dead.add(path)
+            self._committer.put(GroupWrite(path, OF_THE_DEAD, NEEDS_NOTHING))
+        self._rooms.bury(path, frame)
+
     async def _tail(self, path: str) -> RoomTail | None:
         return await trio.to_thread.run_sync(self._engine.tail, path)
 
@@ -113,8 +140,9 @@ class Groups:
         """Start the task of a group."""
         path, key = group.path, (group.path, group.name)
         shelf = Shelf(self._engine, path, "" if tail is None else tail.epoch)
-        dead = await self._tail(dead_room(path, group.name))
-        runner = Runner(group, shelf, self._committer, self._rooms.publish, partial(self._measure, path))
+        for_dead = dead_room(path, group.name)
+        dead = await self._tail(for_dead)
+        runner = Runner(group, shelf, self._committer, self._bury, partial(self._measure, path))
         runner.died_before = 0 if dead is None else dead.newest
         await self._read_backlog(path, group.oldest - 1)
         self._runners[key] = self._of_room[path][group.name] = runner
@@ -125,6 +153,7 @@ class Groups:
             raise
         assert self._tasks is not None
         self._tasks.start_soon(runner.run)
+        self._rooms.keep_dead(for_dead)
         self._measure(path)
         return runner
 
@@ -167,6 +196,9 @@ class Groups:
     def _note_stored(self, entry: Append, outcome: Outcome) -> None:
         """Note that a room has new messages."""
         path, newest = entry.path, outcome.first + entry.messages - 1
+        for runner in list(self._of_room.get(path, {}).values()):
+            if runner.epoch not in ("", outcome.epoch):
+                self._begin_again(runner, outcome)
         runners = self._of_room.get(path)
         if not runners:
             return
@@ -176,6 +208,22 @@ class Groups:
         for runner in runners.values():
             runner.note_stored(newest, now)
         self._measure(path)
+
+    def _begin_again(self, runner: Runner, outcome: Outcome) -> None:
+        """Begin a group again, since its room has begun a new epoch: the store has lost the room's messages."""
+        path, name = runner.group.path, runner.group.name
+        self._leave_out((path, name))
+        runner.begin_again()
+        sentence = f"the group {name} of {shorten(path)} begins again with message {outcome.epoch}-{outcome.first}"
+        logs.server_line(logging.ERROR, FAULT, f"{sentence}, since the store has lost the earlier ones")
+        assert self._tasks is not None
+        self._tasks.start_soon(self._reopen, path, name)
+
+    async def _reopen(self, path: str, name: str) -> None:
+        found = await self.open(path, GroupQuery(name))
+        if isinstance(found, Refusal):
+            sentence = f"the group {name} of {shorten(path)} begins again with its next worker: {found.sentence}"
+            logs.server_line(logging.WARNING, FAULT, sentence)
 
     def _measure(self, path: str) -> None:
         """Compare what the groups of a room keep with the limit."""
@@ -217,21 +265,26 @@ class Groups:
         )
         logs.server_line(logging.WARNING, STATE, sentence)
 
+    def keeps_dead(self, path: str) -> bool:
+        return path in self._with_dead or group_of_dead_room(path) in self._runners
+
     def refuse_publishing(self, path: str) -> Refusal | None:
-        if path not in self._held:
-            return None
-        sentence = f"The groups of this room keep as many bytes as it takes (--queue-bytes {self._queue_bytes}); "
-        return Refusal(507, "queue_full", sentence + "try again when its workers have done some.", RETRY_SOON)
+        if self.keeps_dead(path):
+            return DEAD_ROOM
+        return refuse_full(self._queue_bytes) if path in self._held else None
 
     # For its doors
 
-    @property
-    def trouble(self) -> Refusal | None:
-        """The reason why nothing can be stored at present, so that workers had better wait; None if something can."""
-        trouble = self._committer.trouble
-        if trouble is None:
+    def trouble_of(self, path: str) -> Refusal | None:
+        """Return why nothing can be stored at present, so that workers had better wait; None if something can.
+
+        While the store is short of space, what workers do still is: it makes the store smaller.
+        """
+        del path  # all rooms are in one store
+        failure = self._committer.failure
+        if failure is None:
             return None
-        return BROKEN if self._committer.is_broken else FULL if isinstance(trouble, StoreFull) else TROUBLE
+        return BROKEN if self._committer.is_broken else FULL if isinstance(failure, StoreFull) else TROUBLE
 
     def known(self, path: str, group: str) -> Runner | None:
         """Return a group that is open; None if there is none."""
@@ -251,11 +304,13 @@ class Groups:
             len(self._runners) + len(self._opening) >= MAX_GROUPS
             or len(self._of_room.get(path, ())) >= MAX_GROUPS_OF_ROOM
         ):
-            return _TOO_MANY
+            return TOO_MANY
         if self._tasks is None:
             return BROKEN
-        if self.trouble is not None:
-            return self.trouble
+        if (trouble := self.trouble_of(path)) is not None:
+            return trouble
+        if self._committer.trouble is not None:
+            return FULL  # it would keep more messages
         self._opening[key] = trio.Event()
         try:
             tail = await self._tail(path)
@@ -286,7 +341,7 @@ class Groups:
     def figures(self) -> Iterator[GroupFigures]:
         for (path, name), runner in self._runners.items():
             state = runner.state()
-            values = {field: getattr(state, field) for field in _FIGURES}
+            values = {field: getattr(state, field) for field in FIGURES}
             if state.oldest is not None and runner.oldest_at is not None:
                 values["oldest_s"] = max(0.0, time.time() - runner.oldest_at)
             yield GroupFigures(path, name, values)
@@ -306,14 +361,6 @@ class Groups:
             if page is not None and page.records:
                 state = state._replace(oldest_s=round(max(0.0, time.time() - page.records[0].at), 3))
         return state
-
-
-_FIGURES = ("waiting", "leased", "delivered", "redelivered", "done", "dead", "workers")
-_TOO_MANY = Refusal(
-    503,
-    "too_many_groups",
-    f"There are as many groups as a server ({MAX_GROUPS}) or a room ({MAX_GROUPS_OF_ROOM}) has; end one first.",
-)
 
 
 def _position(tail: RoomTail | None, query: GroupQuery) -> int:

@@ -1,17 +1,20 @@
-"""The groups of a hub whose rooms are in a store, for as long as a server runs."""
+"""The groups of a hub whose rooms are in a store or in Redis, for as long as a server runs."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
 from rawws import logs
+from rawws.broadcast.log import History
 from rawws.errors import Refusal, UsageError
 from rawws.groups.doors import Doors
 from rawws.groups.groups import Groups
 from rawws.groups.push import Pusher, PushTarget, read_push
+from rawws.groups.queue import Home
 from rawws.hub.hub import Hub
 from rawws.hub.queues import NO_STORE, NoQueues
 from rawws.relay.loop import current_loop
@@ -21,24 +24,21 @@ from rawws.store.committer import Committer
 from rawws.store.entries import Append
 from rawws.store.stored_rooms import StoredRooms
 
+if TYPE_CHECKING:
+    from rawws.backplane.leases import Leases
+
 _HOLD = "groups"
 
 
-class HubRooms:
-    """The rooms of a hub, as its groups need them."""
+class HeldRooms:
+    """The rooms of a hub, of which some are held: publishers wait there."""
 
-    def __init__(self, hub: Hub, committer: Committer) -> None:
-        self.committer = committer
+    def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._held: dict[str, RoomState] = {}  # rooms stay while publishers wait there
 
-    def publish(self, path: str, frame: bytes) -> None:
-        if self._hub.refuse_settings(path) is None:
-            room = self._hub.registry.get(path)
-            assert room.shared is not None
-            room.shared.take(room, [frame], NOBODY)
-        else:  # the application has failed to decide about the room, and the log says so
-            self.committer.put(Append(path, frame, 1, self._hub.dead_history))
+    def history(self, path: str) -> History | None:
+        return None if self._hub.refuse_settings(path) else self._hub.registry.get(path).settings.history
 
     def hold(self, path: str, *, held: bool) -> None:
         if not held:
@@ -49,13 +49,58 @@ class HubRooms:
             room.holds.add(_HOLD)
 
 
+class HubRooms(HeldRooms):
+    """The rooms of a hub with a store, as its groups need them."""
+
+    def __init__(self, hub: Hub, committer: Committer) -> None:
+        super().__init__(hub)
+        self.committer = committer
+
+    def keep_dead(self, path: str) -> None:
+        self._hub.keep_dead_jobs(path)
+
+    def bury(self, path: str, frame: bytes) -> None:
+        if self._hub.refuse_settings(path) is None:
+            room = self._hub.registry.get(path)
+            self._hub.keep_dead_jobs(path)
+            assert room.shared is not None
+            room.shared.take(room, [frame], NOBODY)
+        else:  # the application has failed to decide about the room, and the log says so
+            self.committer.put(Append(path, frame, 1, self._hub.for_dead_jobs(self._hub.settings).history))
+
+
+class _Home(Home, Protocol):
+    """A place where groups live, with a task."""
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve the groups until cancelled."""
+
+
+def _home_of(hub: Hub) -> _Home | None:
+    """Return the place where the leases of a hub's groups live; None if it keeps no jobs."""
+    if isinstance(hub.stored, StoredRooms):
+        return Groups(HubRooms(hub, hub.stored.committer), hub.queue_bytes)
+    if (shards := hub.backplane) is None:
+        return None
+    from rawws.backplane.redis_streams import RedisStreams  # programs without a backplane need not load it
+    from rawws.groups.shared import SharedGroups
+
+    of_shards: dict[object, Leases] = {each: each.leases for each in shards if isinstance(each, RedisStreams)}
+    if not of_shards:  # workers without a broker
+        return None
+    for_dead = hub.for_dead_jobs(hub.settings).history
+    return SharedGroups(
+        HeldRooms(hub), list(of_shards.values()), lambda path: of_shards[shards.of(path)], for_dead, hub.queue_bytes
+    )
+
+
 class OpenGroups:
     """The groups of a hub, and the number of the hub's servers. They have a task of their own until the last ends."""
 
-    def __init__(self, hub: Hub, committer: Committer) -> None:
+    def __init__(self, hub: Hub, home: _Home) -> None:
         self.servers = 0
         self._hub = hub
-        self._groups = Groups(HubRooms(hub, committer), hub.queue_bytes)
+        self._groups = home
         self._pushes = [read_push(each) for each in hub.push]
         self._scope = trio.CancelScope()
         self._has_begun, self._has_ended = trio.Event(), trio.Event()
@@ -95,7 +140,7 @@ class OpenGroups:
         self._hub.queues = Doors(self._groups)
 
     async def end(self) -> None:
-        """Stop the groups. The store keeps their state."""
+        """Stop the groups. The store or Redis keeps their state."""
         self._hub.queues = NoQueues(NO_STORE)
         self._scope.cancel()
         with trio.CancelScope(shield=True):
@@ -114,13 +159,19 @@ _open: dict[Hub, OpenGroups] = {}
 
 @asynccontextmanager
 async def queued(hub: Hub) -> AsyncGenerator[None]:
-    """Serve the groups of a hub for the block, if its store is open. Several servers of one hub share them."""
-    if not isinstance(hub.stored, StoredRooms):
-        yield
-        return
+    """Serve the groups of a hub for the block, if it has a place for them. Several servers of one hub share them.
+
+    Raises `UsageError` if the hub has to push jobs, and that can't be.
+    """
     groups = _open.get(hub)
     if groups is None:
-        groups = _open[hub] = OpenGroups(hub, hub.stored.committer)
+        home = _home_of(hub)
+        if home is None:
+            if hub.push:
+                raise UsageError("push sends the jobs of groups, which need a store; give one, or queue_in_memory")
+            yield
+            return
+        groups = _open[hub] = OpenGroups(hub, home)
     groups.servers += 1
     try:
         await groups.begin()

@@ -11,7 +11,7 @@ import difflib
 import enum
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
@@ -20,7 +20,10 @@ from rawws.broadcast.json_messages import as_compact_json
 from rawws.broadcast.message_ids import MessageId, parse_id
 from rawws.broadcast.query import MAX_WAIT_S
 from rawws.errors import Refusal, UsageError
+from rawws.wire.events import PlainEvent
 from rawws.wire.frames import Opcode, encode_frame
+
+_TEXT = Opcode.TEXT  # a global is found faster than an Enum's member
 
 # A group's name is a part of the path of its dead room.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
@@ -240,7 +243,7 @@ class JobLines:
         """``epoch`` may be empty; then no line is about its jobs."""
         self.epoch = epoch
         self._head = b'{"id":"%b-' % epoch.encode()
-        self._ack = f'{{"ack":"{epoch}-'
+        self._ack = b'{"ack":"%b-' % epoch.encode()
         self._ack_size = len(self._ack)
         self._most = self._ack_size + MAX_DIGITS + 2
 
@@ -248,16 +251,24 @@ class JobLines:
         """Return the payload of a job as a worker's WebSocket gets it."""
         return b'%b%d","try":%d}\n%b' % (self._head, number, tried, payload)
 
-    def acknowledged(self, message: str | bytes) -> int:
-        """Return the number of the job that a message acknowledges, in the shortest form of its JSON; 0 otherwise.
+    def acknowledged(self, events: Iterable[PlainEvent]) -> list[int]:
+        """Return the jobs that the first messages acknowledge, up to one that is anything else.
 
-        Then `read_answer` has to judge the message.
+        An ``ack`` is known here in the shortest form of its JSON. `read_answer` has to judge the other messages.
         """
-        if type(message) is not str or not message.startswith(self._ack) or not message.endswith('"}'):
-            return 0
-        digits = message[self._ack_size : -2]
-        # These are the digits of int(), among all that Unicode has.
-        return int(digits) if digits.isdecimal() and digits.isascii() and len(message) <= self._most else 0
+        ack, size, most = self._ack, self._ack_size, self._most
+        numbers: list[int] = []
+        for event in events:
+            if type(event) is not tuple:  # it is no whole message
+                break
+            opcode, payload = event  # type: ignore[misc]
+            if opcode is not _TEXT or not payload.startswith(ack) or not payload.endswith(b'"}'):
+                break
+            digits = payload[size:-2]
+            if not digits.isdigit() or len(payload) > most:
+                break
+            numbers.append(int(digits))
+        return numbers
 
 
 class Obituary(NamedTuple):
@@ -284,8 +295,3 @@ def lost_lease(job: MessageId) -> str:
 NOT_LEASED = Refusal(
     404, "not_leased", "This job is no longer leased to you; another worker may have it, or it is done."
 )
-
-
-def dead_room(path: str, group: str) -> str:
-    """Return the path of the room in which a group's dead jobs are."""
-    return f"{path}.{group}.dead"

@@ -2,7 +2,7 @@
 
 2xx acknowledges a job. After 408, 425, 429, 5xx, a lost connection and a time-out it is tried again, after growing
 waits, or as the ``Retry-After`` says. Another status is no use trying again: the job is dead. Each request blocks a
-thread, so their number is bounded.
+thread, so their number is bounded, and so is the time of each, whatever the other side sends.
 """
 
 from __future__ import annotations
@@ -10,8 +10,13 @@ from __future__ import annotations
 import http.client
 import logging
 import re
+import socket
 import ssl
-from contextlib import closing
+import threading
+import time
+from contextlib import closing, suppress
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -32,6 +37,7 @@ TRIES = 20  # with the waits below, about a day and a half
 TIMEOUT_S = 30.0
 LONGEST_S = 2 * TIMEOUT_S  # before the end of its lease, so that no job is under way twice
 FIRST_WAIT_S, MAX_WAIT_S = 1.0, 14_400.0
+MAX_DATE_CHARACTERS = 64
 RETRIED = frozenset({408, 425, 429})
 _RULE = "give it as 'ROOM GROUP URL', such as '/room/pay sms https://sms.internal/hook'"
 _TYPES = {Opcode.TEXT: "text/plain; charset=utf-8", Opcode.BINARY: "application/octet-stream"}
@@ -76,14 +82,12 @@ class Outcome(NamedTuple):
         why = self.why or f"the answer was {self.status}"
         if not self.status or self.status >= 500 or self.status in RETRIED:
             growing_s = min(FIRST_WAIT_S * 2.0 ** min(tried - 1, 30), MAX_WAIT_S)
-            return Answer(Verb.NAK, job, max(growing_s, min(self.retry_after_s, MAX_WAIT_S)), why)
+            return Answer(Verb.NAK, job, max(growing_s, self.retry_after_s), why)
         return Answer(Verb.TERM, job, 0.0, why)
 
 
 class Pusher:
     """The worker that sends the jobs of one group to a URL, as a `Client` of the group."""
-
-    is_full = False
 
     def __init__(self, target: PushTarget, nursery: trio.Nursery) -> None:
         self._target = target
@@ -124,15 +128,26 @@ class Pusher:
         """Do nothing: the URL has had its say, and another worker has the job or has done it."""
 
     async def _push(self, job: MessageId, tried: int, message: StoredMessage) -> None:
-        outcome = Outcome(0, f"no answer within {LONGEST_S:g} s")  # each byte of it may take up to TIMEOUT_S
-        with trio.move_on_after(LONGEST_S):
-            outcome = await trio.to_thread.run_sync(
-                _post, self._target.url, self._ssl, job, tried, message, limiter=self._limiter, abandon_on_cancel=True
-            )
+        """Send a job, and answer for it. An error in rawws itself costs this try alone."""
+        assert self._runner is not None
+        try:
+            outcome = await self._send(job, tried, message)
+        except Exception as error:
+            where = shorten(self._target.url)
+            logs.server.exception("#%d ! an error in rawws itself; the push to %s is tried again", logs.SERVER, where)
+            outcome = Outcome(0, f"an error in rawws itself: {type(error).__name__}")
         answer = outcome.answer(job, tried)
         self._tell(answer)
-        assert self._runner is not None
         self._runner.say(answer, self)
+
+    async def _send(self, job: MessageId, tried: int, message: StoredMessage) -> Outcome:
+        request = PushRequest(self._target.url, self._ssl, job, tried, message)
+        try:
+            with trio.move_on_after(LONGEST_S):
+                return await trio.to_thread.run_sync(request.send, limiter=self._limiter, abandon_on_cancel=True)
+            return Outcome(0, f"no answer within {LONGEST_S:g} s")  # though it may have sent a byte now and then
+        finally:
+            request.abort()
 
     def _tell(self, answer: Answer) -> None:
         fails = answer.verb is not Verb.ACK
@@ -144,33 +159,87 @@ class Pusher:
         self._fails = fails
 
 
-def _post(url: str, context: ssl.SSLContext | None, job: MessageId, tried: int, message: StoredMessage) -> Outcome:
-    """Send one job, and return the outcome. This blocks."""
-    where = urlsplit(url)
-    assert where.hostname is not None
-    connection: http.client.HTTPConnection
-    if context is None:
-        connection = http.client.HTTPConnection(where.hostname, where.port, timeout=TIMEOUT_S)
-    else:
-        connection = http.client.HTTPSConnection(where.hostname, where.port, timeout=TIMEOUT_S, context=context)
-    fields = {
-        "Content-Type": _TYPES[message.opcode],
-        "Idempotency-Key": str(job),
-        "Rawws-Id": str(job),
-        "Rawws-Try": str(tried),
-    }
-    target = (where.path or "/") + (f"?{where.query}" if where.query else "")
+class PushRequest:
+    """One POST with a job. `send` blocks, and so is called in a thread; `abort` ends it from another one."""
+
+    def __init__(
+        self, url: str, context: ssl.SSLContext | None, job: MessageId, tried: int, message: StoredMessage
+    ) -> None:
+        """``context`` is that of an ``https`` URL."""
+        where = urlsplit(url)
+        assert where.hostname is not None
+        self._connection = (
+            http.client.HTTPConnection(where.hostname, where.port, timeout=TIMEOUT_S)
+            if context is None
+            else http.client.HTTPSConnection(where.hostname, where.port, timeout=TIMEOUT_S, context=context)
+        )
+        self._context = context
+        self._target = (where.path or "/") + (f"?{where.query}" if where.query else "")
+        self._message = message
+        self._fields = {
+            "Content-Type": _TYPES[message.opcode],
+            "Idempotency-Key": str(job),
+            "Rawws-Id": str(job),
+            "Rawws-Try": str(tried),
+        }
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None  # another object for the connection's, which TLS doesn't replace
+        self._is_aborted = False
+
+    def send(self) -> Outcome:
+        """Send the job, and return the outcome. The body of the answer isn't read."""
+        connection = self._connection
+        try:
+            with closing(connection):
+                connection.sock = self._connect()
+                connection.request("POST", self._target, self._message.payload, self._fields)
+                response = connection.getresponse()
+                return Outcome(response.status, "", retry_after(response.getheader("Retry-After"), time.time()))
+        except TimeoutError:
+            return Outcome(0, f"no answer within {TIMEOUT_S:g} s")
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            return Outcome(0, f"{type(error).__name__}: {error}"[:200])
+        finally:
+            with self._lock:
+                if self._socket is not None:
+                    self._socket.close()
+
+    def _connect(self) -> socket.socket:
+        host = self._connection.host
+        connected = socket.create_connection((host, self._connection.port), TIMEOUT_S)
+        try:
+            with self._lock:
+                if self._is_aborted:
+                    raise ConnectionAbortedError("given up")
+                self._socket = connected.dup()
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return connected if self._context is None else self._context.wrap_socket(connected, server_hostname=host)
+        except BaseException:
+            connected.close()
+            raise
+
+    def abort(self) -> None:
+        """End the request if it is still under way, so that its thread is free. Harmless when it is over."""
+        with self._lock:
+            self._is_aborted = True
+            if self._socket is not None:
+                with suppress(OSError):  # it has ended
+                    self._socket.shutdown(socket.SHUT_RDWR)
+
+
+def retry_after(field: str | None, now: float) -> float:
+    """Return the seconds of a Retry-After (RFC 9110 §10.2.3) from a time on, at most `MAX_WAIT_S`.
+
+    It is 0 for a date that is over, and for a field that can't be read.
+    """
+    field = (field or "").strip()
+    if field.isascii() and field.isdigit():
+        return MAX_WAIT_S if len(field) > len(str(MAX_WAIT_S)) else min(float(field), MAX_WAIT_S)
+    if len(field) > MAX_DATE_CHARACTERS:
+        return 0.0
     try:
-        with closing(connection):
-            connection.request("POST", target, message.payload, fields)
-            response = connection.getresponse()
-            return Outcome(response.status, "", _seconds(response.getheader("Retry-After")))
-    except TimeoutError:
-        return Outcome(0, f"no answer within {TIMEOUT_S:g} s")
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        return Outcome(0, f"{type(error).__name__}: {error}"[:200])
-
-
-def _seconds(field: str | None) -> float:
-    """Return the seconds of a Retry-After (RFC 9110 §10.2.3); a date counts as none."""
-    return float(field) if field and field.isascii() and field.isdigit() and len(field) < 10 else 0.0
+        until = parsedate_to_datetime(field)
+        seconds = until.replace(tzinfo=until.tzinfo or UTC).timestamp() - now
+    except (TypeError, ValueError, OverflowError):
+        return 0.0
+    return max(0.0, min(seconds, MAX_WAIT_S))

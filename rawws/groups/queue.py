@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from rawws.broadcast.message_ids import MessageId
-from rawws.errors import Refusal
+from rawws.errors import RETRY_SOON, Refusal
 from rawws.groups.group import Worker
 from rawws.groups.protocol import Answer, GroupQuery
 from rawws.groups.shelf import StoredMessage
 from rawws.hub.queues import GroupFigures
 
 ENDED = Refusal(410, "group_ended", "This group has been ended; a new request begins it again.")
+BEGINS_AGAIN = Refusal(
+    503,
+    "group_begins_again",
+    "The room of this group has begun again, and so does the group; connect again.",
+    RETRY_SOON,
+)
 
 
 class Client(Protocol):
     """The other end of a worker."""
-
-    @property
-    def is_full(self) -> bool:
-        """Whether nothing more can be sent just now."""
 
     def refuse(self) -> Refusal | None:
         """Return why the worker may not have jobs any more; None if it may."""
@@ -60,6 +62,10 @@ class State(NamedTuple):
     workers: int
 
 
+# The members of a state that are figures of the group.
+FIGURES = ("waiting", "leased", "delivered", "redelivered", "done", "dead", "workers")
+
+
 class Queue(Protocol):
     """One group."""
 
@@ -93,6 +99,9 @@ class Queue(Protocol):
     def say(self, answer: Answer, client: Answering) -> None:
         """Do what a worker says about a job, or have its client `lose` the job, now or later."""
 
+    def acknowledge(self, epoch: str, numbers: Sequence[int], client: Answering) -> None:
+        """Finish jobs of a worker, as `say` does with an ``ack`` for each."""
+
     async def say_by_token(self, answer: Answer, token: str) -> Refusal | None:
         """Do what a worker without a connection says about a job; return None when that is safe.
 
@@ -106,9 +115,8 @@ class Queue(Protocol):
 class Home(Protocol):
     """The place where the leases of a hub's groups live."""
 
-    @property
-    def trouble(self) -> Refusal | None:
-        """The reason why nothing can be changed at present, so that workers had better wait; None if something can."""
+    def trouble_of(self, path: str) -> Refusal | None:
+        """Return why nothing in a room can be changed at present, so that workers had better wait; None if it can."""
 
     def known(self, path: str, group: str) -> Queue | None:
         """Return a group that is open here; None if there is none."""
@@ -124,6 +132,9 @@ class Home(Protocol):
 
     def refuse_publishing(self, path: str) -> Refusal | None:
         """Return why a room takes no message at present; None if it does."""
+
+    def keeps_dead(self, path: str) -> bool:
+        """Return whether a group has, or had, its dead jobs in a room."""
 
     async def refresh(self) -> None:
         """Have `figures` be those of now, as far as that is possible."""

@@ -9,16 +9,17 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import trio
 
 from rawws import logs
+from rawws.access.dead_rooms import dead_room
 from rawws.broadcast.message_ids import MessageId
 from rawws.errors import Refusal
 from rawws.groups.group import OF_CONNECTION, Dead, Delivery, Group, Worker
-from rawws.groups.protocol import NOT_LEASED, Answer, Obituary, Verb, dead_room, encode_dead
-from rawws.groups.queue import ENDED, Answering, Client, State
+from rawws.groups.protocol import NOT_LEASED, Answer, Obituary, Verb, encode_dead
+from rawws.groups.queue import BEGINS_AGAIN, ENDED, Answering, Client, State
 from rawws.groups.shelf import Shelf, StoredMessage
 from rawws.store.committer import Committer
 from rawws.store.engine import StoreBroken, StoreError
@@ -169,7 +170,7 @@ class Runner:
             return False
         match answer.verb:
             case Verb.ACK:
-                is_own = self.group.ack(number, lease)
+                is_own = group.ack(number, lease)
             case Verb.NAK:
                 is_own = group.nak(number, lease, trio.current_time(), answer.in_s, answer.why)
             case Verb.MORE:
@@ -188,6 +189,15 @@ class Runner:
         """Do what a worker says about a job, or have its client `lose` the job."""
         if not self.answer(answer, client.worker.lease):
             client.lose(answer.job)
+
+    def acknowledge(self, epoch: str, numbers: Sequence[int], client: Answering) -> None:
+        """Finish jobs of a worker, or have its client `lose` those that it has no more."""
+        lease = client.worker.lease
+        done = self.group.ack_many(numbers, lease) if epoch == self.epoch else 0
+        if done:
+            self.kick()
+        for number in numbers[done:]:
+            self.say(Answer(Verb.ACK, MessageId(epoch, number)), client)
 
     async def say_by_token(self, answer: Answer, token: str) -> Refusal | None:
         """Do what a worker without a connection says about a job; return None when that is stored."""
@@ -226,6 +236,11 @@ class Runner:
     def end(self) -> None:
         """Forget the group: its position and its jobs. Its workers are sent away."""
         self._stop(ENDED)
+        self._committer.put(GroupEnd(self.group.path, self.group.name))
+
+    def begin_again(self) -> None:
+        """Forget the group, whose room has begun a new epoch. Its workers are sent away, to come back."""
+        self._stop(BEGINS_AGAIN)
         self._committer.put(GroupEnd(self.group.path, self.group.name))
 
     def _stop(self, problem: Refusal) -> None:
@@ -352,7 +367,7 @@ class Runner:
                     self._send_away(worker, client, refusal)
                     continue
                 asked[worker] = client
-            if client is None or client.is_full:
+            if client is None or worker.is_paused:  # nothing more can be sent to it just now
                 group.give_back(delivery, now)
                 self._shelf.put_back(number, message)
             elif group.begin(delivery, now):

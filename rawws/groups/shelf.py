@@ -112,8 +112,9 @@ class Shelf:
     async def _read(self, after: int, most_messages: int, most_bytes: int) -> Page | None:
         read = partial(self._engine.read, self._path, after, most_messages, most_bytes)
         page = await trio.to_thread.run_sync(read)
-        if page is not None:
-            self.epoch = page.tail.epoch
+        if page is None or self.epoch not in ("", page.tail.epoch):
+            return None  # the room has begun again: none of its messages is one of those that the group knows
+        self.epoch = page.tail.epoch
         return page
 
 

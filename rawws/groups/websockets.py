@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rawws import logs
 from rawws.access.grant import Action, refuse_by_now
@@ -15,14 +15,16 @@ from rawws.broadcast.encodings import SUBPROTOCOL
 from rawws.broadcast.message_ids import MessageId
 from rawws.errors import Refusal, UsageError
 from rawws.groups.group import Worker
-from rawws.groups.protocol import GROUP_ENDED, Answer, GroupQuery, JobLines, Verb, lost_lease, read_answer
+from rawws.groups.protocol import GROUP_ENDED, GroupQuery, JobLines, lost_lease, read_answer
 from rawws.groups.queue import ENDED, Queue
 from rawws.groups.shelf import StoredMessage
+from rawws.net.accept import Address
 from rawws.net.addresses import format_address
 from rawws.relay.leases import WITHDRAWN
 from rawws.relay.sending import MAX_OUTBOX_BYTES
-from rawws.websocket.callbacks import CallbackWebSocket
-from rawws.websocket.internals import send_together
+from rawws.websocket.callbacks import BatchCallbacks, CallbackWebSocket
+from rawws.websocket.internals import peer_of, send_together
+from rawws.wire.events import PlainEvent
 from rawws.wire.frames import MAX_CONTROL_PAYLOAD_BYTES, Opcode
 from rawws.wire.session import State
 from rawws.wire.trace import FAULT, STATE, shorten
@@ -45,6 +47,7 @@ class SocketWorker:
 
     def __init__(self, runner: Queue, query: GroupQuery, websocket: CallbackWebSocket) -> None:
         self._runner = runner
+        self._group = query.group
         self._websocket = websocket
         name = worker_name(websocket.id, websocket.remote_address, websocket.user)
         self.worker = Worker(name, most=query.most, ack_s=query.ack_s, tries=query.tries)
@@ -78,20 +81,51 @@ class SocketWorker:
     def end(self, refusal: Refusal) -> None:
         self._websocket.close(*_close_of(refusal))
 
+    # For operators, see `rawws.hub.queues.GroupWorker`
+
+    @property
+    def number(self) -> int:
+        return self._websocket.id
+
+    @property
+    def room(self) -> str:
+        return self._runner.path
+
+    @property
+    def group(self) -> str:
+        return self._group
+
+    @property
+    def jobs(self) -> int:
+        return len(self.worker.jobs)
+
     @property
     def user(self) -> object:
-        """The worker's user, as that of a `rawws.Member`."""
         return self._websocket.user
 
+    @property
+    def remote_address(self) -> Address:
+        return self._websocket.remote_address
+
+    @property
+    def since(self) -> int:
+        return peer_of(self._websocket).transport.connected_at
+
+    @property
+    def is_here(self) -> bool:
+        return self._websocket.state is State.OPEN
+
     def close(self, code: int, reason: str | None) -> None:
-        """Close the worker's connection, and so give its jobs back."""
         self._websocket.close(code, reason)
+
+    def take_acks(self, events: Sequence[PlainEvent]) -> Sequence[PlainEvent]:
+        """Take those of the first messages that acknowledge jobs; return the others, for `take`."""
+        if numbers := self._jobs.acknowledged(events):
+            self._runner.acknowledge(self._jobs.epoch, numbers, self)
+        return events[len(numbers) :]
 
     def take(self, message: str | bytes) -> None:
         """Take the message of a worker. One that isn't an answer costs the connection."""
-        if number := self._jobs.acknowledged(message):
-            self._runner.say(Answer(Verb.ACK, MessageId(self._jobs.epoch, number)), self)
-            return
         try:
             answer = read_answer(message)
         except UsageError as error:
@@ -105,7 +139,7 @@ class SocketWorker:
         self._websocket.send_nowait(lost_lease(job))
 
 
-class WorkerCallbacks:
+class WorkerCallbacks(BatchCallbacks):
     """The callbacks of all workers with a WebSocket, see `rawws.websocket.callbacks.Callbacks`."""
 
     def __init__(self, find: Callable[[CallbackWebSocket], tuple[Queue, GroupQuery] | Refusal]) -> None:
@@ -128,6 +162,10 @@ class WorkerCallbacks:
             sentence = f"works for the group {query.group} of {shorten(ws.path)} ({terms})"
             logs.line(logs.hub, logging.INFO, ws.id, STATE, sentence)
         runner.join(client.worker, client)
+
+    def take(self, ws: CallbackWebSocket, events: Sequence[PlainEvent], /) -> Sequence[PlainEvent]:
+        client = _client_of(ws)
+        return events if client is None else client.take_acks(events)
 
     def message(self, ws: CallbackWebSocket, data: str | bytes, /) -> None:
         if (client := _client_of(ws)) is not None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from itertools import chain
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import trio
 
@@ -25,6 +25,7 @@ from rawws.access.grant import MAX_USER_CHARACTERS, Grant
 from rawws.errors import BackplaneAway, UsageError
 from rawws.hub.hub import Hub
 from rawws.hub.member import Member
+from rawws.hub.queues import GroupWorker
 from rawws.hub.waiting_polls import WaitingPoll
 from rawws.net.addresses import format_address
 from rawws.relay.leases import ENDS_AT_ONCE, PAUSE_S
@@ -134,6 +135,14 @@ class PeerEntry:
         return Place(self.node, self.number)
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerEntry(PeerEntry):
+    """A connection at a node that takes the messages of a room as jobs; ``kind`` is ``worker``."""
+
+    group: str
+    jobs: int  # that it has at present
+
+
 Entry = TypeVar("Entry", RoomEntry, PeerEntry)
 Answer = TypeVar("Answer")
 
@@ -223,6 +232,9 @@ def merge(pages: Iterable[Page[Entry]], limit: int) -> Page[Entry]:
     return Page("", entries, None, silent)
 
 
+_Listed: TypeAlias = Peer | WaitingPoll | GroupWorker
+
+
 class HubNode:
     """The rooms and connections of a hub in this process."""
 
@@ -271,7 +283,7 @@ class HubNode:
         after = self._begin(wanted.node, wanted.after, 0)
         if after is None:
             return []
-        first: list[Peer | WaitingPoll] = []
+        first: list[_Listed] = []
         for some in _in_steps(self._everybody()):
             found = (each for each in some if each.number > after and self._is_wanted(each, wanted))
             first = heapq.nsmallest(wanted.limit + 1, [*first, *found], key=lambda each: each.number)
@@ -283,12 +295,14 @@ class HubNode:
         is_over = len(first) <= wanted.limit
         return [Page(self.name, entries, None if is_over else Place(self.name, first[wanted.limit - 1].number))]
 
-    def _everybody(self) -> list[Peer | WaitingPoll]:
-        return [*current_loop().peers.values(), *self._hub.polls]
+    def _everybody(self) -> list[_Listed]:
+        # A worker with a WebSocket is a peer, too, but in no room.
+        return [*current_loop().peers.values(), *self._hub.polls, *self._hub.queues.workers()]
 
-    def _is_wanted(self, each: Peer | WaitingPoll, wanted: PeersWanted) -> bool:
-        if isinstance(each, WaitingPoll):
-            return each.refusal is None and wanted.wants(each.number, each.user, (each.room,))
+    def _is_wanted(self, each: _Listed, wanted: PeersWanted) -> bool:
+        if not isinstance(each, Peer):
+            is_here = each.refusal is None if isinstance(each, WaitingPoll) else each.is_here
+            return is_here and wanted.wants(each.number, each.user, (each.room,))
         in_use = self._hub.registry.in_use
         # A peer that is being closed has left its rooms, and one of another hub, or of no room, isn't this hub's.
         if not any(in_use.get(room.path) is room for room in each.rooms):
@@ -296,9 +310,9 @@ class HubNode:
         user = each.about.user if each.inbox is None else Member(each).user
         return wanted.wants(each.number, user, (room.path for room in each.rooms))
 
-    def _describe(self, each: Peer | WaitingPoll) -> PeerEntry:
-        if isinstance(each, WaitingPoll):
-            rooms, kind, since = [each.room], "poll", each.since
+    def _describe(self, each: _Listed) -> PeerEntry:
+        if not isinstance(each, Peer):
+            rooms, kind, since = [each.room], "poll" if isinstance(each, WaitingPoll) else "worker", each.since
             user, address = each.user, each.remote_address
         else:
             rooms = [room.path for room in each.rooms[:MAX_SHOWN_ROOMS]]
@@ -306,7 +320,10 @@ class HubNode:
             member = Member(each)
             user, address = member.user, member.remote_address
         at = datetime.fromtimestamp(since, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        return PeerEntry(each.number, self.name, name_user(user), rooms, kind, format_address(address), at)
+        facts = (each.number, self.name, name_user(user), rooms, kind, format_address(address), at)
+        if isinstance(each, Peer | WaitingPoll):
+            return PeerEntry(*facts)
+        return WorkerEntry(*facts, each.group, each.jobs)
 
     async def disconnect(self, wanted: PeersWanted, close: CloseFrame) -> Mapping[str, int]:
         """End connections. Many are ended a few at a time, as at the end of a lease."""
@@ -324,11 +341,13 @@ class HubNode:
         return {self.name: ended}
 
     @staticmethod
-    def _end(each: Peer | WaitingPoll, close: CloseFrame) -> None:
-        if isinstance(each, WaitingPoll):
+    def _end(each: _Listed, close: CloseFrame) -> None:
+        if isinstance(each, Peer):
+            current_loop().close(each, *close)
+        elif isinstance(each, WaitingPoll):
             each.end(close.reason)
         else:
-            current_loop().close(each, *close)
+            each.close(*close)
 
 
 Item = TypeVar("Item")

@@ -31,17 +31,18 @@ from rawws.hub.doors import Door, action_through
 from rawws.hub.hub_commands import DISCONNECT, HubCommands, disconnect_body
 from rawws.hub.moderator import Attendance, AttendedWatchers, Moderator, OnMember, OnMessage
 from rawws.hub.paths import BESIDE_AN_APPLICATION, RoomPaths
-from rawws.hub.queues import NO_STORE, QUEUE_BYTES, SHARED, NoQueues, Queues, is_dead_room
+from rawws.hub.queues import NO_STORE, QUEUE_BYTES, SHARED, NoQueues, Queues
 from rawws.hub.registry import RoomRegistry, RoomsInUse
 from rawws.hub.regranting import Effect, let_write, regrant
 from rawws.hub.room import Room
 from rawws.hub.shards import Shards
 from rawws.hub.waiting_polls import WaitingPolls
-from rawws.limits import MAX_LAG_BYTES, MIB, by_flag, check_names, check_number
+from rawws.limits import LEAST_STORE_BYTES, MAX_LAG_BYTES, MIB, by_flag, check_names, check_number
 from rawws.net.accept import Address
 from rawws.net.transport import Transport
 from rawws.relay.backplane import Backplane
 from rawws.relay.from_threads import Function
+from rawws.relay.gates import DEAD_JOBS, Gate
 from rawws.relay.leases import EXPIRED
 from rawws.relay.loop import current_loop
 from rawws.relay.peer import NOTHING, About, FlowControl, Peer, PeerGroup
@@ -58,8 +59,10 @@ from rawws.wire.trace import FAULT, STATE
 
 # The messages that each room of a hub with a store keeps, unless its program says otherwise.
 STORED_HISTORY = 1000
+# The rooms that a store has at most, unless its program says otherwise: they take up to a gigabyte without a message.
+STORED_ROOMS = 1_000_000
 # The dead jobs of a group that are kept at least, and for how long: somebody has to look at them.
-DEAD_JOBS, DEAD_JOBS_AGE_S = 10_000, 10 * 365 * 86_400.0
+MOST_DEAD_JOBS, DEAD_JOBS_AGE_S = 10_000, 10 * 365 * 86_400.0
 STORE_SYNCS = ("always", "interval", "never")
 
 
@@ -95,6 +98,9 @@ class Hub:
     202, when the message is stored as ``store_sync`` says: on the disk (``"always"``), or safe from the end of this
     process (``"interval"``, ``"never"``). With ``"interval"``, everything is on the disk ``store_interval_s`` later.
     ``history`` is 1,000 by default then (as with ``queue_in_memory``), and 0 without a store.
+
+    The file gets at most ``store_bytes``; a little before that publishers wait, and a POST is answered with 507. Beyond
+    ``store_rooms`` rooms in it, requests for further ones are refused with 503.
 
     With a store, the readers of a room can share its messages as jobs (``?group=``, `rawws.work`). Jobs that
     are not finished are kept whatever the history is, up to ``queue_bytes`` in a room: then publishers there wait, and
@@ -141,6 +147,8 @@ class Hub:
         store: str | os.PathLike[str] | None = None,
         store_sync: str = "always",
         store_interval_s: float = 0.1,
+        store_bytes: int | None = None,
+        store_rooms: int = STORED_ROOMS,
         queue_bytes: int = QUEUE_BYTES,
         queue_in_memory: bool = False,
         push: Sequence[str] | None = None,
@@ -160,7 +168,11 @@ class Hub:
         self.store = _check_store(store, self.mode)
         self.store_sync = store_sync
         check_number("store_interval_s", store_interval_s, whole=False)
-        self.push = _check_push(push, has_store=store is not None or queue_in_memory)
+        if store_bytes is not None:
+            check_number("store_bytes", store_bytes, least=LEAST_STORE_BYTES)
+        check_number("store_rooms", store_rooms, least=1)
+        self.store_bytes, self.store_rooms = store_bytes, store_rooms
+        self.push = _check_push(push)
         check_number("queue_bytes", queue_bytes, least=1)
         self.store_interval_s = store_interval_s
         if store_sync not in STORE_SYNCS:
@@ -176,8 +188,6 @@ class Hub:
             read_only,
             max_peers,
         )
-        self._dead_room_settings = _for_dead_jobs(self.settings, queue_bytes)
-        self.dead_history = self._dead_room_settings.history  # of the rooms in which groups have their dead jobs
         self.backplane: Shards | None = None  # through which rooms are shared with other nodes
         self.stored: Backplane[RoomState] | None = None  # through which rooms are stored, while the store is open
         self.queues: Queues = NoQueues(NO_STORE)  # the groups of its rooms
@@ -189,7 +199,9 @@ class Hub:
         self.hello = hello or ""
         self.moderator = _moderator(on_message, self.mode)
         self._attendance = _attendance(on_join, on_leave)
-        self.registry = RoomRegistry(self._choose_settings, self._choose_backplane, self.moderator, self._make_watchers)
+        self.registry = RoomRegistry(
+            self._choose_settings, self._choose_backplane, self._choose_gate, self._make_watchers
+        )
         self.polls = WaitingPolls()
         self.commands = HubCommands(self.registry, self.polls)
         self._asked_for: RoomState | None = None  # the empty room that the last request was for
@@ -222,7 +234,7 @@ class Hub:
     def _choose_backplane(self, path: str) -> Backplane[RoomState] | None:
         if self.backplane is not None:
             return self.backplane.of(path)
-        return ClosedStore() if self.stored is None and self._has_jobs else self.stored
+        return ClosedStore() if self.stored is None and self._has_store else self.stored
 
     @property
     def obstacle(self) -> str:
@@ -232,17 +244,33 @@ class Hub:
         return "the backplane is away" if self.backplane is not None and self.backplane.is_away else ""
 
     @property
-    def _has_jobs(self) -> bool:
+    def _has_store(self) -> bool:
         return self.store is not None or self.queue_in_memory
 
     def _choose_settings(self, path: str) -> RoomSettings:
         settings = None if self._settings_for is None else self._settings_for(path)
         if settings is None:
-            return self._dead_room_settings if self._has_jobs and is_dead_room(path) else self.settings
-        if not isinstance(settings, RoomSettings):
+            settings = self.settings
+        elif not isinstance(settings, RoomSettings):
             raise UsageError(f"settings({path!r}) returned {settings!r}; it must return RoomSettings, or None")
-        is_dead = self._has_jobs and is_dead_room(path)
-        return _for_dead_jobs(settings, self.queue_bytes) if is_dead else settings
+        return self.for_dead_jobs(settings) if self.queues.keeps_dead(path) else settings
+
+    def _choose_gate(self, path: str) -> Gate | None:
+        return DEAD_JOBS if self.queues.keeps_dead(path) else self.moderator
+
+    def for_dead_jobs(self, settings: RoomSettings) -> RoomSettings:
+        """Return settings with a history in which dead jobs are found as long as somebody may look for them."""
+        kept = settings.history
+        longest = max(kept.max_age_s, DEAD_JOBS_AGE_S)
+        history = History(max(kept.messages, MOST_DEAD_JOBS), max(kept.max_bytes, self.queue_bytes), longest)
+        return replace(settings, history=history)
+
+    def keep_dead_jobs(self, path: str) -> RoomState | None:
+        """Have the room of a path, if anything refers to it, keep the dead jobs of a group from now on."""
+        room = self.registry.find(path)
+        if room is not None:
+            room.change(self.for_dead_jobs(room.settings), DEAD_JOBS)
+        return room
 
     async def prepare(self, path: str, since: MessageId | None = None) -> Refusal | None:
         """Load a room so that it can be read from an id on, if needed. Returns a refusal if that fails."""
@@ -286,6 +314,8 @@ class Hub:
             history=history.messages,
             history_bytes=history.max_bytes,
             history_age=history.max_age_s,
+            store_bytes=self.store_bytes,
+            store_rooms=self.store_rooms if self._has_store else None,
         )
 
     def refuse_room(self, path: str, among: Collection[str] | None = None) -> Refusal | None:
@@ -383,10 +413,12 @@ class Hub:
         polls = [poll for poll in self.polls if _is_user(poll.user, user)]
         for poll in polls:
             poll.end(reason or "")
-        workers = self.queues.end_workers(partial(_is_user, wanted=user), code, reason)
+        workers = [worker for worker in self.queues.workers() if _is_user(worker.user, user)]
+        for worker in workers:
+            worker.close(code, reason)
         if self.backplane is not None and command is not None:
             self.backplane.tell(DISCONNECT, command)
-        return len(found) + len(polls) + workers
+        return len(found) + len(polls) + len(workers)
 
     def serving(self) -> AbstractContextManager[None]:
         """Return a context in which other threads may call this hub, for its server."""
@@ -415,7 +447,6 @@ class Hub:
         right after its request are read at once. Returns None, with the transport closed, when the system can't watch
         one more socket, or the client has gone.
         """
-        loop = current_loop()
         agreement = handshake.deflate
         session = Session(
             Role.SERVER,
@@ -431,11 +462,7 @@ class Hub:
             encoding = encoding.deflated(agreement.server_window_bits)
         peer = Peer(number, transport, session, endpoint, encoding)
         peer.about = _about(transport, remote_address, admitted.user, handshake.subprotocol)
-        if self._add(peer, handshake.path, _reading_of(request), admitted) is None:
-            return None
-        if trailing_data:
-            loop.feed(peer, trailing_data)
-        return peer
+        return self._add(peer, handshake.path, _reading_of(request), admitted, trailing_data)
 
     def stream_events(
         self,
@@ -454,8 +481,10 @@ class Hub:
         peer.about = _about(transport, remote_address, admitted.user)
         return self._add(peer, path, reading, admitted)
 
-    def _add(self, peer: Peer, path: str, reading: RoomQuery, admitted: Admitted) -> Peer | None:
-        """Greet a peer, send it its starting position, and put it into a room; return None if it has gone meanwhile.
+    def _add(
+        self, peer: Peer, path: str, reading: RoomQuery, admitted: Admitted, trailing_data: bytes = b""
+    ) -> Peer | None:
+        """Have the loop serve a peer, and put it into a room; return None if it has gone meanwhile.
 
         A peer that is lost meanwhile is in no room, but what it had sent before is still published.
         """
@@ -471,8 +500,21 @@ class Hub:
         room = self.registry.get(path)
         if self._publishes(peer):
             let_write(peer, room, may_write=admitted is ANYBODY or Action.WRITE in admitted.action)
-        if regrant(peer, room) is Effect.CLOSED:  # its grant was asked for before a change
-            return peer if peer.transport.fileno() >= 0 else None
+        room.begin_soon(peer, partial(self._begin, peer, room, reading, trailing_data))
+        return peer if peer.transport.fileno() >= 0 else None
+
+    def _begin(self, peer: Peer, room: RoomState, reading: RoomQuery, trailing_data: bytes) -> None:
+        """Greet a peer, send it its starting position, put it into a room, and take what it has sent already."""
+        if peer.transport.fileno() < 0:
+            return
+        loop = current_loop()
+        if regrant(peer, room) is not Effect.CLOSED:  # its grant was asked for before a change
+            self._put_into(room, peer, reading)
+        if trailing_data and peer.transport.fileno() >= 0:
+            loop.feed(peer, trailing_data)
+
+    def _put_into(self, room: RoomState, peer: Peer, reading: RoomQuery) -> None:
+        loop = current_loop()
         place = room.resolve(reading)
         if logs.hub.isEnabledFor(logging.INFO):
             sentence = f"joined room {room.path} (peers in it: {len(room) + 1})"
@@ -488,7 +530,6 @@ class Hub:
         loop.join(peer, room, place.after, watches=reading.wants_presence and peer.encoding.has_controls)
         if self._attendance is not None and room in peer.rooms:
             self._attendance.join(peer)
-        return peer if peer.transport.fileno() >= 0 else None
 
     def _publishes(self, peer: Peer) -> bool:
         """Whether what the peer sends is a message for its room."""
@@ -505,19 +546,9 @@ def _check_store(store: str | os.PathLike[str] | None, mode: Mode) -> str | os.P
     return store
 
 
-def _check_push(push: Sequence[str] | None, *, has_store: bool) -> tuple[str, ...]:
-    if push and not has_store:
-        raise UsageError("push sends the jobs of groups, which need a store; give one, or queue_in_memory")
+def _check_push(push: Sequence[str] | None) -> tuple[str, ...]:
     check_names("push", push)
     return tuple(push or ())
-
-
-def _for_dead_jobs(settings: RoomSettings, queue_bytes: int) -> RoomSettings:
-    """Return settings with a history in which dead jobs are found as long as somebody may look for them."""
-    kept = settings.history
-    longest = max(kept.max_age_s, DEAD_JOBS_AGE_S)
-    history = History(max(kept.messages, DEAD_JOBS), max(kept.max_bytes, queue_bytes), longest)
-    return replace(settings, history=history)
 
 
 def _check_queues(in_memory: bool, store: object, mode: Mode) -> bool:

@@ -23,6 +23,7 @@ from rawws.hub.administration import (
     Place,
     RoomEntry,
     RoomsWanted,
+    WorkerEntry,
 )
 from rawws.wire.events import CloseFrame, check_close
 
@@ -124,7 +125,10 @@ def read_peer(node: str, item: object) -> PeerEntry:
         raise UsageError("the rooms are no list")
     kind, address, since = (_text(fields.get(name)) for name in ("kind", "address", "since"))
     user = _maybe(_text, fields.get("user"))
-    return PeerEntry(_whole(fields.get("number")), node, user, list(map(_text, rooms)), kind, address, since)
+    facts = (_whole(fields.get("number")), node, user, list(map(_text, rooms)), kind, address, since)
+    if kind == "worker":
+        return WorkerEntry(*facts, _text(fields.get("group")), _whole(fields.get("jobs")))
+    return PeerEntry(*facts)
 
 
 def read_ended(answer: NodeAnswer) -> dict[str, int]:

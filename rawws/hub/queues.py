@@ -5,7 +5,6 @@ A hub lies below the groups, and needs only this interface. `rawws.groups.groups
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
@@ -18,15 +17,15 @@ from rawws.wire.messages import Request, Response
 NO_STORE = Refusal(
     501,
     "no_groups",
-    "This server keeps no jobs: a group needs a store.",
+    "This server keeps no jobs: a group needs a store, or a backplane.",
     hint="start the server with --store PATH, or with --queue-in-memory if jobs may be lost when it ends",
 )
 
 SHARED = Refusal(
     501,
     "no_shared_groups",
-    "Rooms that are shared through --backplane have no groups yet.",
-    hint="for jobs, start one server with --store PATH in place of --backplane",
+    "The rooms of this server were shared after it had begun to serve, and so they have no groups.",
+    hint="in the program, begin rawws.share before rawws.serve",
 )
 # The most that the groups of a room keep.
 QUEUE_BYTES = 64 * MIB
@@ -36,12 +35,7 @@ Happens = Callable[[], Awaitable[None]]
 Wait = Callable[[Happens, float], Awaitable[None]]
 
 
-_DEAD_ROOM = re.compile(r".*\.[A-Za-z0-9][A-Za-z0-9_-]{0,31}\.dead")
-
-
-def is_dead_room(path: str) -> bool:
-    """Return whether a path is one at which the dead jobs of a group are kept."""
-    return path.endswith(".dead") and _DEAD_ROOM.fullmatch(path) is not None
+DEAD_ROOM = Refusal(403, "dead_room", "This room has the dead jobs of a group; only the server publishes here.")
 
 
 class _NoCallbacks(Callbacks):
@@ -57,6 +51,14 @@ class WorkerClient(NamedTuple):
     number: int  # of its connection
     address: Address
     user: object
+    has_gone: Callable[[], bool]  # as far as that is known now
+
+
+class Handed(NamedTuple):
+    """The answer with a job for a worker that has HTTP alone. ``take_back`` is for an answer that hasn't arrived."""
+
+    response: Response
+    take_back: Callable[[], None]
 
 
 class GroupFigures(NamedTuple):
@@ -65,6 +67,45 @@ class GroupFigures(NamedTuple):
     room: str
     group: str
     values: Mapping[str, float]
+
+
+class GroupWorker(Protocol):
+    """A worker with a connection, as an operator sees it."""
+
+    @property
+    def number(self) -> int:
+        """The number of its connection."""
+
+    @property
+    def room(self) -> str:
+        """The path of the room whose messages are its jobs."""
+
+    @property
+    def group(self) -> str:
+        """The name of its group."""
+
+    @property
+    def jobs(self) -> int:
+        """The number of jobs that it has at present."""
+
+    @property
+    def user(self) -> object:
+        """Its user, as that of a `rawws.Member`."""
+
+    @property
+    def remote_address(self) -> Address:
+        """The address of its client."""
+
+    @property
+    def since(self) -> int:
+        """The time at which its connection was accepted, or its request began, in Unix seconds."""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it takes jobs still."""
+
+    def close(self, code: int, reason: str | None) -> None:
+        """End it, and so give its jobs back. The code is for a WebSocket; a request is answered with 403."""
 
 
 class Queues(Protocol):
@@ -80,11 +121,14 @@ class Queues(Protocol):
     async def prepare(self, request: Request) -> Refusal | None:
         """Open the group that a request names, if needed; return a refusal if that fails."""
 
-    async def answer(self, request: Request, client: WorkerClient, wait: Wait) -> Response | Refusal:
+    async def answer(self, request: Request, client: WorkerClient, wait: Wait) -> Response | Refusal | Handed:
         """Answer a GET or a POST about a group, whose client may read and write in the room."""
 
     def refuse_publishing(self, path: str) -> Refusal | None:
         """Return why a room takes no message at present: its groups keep too many; None if it does."""
+
+    def keeps_dead(self, path: str) -> bool:
+        """Return whether a room is one in which a group has its dead jobs, so that no client publishes there."""
 
     async def refresh(self) -> None:
         """Have `figures` be those of now, as far as that is possible."""
@@ -95,8 +139,8 @@ class Queues(Protocol):
     async def end(self, path: str, group: str) -> bool | Refusal:
         """Forget a group and what it has left to do; return False if there is none."""
 
-    def end_workers(self, is_wanted: Callable[[object], bool], code: int, reason: str | None) -> int:
-        """End some users' workers, and return their number. The code and the reason are for WebSockets."""
+    def workers(self) -> Iterable[GroupWorker]:
+        """Return the workers of all groups that have a connection."""
 
 
 class NoQueues:
@@ -119,6 +163,9 @@ class NoQueues:
     def refuse_publishing(self, path: str) -> Refusal | None:
         return None
 
+    def keeps_dead(self, path: str) -> bool:
+        return False
+
     async def refresh(self) -> None:
         pass
 
@@ -128,8 +175,8 @@ class NoQueues:
     async def end(self, path: str, group: str) -> bool:
         return False
 
-    def end_workers(self, is_wanted: Callable[[object], bool], code: int, reason: str | None) -> int:
-        return 0
+    def workers(self) -> Iterable[GroupWorker]:
+        return ()
 
 
 def why_none(queues: Queues) -> Refusal | None:

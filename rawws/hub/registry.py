@@ -31,16 +31,16 @@ class RoomRegistry:
         self,
         choose_settings: Callable[[str], RoomSettings],
         choose_backplane: Callable[[str], Backplane[RoomState] | None],
-        gate: Gate | None = None,
+        choose_gate: Callable[[str], Gate | None] = lambda _: None,
         make_watchers: Callable[[], Watchers[Peer]] = Watchers,
     ) -> None:
-        """The first two are called with the path of a room that is made. ``choose_settings`` may raise `UsageError`.
+        """The first three are called with the path of a room that is made. ``choose_settings`` may raise `UsageError`.
 
-        ``gate`` is that of every room, and ``make_watchers`` makes the watchers of each.
+        ``make_watchers`` makes the watchers of each room.
         """
         self._choose_settings = choose_settings
         self._choose_backplane = choose_backplane
-        self._gate = gate
+        self._choose_gate = choose_gate
         self._make_watchers = make_watchers
         self._known: weakref.WeakValueDictionary[str, RoomState] = weakref.WeakValueDictionary()
         self.in_use: dict[str, RoomState] = {}
@@ -69,7 +69,8 @@ class RoomRegistry:
                 room = self.find(path)  # another thread may have made it meanwhile
                 if room is None:
                     backplane = self._choose_backplane(path)
-                    room = RoomBase(path, settings, self, backplane, self._gate, self._make_watchers())
+                    gate = self._choose_gate(path)
+                    room = RoomBase(path, settings, self, backplane, gate, self._make_watchers())
                     self._known[path] = room
         return room
 

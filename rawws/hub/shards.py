@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rawws.access.dead_rooms import rooms_of_dead
 from rawws.broadcast.node_answers import Gathered
 from rawws.errors import BackplaneAway
 from rawws.relay.backplane import Backplane
@@ -26,8 +27,13 @@ class Shards:
         return f"<Shards {', '.join(map(repr, self._shards.values()))}>"
 
     def of(self, path: str) -> Backplane[RoomState]:
-        """Return the backplane of a room."""
+        """Return the backplane of a room. That of a dead room is its group's, which moves jobs in one step."""
+        if rooms := rooms_of_dead(path):
+            path = rooms[-1]
         return self._shards[max(self._shards, key=lambda name: _weigh(name, path))]
+
+    def __iter__(self) -> Iterator[Backplane[RoomState]]:
+        return iter(self._shards.values())
 
     @property
     def is_away(self) -> bool:

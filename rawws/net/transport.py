@@ -108,6 +108,25 @@ class Transport:
         except BlockingIOError:
             return None
 
+    def has_ended(self) -> bool:
+        """Say whether the other end has closed its side or the connection is lost, if nothing is to be read before.
+
+        Nothing is read. Through TLS, an end is seen when the bytes before it have been read.
+        """
+        try:
+            return not self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def is_reset(self) -> bool:
+        """Say whether the other end has reset the connection since this was asked: it had closed it before it read all.
+
+        Where the other end had closed its side before, receiving doesn't tell.
+        """
+        return bool(self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+
     def try_receive_into(self, buffer: memoryview) -> int | None:
         """The same into a buffer; returns how many bytes there were."""
         try:

@@ -1,4 +1,4 @@
-"""Several processes on one port, which are nodes of one backplane.
+"""Several processes on one port, which share their rooms: with each other alone, or as nodes of one backplane.
 
 The first process listens, starts the workers, and serves no clients. Each worker has its own listening socket
 (``SO_REUSEPORT``: the kernel distributes connections over them). The first process keeps these sockets too. So when a
@@ -6,7 +6,8 @@ worker dies, the connections waiting in its queue are served by its successor.
 
 A worker gets its number, its listening sockets and its link in an environment variable, `VARIABLE`. The link is a
 socket to the first process. The worker reports on it that it serves. When the link ends, the first process is gone, and
-the worker drains as if it had got a signal.
+the worker drains as if it had got a signal. Without Redis there is another socket, on which the first process shares
+the rooms (`rawws.local`).
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import trio
 
 from rawws import logs
 from rawws.errors import UsageError
+from rawws.local.serving import SequencerServer
 from rawws.net.addresses import format_address
 from rawws.net.listeners import open_listeners
 from rawws.process import systemd
@@ -47,11 +50,15 @@ KILL_S = 3.0
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """A worker's number, its listening sockets, and its link to the first process."""
+    """A worker's number, its listening sockets, and its link to the first process.
+
+    ``rooms`` goes to the sequencer there, if the rooms are not shared through Redis.
+    """
 
     number: int
     listeners: list[socket.socket]
     link: socket.socket
+    rooms: socket.socket | None = None
 
     @classmethod
     def of_this_process(cls) -> WorkerContext | None:
@@ -63,9 +70,10 @@ class WorkerContext:
         if given is None:
             return None
         try:
-            number, fds, link = json.loads(given)
-            os.set_inheritable(link, False)
-            return cls(number, [systemd.listener_of(fd) for fd in fds], socket.socket(fileno=link))
+            number, fds, *links = json.loads(given)
+            for link in links:
+                os.set_inheritable(link, False)
+            return cls(number, [systemd.listener_of(fd) for fd in fds], *(socket.socket(fileno=link) for link in links))
         except (ValueError, TypeError, OSError, UsageError):
             raise UsageError(
                 f"{VARIABLE} is {given!r}, which is not a value that --workers sets for its processes; unset it"
@@ -74,6 +82,11 @@ class WorkerContext:
     def notify_ready(self) -> None:
         with contextlib.suppress(OSError):
             self.link.send(b"ready")
+
+    def give_up(self) -> None:
+        """Have `wait_parent_exit` return, since the first process is of no use any more."""
+        with contextlib.suppress(OSError):
+            self.link.shutdown(socket.SHUT_RDWR)
 
     async def wait_parent_exit(self) -> None:
         """Wait until the first process has ended."""
@@ -89,15 +102,24 @@ class WorkerContext:
                 return
 
 
-async def run_workers(count: int, host: str, port: int, *, reloads: bool = False) -> int:
+async def run_workers(
+    count: int,
+    host: str,
+    port: int,
+    *,
+    reloads: bool = False,
+    make_sequencer: Callable[[], SequencerServer] | None = None,
+) -> int:
     """Keep ``count`` workers running until a signal, which drains them all; a second one ends them at once.
 
     Each is started like this process, by the same interpreter with the same arguments. Returns the exit status, which
     is that of a worker if it could not begin. With ``reloads``, SIGHUP is passed on to the workers, which read files
-    anew. Raises `rawws.errors.ListenError`.
+    anew. With ``make_sequencer``, the workers share their rooms through its result.
+
+    Raises `rawws.errors.ListenError`.
     """
     with ending_signals(kept_by=None, on_hangup=not reloads) as signals:  # workers have more time
-        supervisor = _Supervisor(await _listen(count, host, port))
+        supervisor = _Supervisor(await _listen(count, host, port), make_sequencer and make_sequencer())
         async with trio.open_nursery() as nursery:
             if reloads:
                 await nursery.start(Reloading(supervisor.reload).run, supervisor.hang_up)
@@ -136,7 +158,9 @@ class _Worker:
 class _Supervisor:
     """The workers: it starts, replaces and ends them."""
 
-    def __init__(self, sockets: list[list[socket.socket]]) -> None:
+    def __init__(self, sockets: list[list[socket.socket]], sequencer: SequencerServer | None = None) -> None:
+        self._sequencer = sequencer
+        self._links: trio.Nursery | None = None  # for the sequencer's ends of the links
         # The command as it was given: -m searches the current directory for modules, the installed command doesn't.
         self._command = [sys.executable, *sys.orig_argv[1:]]
         self._workers = [_Worker(number, listeners) for number, listeners in enumerate(sockets, 1)]
@@ -153,11 +177,15 @@ class _Supervisor:
         """
         first, *others = self._workers
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._keep_running, first)
-                await self._first_has_begun.wait()
-                for worker in others:
-                    nursery.start_soon(self._keep_running, worker)
+            async with trio.open_nursery() as self._links:
+                if self._sequencer is not None:
+                    self._links.start_soon(self._sequencer.run)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._keep_running, first)
+                    await self._first_has_begun.wait()
+                    for worker in others:
+                        nursery.start_soon(self._keep_running, worker)
+                self._links.cancel_scope.cancel()
         finally:
             self._close_listeners()
         program.cancel()
@@ -234,14 +262,17 @@ class _Supervisor:
         ours, theirs = socket.socketpair()
         fds = [listener.fileno() for listener in worker.listeners]
         environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_WORKERS}
-        environment[VARIABLE] = json.dumps([worker.number, fds, theirs.fileno()])
-        with ours:
-            with theirs:
+        with ours, self._room_link(worker) as rooms:
+            links = [theirs] if rooms is None else [theirs, rooms]
+            environment[VARIABLE] = json.dumps([worker.number, fds, *(link.fileno() for link in links)])
+            with contextlib.ExitStack() as of_worker:
+                for link in links:
+                    of_worker.enter_context(link)
                 # Its own session: otherwise a terminal's Ctrl-C would reach it besides our own signal.
                 process = await trio.lowlevel.open_process(
                     self._command,
                     env=environment,
-                    pass_fds=[*fds, theirs.fileno()],
+                    pass_fds=[*fds, *(link.fileno() for link in links)],
                     start_new_session=True,
                     stdin=subprocess.DEVNULL,
                 )
@@ -259,6 +290,24 @@ class _Supervisor:
                 if process.returncode is None:
                     process.kill()
         return status
+
+    @contextlib.contextmanager
+    def _room_link(self, worker: _Worker) -> Iterator[socket.socket | None]:
+        """Give a worker a link to the sequencer for the block, and return the worker's end; None without a sequencer.
+
+        Messages that the worker has sent before its end are still read.
+        """
+        if self._sequencer is None or self._links is None:
+            yield None
+            return
+        ours, theirs = socket.socketpair()
+        self._links.start_soon(self._sequencer.serve, ours, worker.number)
+        try:
+            yield theirs
+        finally:
+            theirs.close()
+            with contextlib.suppress(OSError):
+                ours.shutdown(socket.SHUT_RDWR)  # a child of the worker may have inherited its end
 
     async def _hear(self, worker: _Worker, link: socket.socket) -> None:
         """Wait until a worker serves."""

@@ -37,3 +37,4 @@ class ReadOnly:
 
 
 READ_ONLY = ReadOnly("this room is for reading only")
+DEAD_JOBS = ReadOnly("this room has the dead jobs of a group; only the server publishes here")

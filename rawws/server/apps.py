@@ -142,6 +142,12 @@ class Exchange(Protocol):
         A client that pipelines more requests than are kept counts as gone, since its end can't be seen.
         """
 
+    def has_gone(self) -> bool:
+        """Say whether the client has ended the connection, or its side of it, as far as that is known now."""
+
+    def has_refused(self) -> bool:
+        """Say whether it is known that the client has closed the connection before it had all of the response."""
+
     async def answer(self, response: Response | Refusal) -> None:
         """Send a whole response."""
 

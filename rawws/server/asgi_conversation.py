@@ -12,7 +12,7 @@ import trio
 
 from rawws import logs
 from rawws.application.leaving import is_about_leaving
-from rawws.application.loop import ApplicationLoop, Call
+from rawws.application.loop import ApplicationLoop, Call, Channel
 from rawws.application.pace import LEAST_BYTES_PER_S, Pace
 from rawws.application.spec import Application, ClientDisconnected, Message, Scope
 from rawws.broadcast.stream_encodings import EVENTS
@@ -79,12 +79,12 @@ class Conversation:
         The application's work after that is followed in the nursery. Raises the exception that has prevented the
         response.
         """
-        asgi = (app, scope, self.receive, self.send, self.receive_now, self._exchange.count)
-        call = loop.begin(*asgi)
+        channel = Channel(self.receive, self.send, self.receive_now, self._exchange.count)
+        call = loop.begin(app, scope, channel)
         if call is None:
             # In a task of its own, which outlives the response: the next request on this connection doesn't wait for
             # what the application does in the background, nor does it see its context variables.
-            calls.start_soon(self._record, partial(self._within_call, partial(loop.call, *asgi)))
+            calls.start_soon(self._record, partial(self._within_call, partial(loop.call, app, scope, channel)))
         else:
             await self._follow(call, calls)
         await self._wait_answered()

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import trio
 
@@ -63,6 +64,13 @@ class ServerConfig:
         if request is None or not self.is_local or request.was_forwarded:
             return False
         return is_local_name(request.authority)
+
+
+class ServerFigures(NamedTuple):
+    """The figures of a server for ``/metrics``. The server goes on to change the first."""
+
+    handshakes: Counter[int]
+    limits_by_flag: Mapping[str, float]
 
 
 @dataclass(slots=True)

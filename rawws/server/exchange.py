@@ -241,6 +241,12 @@ class HttpExchange(Exchange):
             self._connection.is_lost = True
             raise TimeoutError(SLOW_AND_FULL)
 
+    def has_gone(self) -> bool:
+        return self._connection.is_lost or self._connection.transport.has_ended()
+
+    def has_refused(self) -> bool:
+        return self._connection.transport.is_reset()
+
     async def wait_disconnected(self) -> None:
         await self._connection.wait_lost()
 

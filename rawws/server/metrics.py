@@ -1,5 +1,7 @@
 """``/metrics`` for Prometheus. The loop and the rooms count anyway; their counts are gathered for each request.
 
+The workers of one machine answer for all: the one that gets a request asks the others for their figures.
+
 Needs the extra ``metrics`` (prometheus-client).
 """
 
@@ -7,8 +9,8 @@ from __future__ import annotations
 
 import operator
 from collections import Counter as Counts
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import trio
 
@@ -18,6 +20,7 @@ from rawws.hub.hub import Hub
 from rawws.hub.paths import METRICS
 from rawws.relay.loop import current_loop
 from rawws.server.apps import Exchange, HttpApp, Middleware
+from rawws.server.config import ServerFigures
 from rawws.store.committer import Committer
 from rawws.store.stored_rooms import StoredRooms
 from rawws.wire.messages import NO_STORE, Request, Response
@@ -25,12 +28,17 @@ from rawws.wire.messages import NO_STORE, Request, Response
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
+# The question of a worker to the others, and the time in which they have to answer.
+QUESTION, PATIENCE_S = "metrics/1", 1.0
+
 
 class MetricsApp(Middleware):
     """Answers ``/metrics``, and passes every other request to another app."""
 
-    def __init__(self, hub: Hub, elsewhere: HttpApp, worker: int | None = None) -> None:
+    def __init__(self, hub: Hub, elsewhere: HttpApp, worker: int | None = None, *, of_all: bool = False) -> None:
         """With the number of a ``worker``, every metric has it as a label, since any worker may answer a request.
+
+        With ``of_all``, the answer has the figures of all nodes of the hub's backplane, which have to be workers, too.
 
         Raises `UsageError` when prometheus-client is not installed.
         """
@@ -43,6 +51,29 @@ class MetricsApp(Middleware):
         self._hub = hub
         self.elsewhere: HttpApp = elsewhere
         self._worker = worker
+        self._of_all = of_all
+        self._server: ServerFigures | None = None
+        if of_all:
+            hub.commands.answer_with(QUESTION, self._answer)
+
+    def begin(self, server: ServerFigures) -> None:
+        """Note the server whose figures other workers ask for."""
+        self._server = server
+
+    async def _answer(self, _: object) -> Iterable[object]:
+        """Return the number of this worker, and its figures."""
+        if self._server is None:
+            return []
+        return [self._worker, *_read_all(_Figures(self._hub, self._server)).items()]
+
+    async def _ask(self, own: _Figures) -> list[_OfWorker]:
+        """Return the figures of the other workers. The number of those that are silent becomes one of our own."""
+        if not self._of_all or self._hub.backplane is None:
+            return []
+        gathered = await self._hub.backplane.ask(QUESTION, {}, PATIENCE_S)
+        found = [each for answer in gathered.answers if (each := _read_answer(answer.items)) is not None]
+        own.silent = len(gathered.silent) + len(gathered.answers) - len(found)
+        return found
 
     async def serve_exchange(self, exchange: Exchange) -> None:
         if not self.concerns(exchange.request):
@@ -51,7 +82,9 @@ class MetricsApp(Middleware):
         await exchange.discard_body()
         await self._hub.queues.refresh()
         registry = self._prometheus.CollectorRegistry(auto_describe=False)
-        registry.register(_Collector(self._hub, exchange, self._worker))
+        own = _Figures(self._hub, exchange)
+        others = await self._ask(own)
+        registry.register(_Collector([_OfWorker(self._worker, _read_all(own)), *others]))
         body = self._prometheus.generate_latest(registry)
         headers = [("Content-Type", self._prometheus.CONTENT_TYPE_LATEST), NO_STORE]
         await exchange.answer(Response(200, body, headers))
@@ -60,12 +93,22 @@ class MetricsApp(Middleware):
         return request.path == METRICS and request.method in ("GET", "HEAD")
 
 
+class _Served(Protocol):
+    """The figures of a server, as an `Exchange` and `ServerFigures` have them."""
+
+    @property
+    def handshakes(self) -> Counts[int]: ...
+    @property
+    def limits_by_flag(self) -> Mapping[str, float]: ...
+
+
 class _Figures:
     """The objects that are read for one answer."""
 
-    def __init__(self, hub: Hub, exchange: Exchange) -> None:
+    def __init__(self, hub: Hub, served: _Served) -> None:
         self.hub = hub
-        self.exchange = exchange
+        self.served = served
+        self.silent: int | None = None  # workers that have not answered; None if none was asked
         self.loop = current_loop()
         self.stats = self.loop.stats
         self.rooms = list(hub.registry.in_use.values())
@@ -85,7 +128,7 @@ class _Figures:
 
     def handshakes(self) -> list[tuple[str, float]]:
         """Return the number of handshakes by status."""
-        return [(str(status), count) for status, count in sorted(self.exchange.handshakes.items())]
+        return [(str(status), count) for status, count in sorted(self.served.handshakes.items())]
 
     def turns(self) -> list[tuple[str, float]]:
         """Return the number of the loop's turns, and the seconds that they took together."""
@@ -128,6 +171,18 @@ class _Figures:
         """Return the bytes that were stored since the start; None without a store."""
         return None if self.store is None else self.store.statistics.bytes
 
+    def store_used(self) -> float | None:
+        """Return the bytes of the store's file that are in use; None without a store."""
+        return None if self.store is None else self.store.engine.usage.used_bytes
+
+    def store_file(self) -> float | None:
+        """Return the bytes of the store's files; None without a store."""
+        return None if self.store is None else self.store.engine.usage.file_bytes
+
+    def store_rooms(self) -> float | None:
+        """Return the number of rooms in the store; None without a store."""
+        return None if self.store is None else self.store.engine.usage.rooms
+
     def store_commits(self) -> list[tuple[str, float]] | None:
         """Return the number of commits, and the seconds that they took together; None without a store."""
         if self.store is None:
@@ -136,7 +191,8 @@ class _Figures:
 
 
 # A getter returns one value, or a value for each label, or None where there is nothing to measure.
-_Values = float | Iterable[tuple[str, float]] | None
+_Present = float | Iterable[tuple[str, float]]
+_Values = _Present | None
 
 
 class MetricRow(NamedTuple):
@@ -148,13 +204,10 @@ class MetricRow(NamedTuple):
     read: Callable[[_Figures], _Values]
     label: str = ""  # the name of the label, if there are several values
 
-    def family(self, figures: _Figures) -> Metric | None:
-        """Return the metric with its values of this moment; None where there is nothing to measure."""
+    def family(self, values: _Present) -> Metric:
+        """Return the metric with some values."""
         from prometheus_client import core
 
-        values = self.read(figures)
-        if values is None:
-            return None
         if self.type == "summary":
             assert not isinstance(values, float | int)
             parts = dict(values)
@@ -218,7 +271,7 @@ TABLE = (
         "rawws_limit",
         "Limits, by the flag that sets each; a limit that is switched off is omitted.",
         "gauge",
-        lambda at: sorted(at.exchange.limits_by_flag.items()),
+        lambda at: sorted(at.served.limits_by_flag.items()),
         "flag",
     ),
     MetricRow(
@@ -236,9 +289,28 @@ TABLE = (
         "gauge",
         _Figures.backplane_waiting,
     ),
+    MetricRow(
+        "rawws_silent_workers",
+        "Workers that have not answered in time, so that their figures are missing.",
+        "gauge",
+        lambda at: at.silent,
+    ),
     MetricRow("rawws_store_up", "Whether messages can be stored (1) or not (0).", "gauge", _Figures.store_up),
     MetricRow("rawws_store_waiting_messages", "Messages accepted and not stored yet.", "gauge", _Figures.store_waiting),
     MetricRow("rawws_store_bytes", "Bytes of messages and keys given to the store.", "counter", _Figures.store_bytes),
+    MetricRow(
+        "rawws_store_used_bytes",
+        "Bytes in use of the store's file (limited by --store-bytes).",
+        "gauge",
+        _Figures.store_used,
+    ),
+    MetricRow(
+        "rawws_store_file_bytes",
+        "Bytes of the store's file, free space included, and of the log beside it.",
+        "gauge",
+        _Figures.store_file,
+    ),
+    MetricRow("rawws_store_rooms", "Rooms in the store (limited by --store-rooms).", "gauge", _Figures.store_rooms),
     MetricRow(
         "rawws_store_commit_seconds", "Time per commit of the store, in seconds.", "summary", _Figures.store_commits
     ),
@@ -293,17 +365,49 @@ TABLE = (
 )
 
 
-class _Collector:
-    """Reads the metrics once, when Prometheus asks."""
+class _OfWorker(NamedTuple):
+    """The figures of one worker, by the names of their metrics; ``number`` is None for a server without workers."""
 
-    def __init__(self, hub: Hub, exchange: Exchange, worker: int | None) -> None:
-        self._hub = hub
-        self._exchange = exchange
-        self._labels = {} if worker is None else {"worker": str(worker)}
+    number: int | None
+    values: Mapping[str, _Present]
+
+
+def _read_all(figures: _Figures) -> dict[str, _Present]:
+    """Return the values of all metrics for which there is something to measure."""
+    read = ((metric.name, metric.read(figures)) for metric in TABLE)
+    return {name: values for name, values in read if values is not None}
+
+
+def _read_answer(items: Sequence[Any]) -> _OfWorker | None:
+    """Return the figures in another worker's answer; None for one that no worker would give."""
+    try:
+        number, *pairs = items
+        values = {str(name): _read_values(given) for name, given in pairs}
+    except (TypeError, ValueError):
+        return None
+    return _OfWorker(number, values) if isinstance(number, int) else None
+
+
+def _read_values(given: Any) -> _Present:
+    return float(given) if isinstance(given, int | float) else [(str(label), float(value)) for label, value in given]
+
+
+class _Collector:
+    """Gives the figures of one or several workers to Prometheus."""
+
+    def __init__(self, workers: Sequence[_OfWorker]) -> None:
+        self._workers = workers
 
     def collect(self) -> Iterator[Metric]:
-        figures = _Figures(self._hub, self._exchange)
         for metric in TABLE:
-            if (family := metric.family(figures)) is not None:
-                family.samples = [each._replace(labels=self._labels | each.labels) for each in family.samples]
+            family: Metric | None = None
+            for number, values in self._workers:
+                if metric.name in values:
+                    labels = {} if number is None else {"worker": str(number)}
+                    own = metric.family(values[metric.name])
+                    samples = [each._replace(labels=labels | each.labels) for each in own.samples]
+                    if family is None:
+                        family, own.samples = own, []
+                    family.samples += samples
+            if family is not None:
                 yield family

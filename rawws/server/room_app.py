@@ -82,7 +82,7 @@ class RoomApp(Middleware):
         match request.method:
             case "GET" | "HEAD" | "POST" if names_group(request.query):
                 await exchange.discard_body()
-                await answer_page(exchange, self._policy, await answer_worker(exchange, self.hub, self._policy))
+                await answer_worker(exchange, self.hub, self._policy)
             case "POST":
                 await answer_page(exchange, self._policy, await self._publisher.publish(exchange, path))
             case "OPTIONS":

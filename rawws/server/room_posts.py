@@ -254,7 +254,7 @@ class HttpPublisher:
         with trio.move_on_after(HELD_S):
             await done.wait()
         if message.problem:
-            return backplane.refusal or _NOT_TAKEN
+            return message.refusal or backplane.refusal or _NOT_TAKEN
         if not message.is_done:
             if backplane.withdraw(message):
                 return backplane.refusal or AWAY

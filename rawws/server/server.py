@@ -26,7 +26,7 @@ from rawws.relay.loop import current_loop
 from rawws.relay.peer import Peer, PeerGroup
 from rawws.runtime import check_in_trio, not_awaited
 from rawws.server.admission import Admission
-from rawws.server.config import ServerConfig, ServerState
+from rawws.server.config import ServerConfig, ServerFigures, ServerState
 from rawws.server.connection import HttpConnection
 from rawws.server.http_phase import HandedOver, reject, serve_http
 from rawws.server.routes import Area, Handler, Relay, Route, RouteTable
@@ -94,6 +94,7 @@ class Server:
             peers_publish=self._routes.peers_publish,
             prepare=self._routes.prepare,
         )
+        self.figures = ServerFigures(self._state.handshakes, config.limits_by_flag)
 
     def __repr__(self) -> str:
         where = ", ".join(self.addresses) or "nowhere"

@@ -10,6 +10,9 @@ The committer is in one of three states:
 * It is stuck: a commit has failed, and nothing of it is stored (no space, for example). The entries wait in their
   order, and are tried again after growing rests.
 * It is broken: nobody knows what is on the disk. All entries fail, those that wait and those that come.
+
+While the store is short of space, as its limit says, publishers have to wait as well, and the committer works: what was
+accepted is stored, and what groups have to store makes the store smaller in the end.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
@@ -28,10 +31,10 @@ import trio
 from rawws import logs
 from rawws.limits import MIB
 from rawws.relay.loop import current_loop
-from rawws.store.engine import Engine, StoreBroken, StoreError
+from rawws.store.engine import Engine, StoreBroken, StoreError, StoreLimit, StoreUnfit
 from rawws.store.entries import Append, Entry, GroupEnd, GroupWrite, Outcome
 from rawws.store.writer_thread import WriterThread
-from rawws.wire.trace import FAULT, STATE
+from rawws.wire.trace import FAULT, STATE, shorten
 
 # Publishers are held back when the entries that wait have this many bytes: as much as a disk writes in some 20 ms.
 MAX_WAITING_BYTES = 4 * MIB
@@ -43,9 +46,9 @@ FIRST_REST_S, MAX_REST_S = 0.1, 5.0
 # nobody has anything for it: publishers may be elsewhere, as long as the server isn't ready.
 PROBE = (GroupWrite("", "", 0), GroupEnd("", ""))
 
-# An empty commit, by which the engine forgets what has grown old, follows when nothing was committed for this time. The
-# time doubles with each, since it costs an fsync, and a disk may sleep.
-SWEEP_S, MAX_SWEEP_S = 1.0, 64.0
+# The engine tends its store this often, and more rarely while nothing is committed: the time doubles up to the second,
+# since a disk may sleep.
+TEND_S, MAX_TEND_S = 1.0, 64.0
 
 Result: TypeAlias = Outcome | StoreError
 OnDone: TypeAlias = Callable[[Result], None]
@@ -99,7 +102,7 @@ class Committer:
         self.waiting_bytes = 0
         self.lost_messages = 0  # that were accepted, and still waited at the end
         # The reason why nothing can be stored at present. While it is a `StoreBroken`, nothing is tried any more.
-        self.trouble: StoreError | None = None
+        self.failure: StoreError | None = None
         # Called when `is_held` may have changed, and after all ``on_done`` of one commit.
         self.on_change: list[Callable[[], None]] = []
         self.on_commit: list[Callable[[], None]] = []
@@ -111,20 +114,27 @@ class Committer:
         self._queue: deque[Waiting] = deque()
         self._under_way = 0  # the first entries of the queue, which are being committed
         self._rest_s = 0.0
-        self._sweep_at, self._sweep_s = math.inf, SWEEP_S
+        self._shortage: StoreLimit | None = None  # of the engine, after its last call
+        self._tend_at, self._tend_s = math.inf, TEND_S
         self._something_to_do = trio.lowlevel.ParkingLot()
         self._space = trio.lowlevel.ParkingLot()
+        self._turns = trio.lowlevel.ParkingLot()
 
     def __repr__(self) -> str:
-        state = "broken" if self.is_broken else "stuck" if self.trouble else "works"
+        state = "broken" if self.is_broken else "stuck" if self.failure else "works"
         return f"<Committer {self.engine.description} {state} waiting={self.waiting}>"
 
     # The state
 
     @property
+    def trouble(self) -> StoreError | None:
+        """The reason why no message can be stored at present, or should be; None if there is none."""
+        return self.failure or self._shortage
+
+    @property
     def is_broken(self) -> bool:
         """Whether nothing is stored any more until the program is started again."""
-        return isinstance(self.trouble, StoreBroken)
+        return isinstance(self.failure, StoreBroken)
 
     @property
     def is_full(self) -> bool:
@@ -147,8 +157,8 @@ class Committer:
         return sum(each.entry.messages for each in self._queue if isinstance(each.entry, Append))
 
     def held_bytes(self) -> int:
-        """Return the bytes of memory of all entries that wait."""
-        return self.waiting_bytes
+        """Return the bytes of memory of all entries that wait, and of the engine."""
+        return self.waiting_bytes + self.engine.held_bytes
 
     # For those who store
 
@@ -190,6 +200,11 @@ class Committer:
         while self._queue:
             await self._space.park()
 
+    async def told(self) -> None:
+        """Wait until those who have put entries know the results of the commit that is under way, if there is one."""
+        if self._under_way:
+            await self._turns.park()
+
     # The work
 
     @trio.lowlevel.enable_ki_protection
@@ -197,7 +212,8 @@ class Committer:
         """Commit what is put, until cancelled. Then close the engine, and fail what still waits."""
         memory = current_loop().memory
         memory.extra_usage.add(self.held_bytes)
-        self._sweep_at = trio.current_time() + SWEEP_S
+        self._tend_at = trio.current_time() + TEND_S
+        self._note_shortage()
         try:
             with WriterThread("rawws: store") as thread:
                 try:
@@ -208,7 +224,7 @@ class Committer:
                         await self._close(thread)
         finally:
             memory.extra_usage.discard(self.held_bytes)
-            self.trouble = StoreBroken("it is closed")
+            self.failure = StoreBroken("it is closed")
             self.lost_messages = self.waiting_messages
             self._fail_all()
 
@@ -217,14 +233,21 @@ class Committer:
             await self._wait()
             if self.is_broken:
                 self._fail_all()
-            elif self._queue:
-                await self._commit(thread)
-            elif self.trouble is not None:
-                await self._try(thread, PROBE)
-            elif trio.current_time() >= self._sweep_at:
-                await self._try(thread, ())
+            else:
+                await self._work_once(thread)
             if trio.current_time() >= self._sync_at:
                 await self._sync(thread)
+
+    async def _work_once(self, thread: WriterThread) -> None:
+        is_stuck = self.failure is not None
+        if is_stuck or trio.current_time() >= self._tend_at:
+            await self._tend(thread)  # what is old makes room for what is stuck
+        if self.is_broken:
+            self._fail_all()
+        elif self._queue:
+            await self._commit(thread)
+        elif is_stuck:
+            await self._probe(thread)
 
     async def _wait(self) -> None:
         """Wait until there is something to do, and let all that wants to run before it."""
@@ -233,7 +256,7 @@ class Committer:
         elif self._queue:
             await trio.lowlevel.checkpoint()
         else:
-            with trio.move_on_at(math.inf if self.is_broken else min(self._sync_at, self._sweep_at)):
+            with trio.move_on_at(math.inf if self.is_broken else min(self._sync_at, self._tend_at)):
                 await self._something_to_do.park()
 
     async def _commit(self, thread: WriterThread) -> None:
@@ -244,6 +267,8 @@ class Committer:
             outcomes = await thread.call(self.engine.commit, [each.entry for each in batch])
         except StoreBroken as error:
             self._break(error)
+        except StoreUnfit:
+            await self._commit_each(batch, thread)
         except StoreError as error:
             self._get_stuck(error)
         except Exception:  # an error in rawws itself
@@ -252,12 +277,10 @@ class Committer:
             self.statistics.seconds += time.perf_counter() - began
             self._are_done(batch, outcomes)
 
-    async def _try(self, thread: WriterThread, entries: Sequence[Entry]) -> None:
-        """Commit entries that nobody waits for, and learn whether the store takes them."""
-        self._sweep_s = min(2 * self._sweep_s, MAX_SWEEP_S)
-        self._sweep_at = trio.current_time() + self._sweep_s
+    async def _probe(self, thread: WriterThread) -> None:
+        """Commit entries that nobody waits for, and learn whether the store takes something again."""
         try:
-            await thread.call(self.engine.commit, entries)
+            await thread.call(self.engine.commit, PROBE)
         except StoreBroken as error:
             self._break(error)
         except StoreError as error:
@@ -266,6 +289,23 @@ class Committer:
             self._break(_of_ours(error))
         else:
             self._recover()
+
+    async def _tend(self, thread: WriterThread) -> None:
+        """Have the engine do what isn't urgent. A commit finds out whether an error lasts."""
+        has_more = False
+        try:
+            has_more = await thread.call(self.engine.tend)
+        except StoreBroken as error:
+            self._break(error)
+        except StoreError:
+            pass
+        except Exception as error:
+            self._break(_of_ours(error))
+        self._note_shortage()
+        is_busy = has_more or self._shortage is not None or self._queue
+        self._tend_s = TEND_S if is_busy else min(2 * self._tend_s, MAX_TEND_S)
+        # With more to do, it is the next turn's, unless entries wait.
+        self._tend_at = trio.current_time() + (0.0 if has_more and not self._queue else self._tend_s)
 
     async def _commit_each(self, batch: list[Waiting], thread: WriterThread) -> None:
         """Commit entries one by one, since one of them can't be committed, and leave that one out."""
@@ -279,6 +319,9 @@ class Committer:
             except StoreBroken as error:
                 self._break(error)
                 return
+            except StoreUnfit as error:
+                logs.server_line(logging.ERROR, FAULT, f"a message for {shorten(each.entry.path)} is lost: {error}")
+                result = error
             except StoreError as error:
                 self._get_stuck(error)
                 return
@@ -292,14 +335,17 @@ class Committer:
         done = list(zip(batch, results, strict=True))
         for _ in done:
             self._queue.popleft()
-        self._under_way = 0
+        self._end_turn()
         self.statistics.commits += 1
         self.statistics.entries += len(done)
         self.statistics.bytes += sum(each.held_bytes for each, _ in done)
         now = trio.current_time()
         self._sync_at = min(self._sync_at, now + self._sync_every_s)
-        self._sweep_at, self._sweep_s = now + SWEEP_S, SWEEP_S
+        if self._tend_at - now > TEND_S:
+            self._tend_at = now + TEND_S
+        self._tend_s = TEND_S
         self._recover()
+        self._note_shortage()
         for each, result in done:
             if self.on_append and isinstance(each.entry, Append) and isinstance(result, Outcome):
                 self._tell_append(each.entry, result)
@@ -307,6 +353,10 @@ class Committer:
         for call in self.on_commit:
             _carry_out(call)
         self._release([each for each, _ in done], was_full=was_full)
+
+    def _end_turn(self) -> None:
+        self._under_way = 0
+        self._turns.unpark_all()  # they run after this step
 
     def _release(self, gone: Iterable[Waiting], *, was_full: bool) -> None:
         """Count entries no longer that have left the queue."""
@@ -338,28 +388,43 @@ class Committer:
     # Troubles
 
     def _get_stuck(self, error: StoreError) -> None:
-        self._under_way = 0
+        self._end_turn()
         self._rest_s = min(2 * self._rest_s, MAX_REST_S) if self._rest_s else FIRST_REST_S
-        is_new = self.trouble is None or str(self.trouble) != str(error)
-        self.trouble = error
+        is_new = self.failure is None or str(self.failure) != str(error)
+        self.failure = error
         if is_new:
             sentence = f"nothing can be stored: {error}; readers stay, and publishers wait"
             logs.server_line(logging.ERROR, FAULT, sentence)
             self._tell_change()
 
     def _recover(self) -> None:
-        if self.trouble is None:
+        if self.failure is None:
             return
-        self.trouble, self._rest_s = None, 0.0
+        self.failure, self._rest_s = None, 0.0
         if not self.is_held:
             self._space.unpark_all()
         logs.server_line(logging.INFO, STATE, "the store takes messages again")
         self._tell_change()
 
+    def _note_shortage(self) -> None:
+        """Hold publishers back, or let them go on, as the space in the store says."""
+        shortage = self.engine.shortage
+        if (shortage is None) == (self._shortage is None):
+            return
+        self._shortage = shortage
+        if shortage is not None:
+            sentence = f"no messages are taken for now: {shortage}; readers stay, and publishers wait"
+            logs.server_line(logging.WARNING, STATE, sentence)
+        else:
+            if not self.is_held:
+                self._space.unpark_all()
+            logs.server_line(logging.INFO, STATE, "the store has space for messages again")
+        self._tell_change()
+
     def _break(self, error: StoreBroken) -> None:
-        self._under_way = 0
+        self._end_turn()
         self._rest_s, self._sync_at = 0.0, math.inf
-        self.trouble = error
+        self.failure = error
         sentence = f"nothing is stored any more until the server is started again: {error}"
         if lost := self.waiting_messages:
             sentence += f"; messages that may be lost: {lost}"
@@ -369,14 +434,14 @@ class Committer:
 
     def _fail_all(self) -> None:
         """Tell all that wait that they are not stored, since the committer is broken."""
-        assert self.trouble is not None
+        assert self.failure is not None
         failed, self._queue = self._queue, deque()
         for each in failed:
-            _tell(each, self.trouble)
+            _tell(each, self.failure)
         self._release(failed, was_full=False)
 
     def _tell_append(self, entry: Append, outcome: Outcome) -> None:
-        if not outcome.is_repeat and not outcome.is_reused:
+        if outcome.is_stored:
             for call in self.on_append:
                 _carry_out(partial(call, entry, outcome))
 

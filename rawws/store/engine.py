@@ -6,14 +6,10 @@ An engine blocks, so it is called in threads: `commit`, `sync` and `close` in on
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from rawws.errors import RawwsError
 from rawws.store.entries import Entry, GroupState, Outcome, Page, RoomTail
-
-# A room with no messages, groups or Idempotency-Keys left is forgotten when nothing was appended for this time. Its
-# next message begins a new epoch.
-FORGOTTEN_AFTER_S = 86_400.0
 
 
 class StoreError(RawwsError):
@@ -24,11 +20,28 @@ class StoreFull(StoreError):
     """There is no space on the disk (ENOSPC), or the quota is used up (EDQUOT)."""
 
 
+class StoreLimit(StoreFull):
+    """The store has as many bytes as it may, and the disk has space. Changes that make it smaller are still stored."""
+
+
+class StoreUnfit(StoreError):
+    """One of the entries can never be stored, as a message that is larger than the store may be."""
+
+
 class StoreBroken(StoreError):
     """It isn't known any more what is on the disk: an fsync has failed, or the file is damaged.
 
     Trying again is no use.
     """
+
+
+class Usage(NamedTuple):
+    """The extent of a store."""
+
+    rooms: int = 0
+    used_bytes: int = 0  # of the file: the rest of it is free for what comes
+    file_bytes: int = 0  # with the log beside it
+    most_bytes: int | None = None  # of the file; None for no limit
 
 
 class Engine(Protocol):
@@ -38,12 +51,33 @@ class Engine(Protocol):
     def description(self) -> str:
         """A name for people, such as its path."""
 
+    @property
+    def usage(self) -> Usage:
+        """Its extent after the last commit. Any thread may ask, and it doesn't block."""
+
+    @property
+    def shortage(self) -> StoreLimit | None:
+        """The reason why publishers should wait, though commits are still possible; None if there is space.
+
+        Any thread may ask, and it doesn't block.
+        """
+
+    @property
+    def held_bytes(self) -> int:
+        """The bytes of memory that it takes. Any thread may ask, and it doesn't block."""
+
     def commit(self, entries: Sequence[Entry]) -> list[Outcome]:
         """Carry out entries in their order, all or none of them, and return the outcome of each.
 
         When it returns they are as safe as the engine's mode says. Each commit also forgets a part of what has grown
-        old in other rooms; an empty one does nothing else, and is due about once a second. A room may begin a new epoch
-        after it was forgotten or damaged. Raises `StoreError`.
+        old in other rooms; an empty one does nothing else. A room may begin a new epoch after it was forgotten or
+        damaged. Raises `StoreError`: `StoreUnfit` if the other entries can be committed.
+        """
+
+    def tend(self) -> bool:
+        """Do a small part of what isn't urgent: forget what has grown old, and give back free space to the disk.
+
+        Return whether there is more to do at once. It is due about once a second. Raises `StoreError`.
         """
 
     def sync(self) -> None:

@@ -25,6 +25,10 @@ class Append:
     key: str | None = None  # of all of these messages (Rawws-Key)
     once: IdempotencyKey | None = None  # of the only message
     digest: str = ""  # of the message that the Idempotency-Key stands for
+    # The epoch and the last number of the room, as somebody knows them who uses it. If the room was forgotten
+    # meanwhile, it goes on from there.
+    known: tuple[str, int] | None = None
+    most_rooms: int | None = None  # if there are as many already, no room is made for it
 
 
 class Job(NamedTuple):
@@ -63,7 +67,14 @@ class Clear:
     up_to: int
 
 
-Entry: TypeAlias = Append | GroupWrite | GroupEnd | Clear
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Somebody uses a room, or has just used it: it isn't forgotten for a while, even if nothing is left in it."""
+
+    path: str
+
+
+Entry: TypeAlias = Append | GroupWrite | GroupEnd | Clear | Keep
 
 
 class Outcome(NamedTuple):
@@ -73,6 +84,12 @@ class Outcome(NamedTuple):
     first: int = 0
     is_repeat: bool = False  # its Idempotency-Key is known: nothing was appended, and ``first`` is the earlier message
     is_reused: bool = False  # its Idempotency-Key was used for another message: nothing was appended
+    is_refused: bool = False  # there are ``most_rooms``: nothing was appended
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether messages were appended, if it is the outcome of an `Append`."""
+        return not (self.is_repeat or self.is_reused or self.is_refused)
 
 
 class Record(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,10 +19,13 @@ from rawws.relay.room_base import NOBODY, ROOM_BYTES
 from rawws.relay.room_state import RoomState
 from rawws.store.engine import Engine
 from rawws.store.entries import Page, Record
+from rawws.store.retention import FORGOTTEN_AFTER_S
 from rawws.wire.frames import frame_ends
 
 # The memory of a room that is loaded, besides the room itself (measured).
 LOADED_BYTES = 550
+# A room in use is kept in the store, and after this time again.
+KEEP_AFTER_S = FORGOTTEN_AFTER_S / 4
 # The place of the next message in a log that has nothing of its room.
 _NOTHING_LOST = NO_EPOCH, 1
 
@@ -50,6 +54,7 @@ class LoadedRoom:
     waiters: int = 0  # tasks that wait for it to be loaded
     unused_since: float | None = None
     loaded_from: int = 0  # the oldest message in the log when it was loaded
+    kept_at: float = -math.inf  # when the store was told last that somebody uses it
 
     @property
     def held_bytes(self) -> int:
@@ -58,6 +63,27 @@ class LoadedRoom:
         is_counted = len(room) or room.history_bytes or not room.is_idle
         own = LOADED_BYTES if is_counted else LOADED_BYTES + ROOM_BYTES + len(room.path)
         return own + sum(sum(map(len, each.frames)) + KIB for each in self.missed)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing of it has been stored yet, as far as that is known."""
+        return self.ids.next_is(1)[0] == NO_EPOCH
+
+    @property
+    def known(self) -> tuple[str, int] | None:
+        """The epoch and the number of its last message in the store; None if they aren't known, or there is none."""
+        if not self.is_loaded or self.is_new:
+            return None
+        epoch, number = self.ids.next_is(self.room.log.next_message)
+        return epoch, number - 1
+
+    def is_to_be_kept(self, now: float) -> bool:
+        """Return whether the store is to be told that somebody uses it, so that it isn't forgotten.
+
+        A room that has had a message lately isn't, anyway.
+        """
+        latest = max(self.kept_at, self.room.log.sealed_at)
+        return self.is_loaded and not self.is_new and now - latest >= KEEP_AFTER_S
 
     def lacks(self, since: MessageId | None) -> bool:
         """Return whether the room may be loaded anew for a reader: nobody uses it, and it has forgotten messages."""
@@ -80,26 +106,36 @@ class LoadedRoom:
         """Put the last messages of a room into its log, and those that were committed since they were read."""
         assert not self.is_loaded
         room = self.room
+        page = self._before_missed(page)
         kept = [] if page is None else [each for each in page.records if each.frames is not None]
         if page is not None:
             self.ids = StoredIds(page.tail.epoch, kept[0].first - 1 if kept else page.tail.newest)
         room.set_ids(self.ids)
         self.is_loaded = True
         at = trio.current_time()
-        for at, record in zip(_times_of(kept), kept, strict=True):
+        for at, record in zip(times_of(kept), kept, strict=True):
             self._load_gap(record.first, at)
-            room.add(_split(record), NOBODY, record.key)
+            room.add(split(record), NOBODY, record.key)
             while room.seal(at):
                 pass
         if page is not None:
             self._load_gap(page.tail.newest + 1, at)
         room.trim()
         self.loaded_from = room.log.oldest(at) if kept else 0
+        room.begin_waiting()
         missed, self.missed = self.missed, []
         for each in missed:
             self.add(each)
         broadcast(room)
         self.is_settled.set()
+
+    def _before_missed(self, page: Page | None) -> Page | None:
+        """Return a page without what was committed while it was read: those who have joined meanwhile are sent that."""
+        if page is None or not self.missed or self.missed[0].epoch != page.tail.epoch:
+            return page
+        first = self.missed[0].first
+        tail = page.tail._replace(oldest=min(page.tail.oldest, first), newest=min(page.tail.newest, first - 1))
+        return Page(tail, tuple(record for record in page.records if record.first < first))
 
     def _load_gap(self, number: int, at: float) -> None:
         """Record that the stored messages before a number are lost, if they are not in the log."""
@@ -153,7 +189,7 @@ def broadcast(room: RoomState) -> None:
         room.seal_all()
 
 
-def _times_of(records: Sequence[Record]) -> Iterator[float]:
+def times_of(records: Sequence[Record]) -> Iterator[float]:
     """Yield when each record was committed, by the loop's clock, which doesn't go on while nothing runs.
 
     If the machine's clock was set back, records that seem to come from the future are as old as the others allow.
@@ -167,7 +203,7 @@ def _times_of(records: Sequence[Record]) -> Iterator[float]:
         yield at
 
 
-def _split(record: Record) -> list[bytes | bytearray]:
+def split(record: Record) -> list[bytes | bytearray]:
     """Return the frames of a record, one by one."""
     frames = record.frames
     assert frames is not None

@@ -67,6 +67,8 @@ class StoreView:
 
     def _groups(self, room: StoredRoom) -> Iterator[GroupState]:
         for name, group in sorted(read_groups(self._connection, room).items()):
+            if not name:  # it says that the room has dead jobs
+                continue
             yield GroupState(room.path, name, group.position, read_jobs(self._connection, room, group))
 
     def room(self, path: str) -> StoredRoom | None:

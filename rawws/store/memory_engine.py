@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -12,7 +13,7 @@ from rawws.broadcast.idempotency import KEPT_S, MAX_KEYS, IdempotencyKey, Repeat
 from rawws.broadcast.log import History
 from rawws.broadcast.message_ids import new_epoch
 from rawws.store import losses
-from rawws.store.engine import FORGOTTEN_AFTER_S, StoreError
+from rawws.store.engine import StoreError, Usage
 from rawws.store.entries import (
     Append,
     Clear,
@@ -20,12 +21,18 @@ from rawws.store.entries import (
     GroupState,
     GroupWrite,
     Job,
+    Keep,
     Outcome,
     Page,
     Record,
     RoomTail,
 )
-from rawws.store.retention import Extent, Kept, needed_by, removable
+from rawws.store.retention import FORGOTTEN_AFTER_S, Extent, Kept, needed_by, removable
+
+# All rooms are looked at this often, and those of a commit with each.
+SWEEP_S = 1.0
+# The memory of what a room has, besides its path and frames (measured).
+ROOM_BYTES, RECORD_BYTES, GROUP_BYTES, JOB_BYTES, KEY_BYTES = 640, 160, 280, 225, 415
 
 
 @dataclass
@@ -37,13 +44,14 @@ class _Group:
 @dataclass
 class _Room:
     epoch: str
-    touched_at: float
+    used_at: float
     oldest: int = 1
     newest: int = 0
     history: History = field(default_factory=History)
     records: list[Record] = field(default_factory=list)
     groups: dict[str, _Group] = field(default_factory=dict)
     repeats: OrderedDict[IdempotencyKey, Repeat] = field(default_factory=OrderedDict)
+    held_bytes: int = 0  # as the engine has counted them
 
     @property
     def needed(self) -> int:
@@ -54,6 +62,12 @@ class _Room:
     @property
     def tail(self) -> RoomTail:
         return RoomTail(self.epoch, self.oldest, self.newest)
+
+    def count_bytes(self) -> int:
+        """Return the bytes of memory that it takes, without its path."""
+        records = sum(RECORD_BYTES + len(record.frames or b"") for record in self.records)
+        jobs = sum(GROUP_BYTES + JOB_BYTES * len(group.jobs) for group in self.groups.values())
+        return ROOM_BYTES + records + jobs + KEY_BYTES * len(self.repeats)
 
     def expire(self, now: float) -> None:
         """Forget Idempotency-Keys that are too old."""
@@ -83,11 +97,14 @@ class MemoryEngine:
     """A store in memory. Any thread may call it."""
 
     description = "memory"
+    shortage = None
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._lock = Lock()
         self._rooms: dict[str, _Room] = {}
+        self._swept_at = -math.inf
+        self.held_bytes = 0
         self._is_closed = False
 
     def commit(self, entries: Sequence[Entry]) -> list[Outcome]:
@@ -96,11 +113,21 @@ class MemoryEngine:
         with self._lock:
             now = self._clock()
             outcomes = [self._carry_out(entry, now) for entry in entries]
-            for room in self._rooms.values():
-                room.trim(now)
-                room.expire(now)
-            self._forget_rooms(now)
+            is_sweep = abs(now - self._swept_at) >= SWEEP_S
+            self._trim(self._rooms if is_sweep else {entry.path for entry in entries} & self._rooms.keys(), now)
+            if is_sweep:
+                self._swept_at = now
+                self._forget_rooms(now)
             return outcomes
+
+    def _trim(self, paths: Iterable[str], now: float) -> None:
+        for path in paths:
+            room = self._rooms[path]
+            room.trim(now)
+            room.expire(now)
+            size = room.count_bytes() + len(path)
+            self.held_bytes += size - room.held_bytes
+            room.held_bytes = size
 
     def _carry_out(self, entry: Entry, now: float) -> Outcome:
         if isinstance(entry, Append):
@@ -115,12 +142,16 @@ class MemoryEngine:
             room = self._rooms[entry.path]
             if isinstance(entry, Clear):
                 room.clear(entry.up_to)
+            elif isinstance(entry, Keep):
+                room.used_at = now
             else:
                 room.groups.pop(entry.group, None)
         return Outcome()
 
     def _append(self, entry: Append, now: float) -> Outcome:
-        room = self._room(entry.path, now)
+        if entry.path not in self._rooms and entry.most_rooms is not None and len(self._rooms) >= entry.most_rooms:
+            return Outcome(is_refused=True)
+        room = self._room(entry.path, now, entry.known)
         room.expire(now)
         room.history = entry.history
         if entry.once and (known := room.repeats.get(entry.once)):
@@ -128,7 +159,7 @@ class MemoryEngine:
             return Outcome(room.epoch, known.number if is_same else 0, is_repeat=is_same, is_reused=not is_same)
         first = room.newest + 1
         room.newest += entry.messages
-        room.touched_at = now
+        room.used_at = now
         room.records.append(Record(first, entry.messages, now, entry.frames, entry.key))
         if entry.once:
             room.repeats[entry.once] = Repeat(first, entry.digest, now)
@@ -136,15 +167,24 @@ class MemoryEngine:
                 room.repeats.popitem(last=False)
         return Outcome(room.epoch, first)
 
-    def _room(self, path: str, now: float) -> _Room:
-        return self._rooms.setdefault(path, _Room(new_epoch(), now))
+    def _room(self, path: str, now: float, known: tuple[str, int] | None = None) -> _Room:
+        epoch, newest = known or (new_epoch(), 0)
+        return self._rooms.setdefault(path, _Room(epoch, now, newest + 1, newest))
 
     def _forget_rooms(self, now: float) -> None:
         """Forget rooms with nothing left that have been quiet for long."""
         for path, room in list(self._rooms.items()):
             is_empty = not (room.records or room.groups or room.repeats)
-            if is_empty and now - room.touched_at >= FORGOTTEN_AFTER_S:
-                del self._rooms[path]
+            if is_empty and now - room.used_at >= FORGOTTEN_AFTER_S:
+                self.held_bytes -= self._rooms.pop(path).held_bytes
+
+    def tend(self) -> bool:
+        self.commit(())
+        return False
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(len(self._rooms))
 
     def sync(self) -> None:
         """Do nothing: there is no disk."""

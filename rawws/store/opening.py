@@ -33,7 +33,7 @@ class OpenStore:
         self.servers = 0
         self._hub = hub
         self._committer = Committer(engine, sync_every_s=sync_every_s)
-        self.rooms = StoredRooms(self._committer, hub.refuse_room)
+        self.rooms = StoredRooms(self._committer, hub.refuse_room, hub.store_rooms)
         self._scope = trio.CancelScope()
         self._has_ended = trio.Event()
 
@@ -108,7 +108,7 @@ def _open_in_memory(hub: Hub) -> OpenStore:
 def _open_for(hub: Hub, path: str | os.PathLike[str]) -> OpenStore:
     _check_hub(hub)
     mode = SyncMode(hub.store_sync)
-    engine = SqliteEngine(Path(path), mode)
+    engine = SqliteEngine(Path(path), mode, most_bytes=hub.store_bytes)
     every_s = hub.store_interval_s if mode is SyncMode.INTERVAL else math.inf
     store = OpenStore(hub, engine, every_s)
     hub.store_through(store.rooms)

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import sqlite3
 import time
@@ -35,16 +36,19 @@ from threading import Lock
 from typing import TypeVar
 
 from rawws.errors import UsageError, sentence_of
-from rawws.store.engine import StoreBroken, StoreError
+from rawws.store.engine import StoreBroken, StoreError, StoreLimit, Usage
 from rawws.store.entries import Entry, GroupState, Outcome, Page, RoomTail
+from rawws.store.file_bounds import PAGE_BYTES, FileLimit, Pages, pages_to_give_back
+from rawws.store.known_rooms import KnownRooms
 from rawws.store.modes import SyncMode
-from rawws.store.sqlite_errors import engine_error, fsync_failed, is_of_entry
+from rawws.store.retention import CROWDED_AFTER_S, FORGOTTEN_AFTER_S, LOOK_AGAIN_S, RETURN_S
+from rawws.store.sqlite_errors import engine_error, fsync_failed, is_of_entry, limit_reached
 from rawws.store.sqlite_opening import check_folder, open_file
 from rawws.store.sqlite_read import find_room, is_damage, read_all_groups, read_last_page, read_page
 from rawws.store.sqlite_rows import StoredRoom, query
 from rawws.store.sqlite_schema import connect
-from rawws.store.sqlite_write import Change, Rooms
-from rawws.store.store_lock import StoreLock
+from rawws.store.sqlite_write import Before, Change
+from rawws.store.store_lock import Mark, StoreLock
 
 # The WAL is written to the file when it has this size, or has grown by it where that wasn't possible. Commits and
 # readers wait for it: half of the checkpoints took less than 6 ms with 1 MiB, 24 ms with 4 MiB and 97 ms with 16 MiB,
@@ -52,8 +56,14 @@ from rawws.store.store_lock import StoreLock
 CHECKPOINT_BYTES = 1024 * 1024
 # How long a commit waits for another program that has the file locked.
 BUSY_MS = 5000
-# How often rooms that get no messages are looked at.
+# How often a commit looks at rooms in which something has grown old, and at how many: two for each that was made in it
+# and before, so that they can't be made faster than they go.
 SWEEP_S = 1.0
+SWEPT_ROOMS, MOST_SWEPT_ROOMS = 100, 2000
+# How many are looked at at a time when nothing else is to be done. Commits wait for it.
+TENDED_ROOMS = 250
+# The pages that this may take beyond the limit of the file: for a moment, a tree may need some to lose others.
+TEND_PAGES = 64
 
 T = TypeVar("T")
 
@@ -61,8 +71,18 @@ T = TypeVar("T")
 class SqliteEngine:
     """A store in a file. Make one with `open_store`."""
 
-    def __init__(self, path: Path, mode: SyncMode, clock: Callable[[], float] = time.time) -> None:
-        """Open a store, or make one. Raises `UsageError` in one sentence."""
+    def __init__(
+        self,
+        path: Path,
+        mode: SyncMode,
+        clock: Callable[[], float] = time.time,
+        *,
+        most_bytes: int | None = None,
+    ) -> None:
+        """Open a store, or make one. Raises `UsageError` in one sentence.
+
+        Its file gets no more than ``most_bytes``, unless it has more already.
+        """
         # SQLite follows links, too, and puts its files beside the file itself. So each store has one lock.
         self.path, self.mode, self._clock = Path(os.path.realpath(path)), mode, clock
         check_folder(self.path)
@@ -80,15 +100,34 @@ class SqliteEngine:
         self._place = found.st_dev, found.st_ino
         self.lost = opened.lost  # messages at the end, when it was opened
         self._reading = Lock()
-        self._rooms = Rooms()
+        self._rooms = KnownRooms()
+        self._limit = None if most_bytes is None else FileLimit(most_bytes)
         self._broken: StoreBroken | None = None
         self._is_closed = self._is_unsynced = False
         self._checkpoint_at = CHECKPOINT_BYTES  # the size of the WAL
-        self._swept_at, self._swept_to, self._made_rooms = self._clock(), 0, 0
+        self._can_shrink, self._has_shrunk = opened.can_shrink, False
+        self._swept_at, self._made_rooms, self._is_behind = self._clock(), 0, False
+        self._opened_at = self._clock()
+        self._room_count, self._pages, self._wal_bytes, self._sized_at = opened.rooms, Pages(), 0, 0.0
+        self.shortage: StoreLimit | None = None
+        # There is no space for more; the last room that was looked at; and when the first one is again.
+        self._is_crowded, self._looked_to, self._look_at = False, 0, -math.inf
+        self._bound_file(0)
+        self._note_size()
 
     @property
     def description(self) -> str:
         return str(self.path)
+
+    @property
+    def usage(self) -> Usage:
+        most = None if self._limit is None else self._limit.most_bytes
+        used, pages = self._pages.used * PAGE_BYTES, self._pages.all * PAGE_BYTES
+        return Usage(self._room_count, used, pages + self._wal_bytes, most)
+
+    @property
+    def held_bytes(self) -> int:
+        return self._rooms.held_bytes
 
     def _open_reader(self) -> sqlite3.Connection:
         try:
@@ -113,24 +152,113 @@ class SqliteEngine:
         now = self._clock()
         if not entries and not self._is_sweep_due(now):
             return []
-        change = Change(self._writer, self._rooms, now)
         with self._transaction():
+            change = self._begin(now)
             outcomes = [change.carry_out(entry) for entry in entries]
+            self._is_crowded = self._is_crowded or any(outcome.is_refused for outcome in outcomes)
             if self._is_sweep_due(now):
-                self._swept_at, self._swept_to = now, change.sweep(self._swept_to, self._made_rooms)
-                self._made_rooms = 0
-            change.finish()
-            mark = self._mark.advanced(self._mark.commits + 1, self._mark.messages + change.messages)
-            self._writer.execute("UPDATE store SET commits = ?, messages = ?", (mark.commits, mark.messages))
-        self._mark, self._made_rooms = mark, self._made_rooms + change.made_rooms
+                most = min(SWEPT_ROOMS + 2 * (self._made_rooms + change.made_rooms), MOST_SWEPT_ROOMS)
+                self._is_behind = change.sweep(most)
+                self._swept_at = now
+            mark = self._finish_change(change)
+        self._are_committed(change, mark)
+        return outcomes
+
+    def _begin(self, now: float) -> Change:
+        forgets_after_s = math.inf
+        if abs(now - self._opened_at) >= RETURN_S:
+            forgets_after_s = CROWDED_AFTER_S if self._is_crowded else FORGOTTEN_AFTER_S
+        return Change(self._writer, self._rooms, now, Before(self._room_count, self._limit, forgets_after_s))
+
+    def _finish_change(self, change: Change) -> Mark:
+        change.finish()
+        mark = self._mark.advanced(self._mark.commits + 1, self._mark.messages + change.messages)
+        self._writer.execute("UPDATE store SET commits = ?, messages = ?", (mark.commits, mark.messages))
+        return mark
+
+    def _are_committed(self, change: Change, mark: Mark) -> None:
+        self._mark, self._room_count = mark, change.rooms
+        self._made_rooms = change.made_rooms
         self._lock.write(mark)  # if it fails, the next one tells the same
         self._is_unsynced = self.mode is not SyncMode.ALWAYS
         with contextlib.suppress(OSError, sqlite3.Error):  # an error here would have the commit carried out again
             self._bound_wal()
-        return outcomes
+            if self._limit is not None or abs(self._clock() - self._sized_at) >= SWEEP_S:
+                self._note_size()
 
     def _is_sweep_due(self, now: float) -> bool:
-        return abs(now - self._swept_at) >= SWEEP_S
+        return self._is_behind or abs(now - self._swept_at) >= SWEEP_S
+
+    def tend(self) -> bool:
+        self._check()
+        self._check_place()
+        now = self._clock()
+        self._bound_file(TEND_PAGES)
+        try:
+            if query(self._writer, "SELECT 1 FROM due WHERE at <= ? LIMIT 1", now):
+                with self._transaction():
+                    change = self._begin(now)
+                    self._is_behind = change.sweep(TENDED_ROOMS)
+                    mark = self._finish_change(change)
+                self._are_committed(change, mark)
+                return True
+            if (self._is_crowded or self.shortage is not None) and now >= self._look_at:
+                return self._make_space(now) or self._give_back()
+            return self._give_back()
+        except sqlite3.Error as error:
+            raise self._note(self._error_of(error)) from None
+        finally:
+            with contextlib.suppress(sqlite3.Error):
+                self._bound_file(0)
+
+    def _make_space(self, now: float) -> bool:
+        """Forget rooms of which nothing is left earlier than else, in a part of all; return whether there are more.
+
+        Clients that make many rooms must not be able to keep others out for a day.
+        """
+        self._is_crowded = True
+        with self._transaction():
+            change = self._begin(now)
+            self._looked_to = change.look_for_quiet(self._looked_to, TENDED_ROOMS)
+            mark = self._finish_change(change)
+        self._are_committed(change, mark)
+        if not self._looked_to:
+            self._is_crowded, self._look_at = False, now + LOOK_AGAIN_S
+        return self._is_crowded
+
+    def _give_back(self) -> bool:
+        """Give free space back to the disk, a part at a time; return whether there is more."""
+        self._note_size()
+        count = pages_to_give_back(self._pages)
+        if count and self._can_shrink:
+            self._writer.executescript(f"PRAGMA incremental_vacuum({count})")  # `execute` would give back one page
+            self._is_unsynced = self.mode is not SyncMode.ALWAYS
+            self._has_shrunk = True
+            self._bound_wal()
+            self._note_size()
+            return True
+        if self._has_shrunk or self._wal_bytes > CHECKPOINT_BYTES:  # only with a checkpoint is the file shorter
+            self._has_shrunk = False
+            self._bound_wal(least=1)
+            self._note_size()
+        return False
+
+    # The size
+
+    def _bound_file(self, more_pages: int) -> None:
+        """Have SQLite keep the file within its limit, and some pages more."""
+        if self._limit is not None:
+            query(self._writer, f"PRAGMA max_page_count = {self._limit.pages + more_pages}")
+
+    def _note_size(self) -> None:
+        """Note how large the file is, and whether publishers have to wait for space."""
+        every, free = (query(self._writer, f"PRAGMA {name}")[0][0] for name in ("page_count", "freelist_count"))
+        self._pages, self._wal_bytes, self._sized_at = Pages(every, free), os.fstat(self._wal).st_size, self._clock()
+        if self._limit is not None:
+            was_reached = self.shortage is not None
+            is_reached = self._limit.is_reached(self._pages, self._wal_bytes, was_reached=was_reached)
+            if is_reached != was_reached:
+                self.shortage = limit_reached(self.path, self._limit.most_bytes) if is_reached else None
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -145,8 +273,11 @@ class SqliteEngine:
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
             if isinstance(error, sqlite3.Error) and not is_of_entry(error):
-                raise self._note(engine_error(error, self.path)) from None
+                raise self._note(self._error_of(error)) from None
             raise
+
+    def _error_of(self, error: sqlite3.Error) -> StoreError:
+        return engine_error(error, self.path, None if self._limit is None else self._limit.most_bytes)
 
     def _check(self) -> None:
         if self._broken:
@@ -189,13 +320,15 @@ class SqliteEngine:
             except OSError as error:
                 raise self._note(fsync_failed(self.path, sentence_of(error))) from None
 
-    def _bound_wal(self) -> None:
-        """Write the WAL to the file if it is large. Errors are told by the next commit: this one is safe.
+    def _bound_wal(self, least: int | None = None) -> None:
+        """Write the WAL to the file if it is large, or has ``least`` bytes.
+
+        Errors are told by the next commit: this one is safe.
 
         While another program reads, a part is written, and nobody waits for that program.
         """
         size = os.fstat(self._wal).st_size
-        if size < self._checkpoint_at:
+        if size < (self._checkpoint_at if least is None else least):
             return
         with self._reading:  # a reader of ours would keep the WAL from beginning again
             self._writer.execute("PRAGMA busy_timeout = 0")

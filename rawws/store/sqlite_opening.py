@@ -6,6 +6,9 @@ a whole. A large one isn't, since that would take long: what is damaged in it is
 Everything in the WAL is then written to the file and synced. After a failed fsync the kernel may show pages that never
 reached the disk as written, and a later fsync succeeds without them. So what an earlier process may have left in this
 state is written again before anything is called safe.
+
+A store of format 1 becomes one of format 2, in one transaction. Only a file that is written anew as a whole can shrink
+from then on. That is done for a small one, also in one transaction: where it fails, the store is as it was before.
 """
 
 from __future__ import annotations
@@ -16,13 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rawws.errors import UsageError, sentence_of
+from rawws.store.file_bounds import PAGE_BYTES
 from rawws.store.modes import SyncMode
+from rawws.store.sqlite_errors import is_unsure
 from rawws.store.sqlite_read import is_damage
 from rawws.store.sqlite_rows import ROOM_COLUMNS, StoredRoom, query, read_room
 from rawws.store.sqlite_schema import (
     APPLICATION_ID,
     JOBS_TABLES,
-    PAGE_BYTES,
     VERSION,
     connect,
     create,
@@ -32,10 +36,13 @@ from rawws.store.sqlite_schema import (
 from rawws.store.sqlite_upgrade import upgrade
 from rawws.store.store_lock import Mark, StoreLock, boot_id
 
+_INCREMENTAL = 2  # of the pragma auto_vacuum
 _MAGIC = b"SQLite format 3\x00"
 _HEADER_BYTES = 100
 # A file up to this size is checked as a whole, which takes a tenth of a second.
 CHECKED_BYTES = 64 * 1024 * 1024
+# The size of the WAL that stays when SQLite begins to write it from its start again.
+JOURNAL_BYTES = 1024 * 1024
 # The messages that a room may have lost at most with the end of the machine, when nobody knows how many.
 _SKIPPED = 1 << 20
 # How long another program may hold the file locked.
@@ -44,11 +51,13 @@ BUSY_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A store that was opened: its connection for commits, and its mark. ``is_behind`` says that messages are lost."""
+    """A store that was opened: its connection for commits, and its mark."""
 
     connection: sqlite3.Connection
     mark: Mark
-    lost: int = 0  # the messages that are lost at its end, or may be
+    lost: int  # the messages that are lost at its end, or may be
+    rooms: int  # their number
+    can_shrink: bool  # the file can give back its free space
 
 
 def open_file(path: Path, mode: SyncMode, lock: StoreLock) -> Opened:
@@ -161,6 +170,7 @@ def _prepare(connection: sqlite3.Connection, path: Path, mode: SyncMode, *, is_n
     version = VERSION
     if is_new:
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # what is free can be given back
     elif query(connection, "SELECT count(*) FROM sqlite_master")[0][0]:
         version = read_format(connection, path)
     connection.execute("PRAGMA journal_mode = WAL")
@@ -168,12 +178,12 @@ def _prepare(connection: sqlite3.Connection, path: Path, mode: SyncMode, *, is_n
     connection.execute("PRAGMA fullfsync = ON")  # of macOS
     connection.execute("PRAGMA checkpoint_fullfsync = ON")
     connection.execute("PRAGMA wal_autocheckpoint = 0")  # its errors would be lost
+    connection.execute(f"PRAGMA journal_size_limit = {JOURNAL_BYTES}")
     connection.execute("PRAGMA secure_delete = OFF")
     if not query(connection, "SELECT count(*) FROM sqlite_master")[0][0]:
         create(connection, os.urandom(8).hex())
     _check_pages(connection, path)
-    if version != VERSION:
-        upgrade(connection)
+    _upgrade(connection, version)
     if mode is not SyncMode.ALWAYS:
         connection.execute("PRAGMA synchronous = NORMAL")
 
@@ -189,6 +199,23 @@ def _check_pages(connection: sqlite3.Connection, path: Path) -> None:
         raise UsageError(_damaged(path, found.decode(errors="replace").partition("\n")[2] or "integrity_check fails"))
 
 
+def _upgrade(connection: sqlite3.Connection, version: int) -> None:
+    """Make a store of an older format one of this. Afterwards it can shrink, if it is small."""
+    if version != VERSION:
+        upgrade(connection)
+    is_small = query(connection, "PRAGMA page_count")[0][0] * PAGE_BYTES <= CHECKED_BYTES
+    if is_small and query(connection, "PRAGMA auto_vacuum")[0][0] != _INCREMENTAL:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("PRAGMA temp_store = MEMORY")  # the directory for temporary files may be small, or not ours
+        try:
+            connection.execute("VACUUM")
+        except sqlite3.Error as error:
+            if is_unsure(error) or is_damage(error):
+                raise
+        finally:
+            connection.execute("PRAGMA temp_store = DEFAULT")
+
+
 def _continue(connection: sqlite3.Connection, path: Path, mode: SyncMode, lock: StoreLock) -> Opened:
     """Compare the store with what it was when its last process told of it, and remember this one."""
     mark = _read_store(connection, path, mode)
@@ -198,7 +225,9 @@ def _continue(connection: sqlite3.Connection, path: Path, mode: SyncMode, lock: 
         _skip_numbers(connection, lost, mark)
     lock.write(mark)
     lock.sync()
-    return Opened(connection, mark, lost)
+    rooms = query(connection, "SELECT count(*) FROM rooms")[0][0]
+    can_shrink = query(connection, "PRAGMA auto_vacuum")[0][0] == _INCREMENTAL
+    return Opened(connection, mark, lost, rooms, can_shrink)
 
 
 def _read_store(connection: sqlite3.Connection, path: Path, mode: SyncMode) -> Mark:

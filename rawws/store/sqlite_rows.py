@@ -29,6 +29,8 @@ GROUP_COLUMNS = "id, room, name, position, checksum"
 JOB_COLUMNS = "id, jobs, checksum"
 
 Row = Sequence[Any]
+# The memory of a room, besides its path; of one of its oldest records; and of a group, besides its name (measured).
+ROOM_BYTES, HEAD_BYTES, GROUP_BYTES = 1500, 110, 300
 Lease = tuple[int, float, str]  # a job without its number: the tries, the time that it is due, the name of the lease
 UNTRIED: Lease = (0, 0.0, "")
 _MOST = 1 << 62
@@ -81,19 +83,32 @@ class StoredRoom:
     newest: int = 0
     extent: Extent = NO_EXTENT
     oldest_at: float = 0.0
-    newest_at: float = 0.0
+    used_at: float = 0.0  # the time of the last message, or when somebody used it last
     keyed_at: float = 0.0  # the time of the latest Idempotency-Key; 0 if there are none
     history: History = NO_HISTORY
     groups: dict[str, StoredGroup] | None = None  # not read yet
     heads: deque[Kept] = field(default_factory=deque)  # the oldest records, or none of them
+    keys: int | None = None  # the number of its Idempotency-Keys; not counted yet
+    due_at: float | None = None  # its time in the table ``due``; not known yet
+    held_bytes: int = 0  # as its owner has counted them
 
     @property
     def tail(self) -> RoomTail:
         return RoomTail(self.epoch, self.oldest, self.newest)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no messages and no Idempotency-Keys."""
+        return not self.extent.messages and not self.keyed_at
+
+    def count_bytes(self) -> int:
+        """Return the bytes of memory that it takes."""
+        names = sum(GROUP_BYTES + len(name) for name in self.groups or ())
+        return ROOM_BYTES + len(self.path) + HEAD_BYTES * len(self.heads) + names
+
     def _values(self) -> tuple[str, int, int, int, int, float, float, float, int, int, float]:
         messages, size = self.extent
-        times = (self.oldest_at, self.newest_at, self.keyed_at)
+        times = (self.oldest_at, self.used_at, self.keyed_at)
         return self.epoch, self.oldest, self.newest, messages, size, *times, *self.history
 
     def row(self) -> Row:

@@ -4,11 +4,14 @@ Rows are found by one integer: the number of the room (or group) in the upper bi
 lower ones. So the messages of a room lie together, in a table without a second index. Compared with PRIMARY KEY (room,
 message), with or without ROWID, a commit took 0.7 to 0.9 times the CPU; pages of 8 or 16 KiB took 1.2 times as much.
 
-The jobs of a group are in blocks: a row has the unfinished ones among `BLOCK_JOBS` consecutive messages, as JSON. Those
+The jobs of a group are in blocks: a row has the unfinished ones among `BLOCK_JOBS` consecutive messages, as JSON. Jobs
 that were delivered together are one entry, ``[first, count, tries, due, lease]``. With a row for each job, the store's
-thread took three times the CPU for a job from its delivery to its end.
+thread took twice the CPU for a job from its delivery to its end.
 
 The view ``list`` is for people: ``sqlite3 rooms.db 'SELECT * FROM list'``.
+
+The table ``due`` has the time at which a room is to be looked at, since something in it may be forgotten then. It is a
+hint, and has no checksum: the room itself says what may be forgotten.
 """
 
 from __future__ import annotations
@@ -26,7 +29,6 @@ NUMBER_BITS = 40
 MOST_MESSAGES = (1 << NUMBER_BITS) - 1  # in an epoch of a room
 MOST_ROOMS = (1 << 63 - NUMBER_BITS) - 1
 BLOCK_JOBS = 64  # a power of two
-PAGE_BYTES = 4096
 
 _TABLES = f"""
 CREATE TABLE store (
@@ -59,7 +61,10 @@ CREATE VIEW list AS
     FROM records JOIN rooms ON rooms.id = records.id >> {NUMBER_BITS};
 """
 
-# The table of the jobs in each format, all of which are read. It is the only one that has changed.
+# Format 2 has it besides.
+DUE_TABLE = "CREATE TABLE due (room INTEGER PRIMARY KEY, at REAL NOT NULL);CREATE INDEX due_by_at ON due (at);"
+
+# The table of the jobs in each format, all of which are read.
 JOBS_TABLES = {
     1: (
         "CREATE TABLE jobs (id INTEGER PRIMARY KEY, tries INTEGER NOT NULL, due REAL NOT NULL, lease TEXT NOT NULL, "
@@ -87,9 +92,10 @@ def connect(path: Path, *, mode: str, busy_s: float = 5.0) -> sqlite3.Connection
 
 
 def create(connection: sqlite3.Connection, identity: str, version: int = VERSION) -> None:
-    """Make the tables in an empty file, all of them or none."""
+    """Make the tables of a format in an empty file, all of them or none."""
+    later = DUE_TABLE if version > 1 else ""
     connection.executescript(
-        f"BEGIN IMMEDIATE;{_TABLES.format(jobs=JOBS_TABLES[version])}"
+        f"BEGIN IMMEDIATE;{_TABLES.format(jobs=JOBS_TABLES[version])}{later}"
         f"INSERT INTO store VALUES (1, '{identity}', 0, 0);"
         f"PRAGMA application_id = {APPLICATION_ID};PRAGMA user_version = {version};COMMIT;"
     )

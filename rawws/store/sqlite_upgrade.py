@@ -8,13 +8,13 @@ from itertools import groupby
 from rawws.store.checksums import checksum
 from rawws.store.sqlite_read import read_groups, read_rooms
 from rawws.store.sqlite_rows import UNTRIED, Lease, Row, StoredGroup, block_row, query
-from rawws.store.sqlite_schema import BLOCK_JOBS, JOBS_TABLES, VERSION, number_in, row_id, rows_of
+from rawws.store.sqlite_schema import BLOCK_JOBS, DUE_TABLE, JOBS_TABLES, VERSION, number_in, row_id, rows_of
 
 
 def upgrade(connection: sqlite3.Connection) -> None:
-    """Bring a store of format 1, in which each job has a row, to the present format. Raises `sqlite3.Error`.
+    """Bring a store of format 1 to the present format: there each job has a row, and no room the time when it is due.
 
-    Either all of it is changed, or nothing.
+    Either all of it is changed, or nothing. Raises `sqlite3.Error`.
     """
     connection.execute("BEGIN IMMEDIATE")
     rooms = [room for room in read_rooms(connection) if room is not None]
@@ -23,6 +23,9 @@ def upgrade(connection: sqlite3.Connection) -> None:
     connection.execute("DROP TABLE jobs")
     connection.execute(JOBS_TABLES[VERSION])
     connection.executemany("INSERT INTO jobs VALUES (?, ?, ?)", blocks)
+    for statement in filter(None, DUE_TABLE.split(";")):
+        connection.execute(statement)
+    connection.execute("INSERT INTO due SELECT id, 0.0 FROM rooms")
     connection.execute(f"PRAGMA user_version = {VERSION}")
     connection.execute("COMMIT")
 

@@ -14,10 +14,12 @@ from typing import NamedTuple
 
 from rawws.broadcast.idempotency import KEPT_S, MAX_KEYS, Repeat
 from rawws.broadcast.message_ids import new_epoch
-from rawws.store.engine import FORGOTTEN_AFTER_S
-from rawws.store.entries import Append, Clear, Entry, GroupEnd, GroupWrite, Outcome, Record
-from rawws.store.retention import NO_EXTENT, Extent, is_over, removable
-from rawws.store.sqlite_read import find_room, read_groups
+from rawws.store.engine import StoreUnfit
+from rawws.store.entries import Append, Clear, Entry, GroupEnd, GroupWrite, Keep, Outcome, Record
+from rawws.store.file_bounds import FileLimit
+from rawws.store.known_rooms import KnownRooms
+from rawws.store.retention import NO_EXTENT, Extent, due_at, is_over, removable
+from rawws.store.sqlite_read import read_groups
 from rawws.store.sqlite_rows import (
     GROUP_COLUMNS,
     JOB_COLUMNS,
@@ -41,12 +43,8 @@ from rawws.store.sqlite_rows import (
 )
 from rawws.store.sqlite_schema import BLOCK_JOBS, MOST_MESSAGES, MOST_ROOMS, NUMBER_BITS, number_in, row_id, rows_of
 
-MOST_KNOWN_ROOMS = 10_000  # whose rows are remembered between commits
 _HEADS = 64  # the oldest records of a room that are looked at at once
 _ROWS = (64, 16, 4, 1)  # of one statement: few forms, so that SQLite's compiled ones are used again
-# Rooms that are looked at, at once. Two for each that was made since, so that they can't be made faster than they go.
-_SWEPT_ROOMS, _MOST_SWEPT_ROOMS = 100, 2000
-
 # The number of a new room, that of a damaged one with its path, and the number again if there are rows that have it.
 _NEW_ROOM = f"""
 WITH new (id, low, high) AS (
@@ -62,27 +60,12 @@ SELECT id, (SELECT id FROM rooms WHERE path = ?), CASE
 _FREE_ROOM = "SELECT min(id) + 1 FROM rooms WHERE id + 1 NOT IN (SELECT id FROM rooms)"
 
 
-class Rooms:
-    """The rooms that were used lately, as they are in the store. Forget them where a transaction is undone."""
+class Before(NamedTuple):
+    """The store before a transaction, and what the transaction may do."""
 
-    def __init__(self) -> None:
-        self._known: dict[str, StoredRoom] = {}
-
-    def find(self, connection: sqlite3.Connection, path: str) -> StoredRoom | None:
-        if (room := self._known.get(path)) is None and (room := find_room(connection, path)):
-            self.keep(room)
-        return room
-
-    def keep(self, room: StoredRoom) -> None:
-        if len(self._known) >= MOST_KNOWN_ROOMS:
-            self._known.pop(next(iter(self._known)))
-        self._known[room.path] = room
-
-    def forget(self, room: StoredRoom) -> None:
-        self._known.pop(room.path, None)
-
-    def clear(self) -> None:
-        self._known.clear()
+    rooms: int  # how many there are
+    limit: FileLimit | None
+    forgets_after_s: float  # rooms of which nothing is left, and that nobody has used for this time
 
 
 class _Block(NamedTuple):
@@ -99,10 +82,10 @@ class Change:
     The changes of `messages` and of the rooms are those that the transaction makes.
     """
 
-    def __init__(self, connection: sqlite3.Connection, rooms: Rooms, now: float) -> None:
-        self._connection, self._rooms, self._now = connection, rooms, now
+    def __init__(self, connection: sqlite3.Connection, rooms: KnownRooms, now: float, before: Before) -> None:
+        self._connection, self._rooms, self._now, self._before = connection, rooms, now, before
         self.messages = 0  # that are appended
-        self.made_rooms = 0
+        self.made_rooms = self.forgotten_rooms = 0
         self._touched: dict[int, StoredRoom] = {}
         self._groups: dict[int, tuple[StoredRoom, StoredGroup]] = {}
         self._records: list[Row] = []
@@ -111,6 +94,7 @@ class Change:
         self._blocks: dict[int, _Block] = {}  # by their rows
         self._doomed: list[int] = []  # records
         self._past: dict[int, int] = {}  # the first row of a room after those
+        self._swept: set[int] = set()  # the rooms that were due
 
     def carry_out(self, entry: Entry) -> Outcome:
         """Carry out an entry. `finish` writes what remains."""
@@ -122,6 +106,8 @@ class Change:
             self._touch(room)
             if isinstance(entry, Clear):
                 self._clear(room, entry.up_to)
+            elif isinstance(entry, Keep):
+                room.used_at = self._now
             else:
                 self._end_group(room, entry)
         return Outcome()
@@ -132,18 +118,32 @@ class Change:
         for room in self._touched.values():
             self._trim(room)
         self._delete("records", self._doomed)
-        gone = [room for room in self._touched.values() if self._is_over(room)]
-        for room in gone:
-            self._forget(room)
+        self._forget_quiet()
         self._write_rooms([room.row() for room in self._touched.values()])
+        self._write_due()
+        self._rooms.bound(self._touched.values())
+
+    @property
+    def rooms(self) -> int:
+        """The number of rooms after the transaction."""
+        return self._before.rooms + self.made_rooms - self.forgotten_rooms
 
     # Messages
 
     def _append(self, entry: Append) -> Outcome:
-        room = self._room(entry.path)
-        if room.newest + entry.messages > MOST_MESSAGES:
+        limit = self._before.limit
+        if limit is not None and not limit.fits(len(entry.frames)):
+            size = f"{len(entry.frames)} bytes, of {limit.most_bytes} (--store-bytes)"
+            raise StoreUnfit(f"a message is too large for its store: {size}")
+        room = self._rooms.find(self._connection, entry.path)
+        if room is not None and room.newest + entry.messages > MOST_MESSAGES:
             self._forget(room)
-            room = self._room(entry.path)
+            room = self._make_room(entry.path)
+        if room is None:
+            if entry.most_rooms is not None and self.rooms >= entry.most_rooms:
+                return Outcome(is_refused=True)
+            room = self._make_room(entry.path, entry.known)
+        self._touch(room)
         room.history = storable(entry.history)
         if entry.once and (known := self._find_repeat(room, entry.once.text, entry.once.owner_digest)):
             is_same = known.digest == entry.digest
@@ -160,7 +160,7 @@ class Change:
         if not messages:
             room.oldest_at = self._now
         room.newest = record.last
-        room.newest_at = self._now
+        room.used_at = self._now
         room.extent = Extent(messages + record.messages, size + len(record.frames or b""))
         self.messages += record.messages
 
@@ -173,14 +173,18 @@ class Change:
     def _touch(self, room: StoredRoom) -> None:
         self._touched[room.id] = room
 
-    def _make_room(self, path: str) -> StoredRoom:
-        """Make a room. The rest of an earlier one, whose row is damaged, is forgotten."""
+    def _make_room(self, path: str, known: tuple[str, int] | None = None) -> StoredRoom:
+        """Make a room. The rest of an earlier one, whose row is damaged, is forgotten.
+
+        ``known`` is the epoch and the last number of one that was forgotten, and goes on.
+        """
         number, *left = query(self._connection, _NEW_ROOM, bindable(path))[0]
         if number > MOST_ROOMS:
             number = query(self._connection, _FREE_ROOM)[0][0]
         for other in filter(None, left):
             self._forget_rows(other)
-        room = StoredRoom(number, path, new_epoch(), newest_at=self._now)
+        epoch, newest = (new_epoch(), 0) if known is None or left[0] else known
+        room = StoredRoom(number, path, epoch, newest + 1, newest, used_at=self._now)
         self._write_rooms([room.row()])
         self._rooms.keep(room)
         self.made_rooms += 1
@@ -199,21 +203,24 @@ class Change:
         return repeat if repeat and self._now - repeat.noted_at < KEPT_S else None
 
     def _note(self, room: StoredRoom, text: str, owner: str, repeat: Repeat) -> None:
+        if room.keys is None:
+            sql = "SELECT count(*) FROM keys WHERE id BETWEEN ? AND ?"
+            room.keys = query(self._connection, sql, *rows_of(room.id))[0][0] if room.keyed_at else 0
+        room.keys += 1
         self._keys.append(key_row(room, text, owner, repeat))
         self._repeats[room.id, text, owner] = repeat
         room.keyed_at = self._now
 
     def _expire_keys(self, room: StoredRoom) -> None:
-        """Forget Idempotency-Keys that are too old, and the oldest of too many."""
-        if not room.keyed_at:
-            return
-        low, high = rows_of(room.id)
-        old = "SELECT id FROM keys WHERE id BETWEEN ?1 AND ?2 AND at <= ?3"
-        many = f"SELECT id FROM keys WHERE id BETWEEN ?1 AND ?2 ORDER BY id DESC LIMIT -1 OFFSET {MAX_KEYS}"
-        sql = f"DELETE FROM keys WHERE id IN ({old}) OR id IN ({many})"
-        self._connection.execute(sql, (low, high, self._now - KEPT_S))
-        if self._now - room.keyed_at >= KEPT_S:
-            room.keyed_at = 0.0
+        """Forget the Idempotency-Keys of a room if all are too old, and the oldest of too many."""
+        if room.keyed_at and self._now - room.keyed_at >= KEPT_S:
+            self._delete_between("keys", room.id)
+            room.keyed_at, room.keys = 0.0, 0
+        elif room.keys is not None and room.keys > MAX_KEYS:
+            oldest = "SELECT id FROM keys WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
+            sql = f"DELETE FROM keys WHERE id IN ({oldest})"
+            self._connection.execute(sql, (*rows_of(room.id), room.keys - MAX_KEYS))
+            room.keys = MAX_KEYS
 
     # Groups
 
@@ -333,27 +340,61 @@ class Change:
         else:
             self._look_at_oldest(room)
 
-    def sweep(self, after: int, made_rooms: int) -> int:
-        """Look at some rooms, and forget what has grown old. Return the number of the last one, or 0 at the end.
+    def sweep(self, most: int) -> bool:
+        """Have rooms forget what has grown old, the first ``most`` that are due; return whether there may be more."""
+        sql = "SELECT room FROM due WHERE at <= ? ORDER BY at LIMIT ?"
+        due = {number for (number,) in query(self._connection, sql, self._now, most)}
+        sql = f"SELECT {ROOM_COLUMNS} FROM rooms WHERE id IN (SELECT value FROM json_each(?))"
+        rows = query(self._connection, sql, json.dumps([*due])) if due else []
+        for row in rows:
+            if room := read_room(row):
+                self._touch(self._rooms.get(room.path) or room)
+                self._swept.add(room.id)
+        # A room whose row is damaged is found again by its path.
+        self._delete("due", [*due - self._swept], "room")
+        return len(due) == most
 
-        ``made_rooms`` were made since the last time.
-        """
-        most = min(_SWEPT_ROOMS + 2 * made_rooms, _MOST_SWEPT_ROOMS)
+    def look_for_quiet(self, after: int, most: int) -> int:
+        """Look for rooms that can be forgotten, from a number on; return that of the last one, or 0 at the end."""
         sql = f"SELECT {ROOM_COLUMNS} FROM rooms WHERE id > ? ORDER BY id LIMIT ?"
         rows = query(self._connection, sql, after, most)
         for row in rows:
-            if (room := read_room(row)) and room.id not in self._touched and self._is_due(room):
-                self._touch(self._rooms.find(self._connection, room.path) or room)
+            if (room := read_room(row)) and room.id not in self._touched:
+                known = self._rooms.get(room.path) or room
+                if self._is_quiet(known):
+                    self._touch(known)
         return int(rows[-1][0]) if len(rows) == most else 0
 
-    def _is_due(self, room: StoredRoom) -> bool:
-        has_old_keys = room.keyed_at > 0 and self._now - room.keyed_at >= KEPT_S
-        return has_old_keys or is_over(room.extent, room.oldest_at, room.history, self._now) or self._is_over(room)
+    def _forget_quiet(self) -> None:
+        """Forget the rooms of which nothing is left, and that nobody has used for long."""
+        quiet = [room for room in self._touched.values() if self._is_quiet(room)]
+        if not quiet:
+            return
+        wanted = json.dumps([room.id for room in quiet])
+        sql = "SELECT DISTINCT room FROM groups WHERE room IN (SELECT value FROM json_each(?))"
+        with_groups = {number for (number,) in query(self._connection, sql, wanted)}
+        gone = [room.id for room in quiet if room.id not in with_groups]
+        for number in gone:
+            self._rooms.forget(self._touched.pop(number))
+        self._delete("rooms", gone)
+        self._delete("due", gone, "room")
+        self.forgotten_rooms += len(gone)
+        for number in with_groups:
+            self._groups_of(self._touched[number])
 
-    def _is_over(self, room: StoredRoom) -> bool:
-        """Say whether a room can be forgotten."""
-        is_quiet = self._now - room.newest_at >= FORGOTTEN_AFTER_S
-        return is_quiet and not room.extent.messages and not room.keyed_at and not self._groups_of(room)
+    def _is_quiet(self, room: StoredRoom) -> bool:
+        return room.is_empty and self._now - room.used_at >= self._before.forgets_after_s
+
+    def _write_due(self) -> None:
+        """Have the rooms looked at again in time. A time that is too early does no harm, and stays."""
+        rows: list[Row] = []
+        for room in self._touched.values():
+            used_at = None if room.groups else room.used_at
+            at = due_at(room.extent, room.oldest_at, room.history, room.keyed_at, used_at, self._now)
+            if room.due_at is None or at < room.due_at or room.id in self._swept:
+                room.due_at = at
+                rows.append((room.id, at))
+        self._write("due", "room, at", rows)
 
     def _forget(self, room: StoredRoom) -> None:
         self._flush()
@@ -368,7 +409,9 @@ class Change:
         for (group,) in query(self._connection, low, number):
             self._delete_between("jobs", group)
         self._connection.execute("DELETE FROM groups WHERE room = ?", (number,))
-        self._connection.execute("DELETE FROM rooms WHERE id = ?", (number,))
+        self._connection.execute("DELETE FROM due WHERE room = ?", (number,))
+        deleted = self._connection.execute("DELETE FROM rooms WHERE id = ?", (number,))
+        self.forgotten_rooms += deleted.rowcount
 
     # Statements
 
@@ -393,9 +436,9 @@ class Change:
             sql = f"{verb} INTO {table} ({columns}) VALUES {values} {conflict}"
             self._connection.execute(sql, [value for row in rows[first : first + count] for value in row])
 
-    def _delete(self, table: str, numbers: Iterable[int]) -> None:
+    def _delete(self, table: str, numbers: Iterable[int], column: str = "id") -> None:
         if numbers:
-            sql = f"DELETE FROM {table} WHERE id IN (SELECT value FROM json_each(?))"
+            sql = f"DELETE FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))"
             self._connection.execute(sql, (json.dumps(numbers),))
 
     def _delete_between(self, table: str, owner: int) -> None:

@@ -14,6 +14,8 @@ when somebody opens it, and unloaded when nobody has used it for a while.
 from __future__ import annotations
 
 import logging
+import math
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -30,8 +32,8 @@ from rawws.relay.backplane import AWAY, check_key
 from rawws.relay.loop import current_loop
 from rawws.relay.room_state import RoomState
 from rawws.store.committer import Committer, Result, Waiting
-from rawws.store.engine import StoreError, StoreFull
-from rawws.store.entries import Append, Clear
+from rawws.store.engine import StoreError, StoreFull, StoreLimit, StoreUnfit
+from rawws.store.entries import Append, Clear, Keep
 from rawws.store.loaded_room import Committed, LoadedRoom, broadcast, read_history
 from rawws.wire.frames import count_frames, encode_message
 from rawws.wire.trace import FAULT
@@ -40,8 +42,12 @@ from rawws.wire.trace import FAULT
 PATIENCE_S = 5.0
 # A room that nobody uses stays in memory for this time, since somebody may be about to open it.
 UNUSED_S = 5.0
+# The store is told this often which rooms are in use, if it has to be: that is a commit.
+KEEP_EVERY_S = 60.0
 # At most this many rooms are read at a time.
 READERS = 4
+# Rooms that are remembered until the store is told that they have been used.
+MOST_USED = 10_000
 _HOLD = "store"
 
 FULL = Refusal(507, "store_full", "The server has no space left for messages; try again later.", RETRY_SOON)
@@ -50,17 +56,31 @@ BROKEN = Refusal(
     503, "store_broken", "The server can't store messages until it is started again; try again later.", RETRY_SOON
 )
 BUSY = Refusal(503, "store_busy", "More messages wait for the server's disk than it keeps; try again.", RETRY_SOON)
+TOO_LARGE = Refusal(413, "store_message", "This message is too large for the server's store (--store-bytes).")
 UNREADABLE = Refusal(503, "store_unreadable", "This room can't be read; the server's log says why.", RETRY_SOON)
 
 
 class StoredRooms:
     """The backplane of a hub whose rooms are stored on this machine. `run` has to be running."""
 
-    def __init__(self, committer: Committer, refuse_room: Callable[[str, Collection[str]], Refusal | None]) -> None:
-        """``refuse_room`` returns why no room can be added besides the given ones, or None."""
+    def __init__(
+        self,
+        committer: Committer,
+        refuse_room: Callable[[str, Collection[str]], Refusal | None],
+        most_rooms: int = 1 << 62,
+    ) -> None:
+        """``refuse_room`` returns why no room can be added besides the given ones, or None.
+
+        There are ``most_rooms`` in the store, or more if a program publishes in further ones.
+        """
         self.committer = committer
         self._engine = committer.engine
         self._refuse_room = refuse_room
+        self._most_rooms = most_rooms
+        sentence = f"The server's store has as many rooms as it may (--store-rooms {most_rooms}); try again later."
+        self._too_many_rooms = Refusal(503, "store_rooms", sentence, RETRY_SOON)
+        self._used: dict[str, None] = {}  # rooms that are unloaded, and are to be kept in the store
+        self._keep_at = -math.inf
         self._loaded: dict[str, LoadedRoom] = {}
         self._to_send: dict[LoadedRoom, None] = {}  # the rooms of a commit
         self._posts: dict[Outgoing, Waiting] = {}
@@ -87,7 +107,7 @@ class StoredRooms:
             memory.extra_usage.discard(self._held_bytes)
 
     def _held_bytes(self) -> int:
-        return sum(each.held_bytes for each in self._loaded.values())
+        return sum(each.held_bytes for each in self._loaded.values()) + sum(map(sys.getsizeof, self._used))
 
     # The state
 
@@ -99,8 +119,14 @@ class StoredRooms:
             return ""
         if committer.is_broken:
             return "nothing can be stored until the server is started again"
-        is_full = isinstance(committer.trouble, StoreFull)
-        return "nothing can be stored: " + ("the disk is full" if is_full else "the disk reports an error")
+        match committer.trouble:
+            case StoreLimit():
+                reason = "the store has as many bytes as it may (--store-bytes)"
+            case StoreFull():
+                reason = "the disk is full"
+            case _:
+                reason = "the disk reports an error"
+        return f"nothing can be stored: {reason}"
 
     @property
     def loaded_rooms(self) -> int:
@@ -166,7 +192,8 @@ class StoredRooms:
         """Raises `PublishError` in a program's call while the store is broken. Peers are held back then."""
         self._check(key)
         messages = count_frames(frames, max(map(len, frames)))
-        entry = Append(room.path, b"".join(frames), messages, room.settings.history, key)
+        known = self._known(room.path)
+        entry = Append(room.path, b"".join(frames), messages, room.settings.history, key, known=known)
         more = 0 if len(frames) == 1 else len(entry.frames)  # the same object if it is one
         self.committer.put(entry, partial(self._note, frames, sender, entry), more)
         return messages
@@ -176,8 +203,21 @@ class StoredRooms:
         self._check(message.key)
         frames: list[bytes | bytearray] = []
         encode_message(message.opcode, message.payload, frames)
-        entry = Append(message.path, b"".join(frames), 1, message.history, message.key, message.once, message.digest)
+        path = message.path
+        known, most_rooms = self._known(path), self._most_rooms - self._reserved(path)
+        once, digest = message.once, message.digest
+        entry = Append(path, b"".join(frames), 1, message.history, message.key, once, digest, known, most_rooms)
         self._posts[message] = self.committer.put(entry, partial(self._note_post, message, frames, entry))
+
+    def _known(self, path: str) -> tuple[str, int] | None:
+        loaded = self._loaded.get(path)
+        return None if loaded is None else loaded.known
+
+    def _reserved(self, path: str) -> int:
+        """Return how many rooms besides this one may come into the store, since clients have been let into them."""
+        if self._engine.usage.rooms + len(self._loaded) < self._most_rooms:
+            return 0  # it makes no difference
+        return sum(each.is_new for each in self._loaded.values() if each.room.path != path)
 
     def withdraw(self, message: Outgoing) -> bool:
         return self.committer.withdraw(self._posts[message]) and self._posts.pop(message) is not None
@@ -187,6 +227,9 @@ class StoredRooms:
         message.is_done = True
         if isinstance(result, StoreError):
             message.problem = str(result)
+            message.refusal = TOO_LARGE if isinstance(result, StoreUnfit) else None
+        elif result.is_refused:
+            message.problem, message.refusal = self._too_many_rooms.sentence, self._too_many_rooms
         elif result.is_reused:
             message.is_reused = True
         else:
@@ -197,7 +240,7 @@ class StoredRooms:
 
     def _note(self, frames: Sequence[bytes | bytearray], sender: int, entry: Append, result: Result) -> None:
         """Put messages that were committed into the log of their room, if that is in memory."""
-        if isinstance(result, StoreError) or result.is_repeat or result.is_reused:
+        if isinstance(result, StoreError) or not result.is_stored:
             return  # the committer has told of an error
         loaded = self._loaded.get(entry.path)
         if loaded is not None:
@@ -241,17 +284,11 @@ class StoredRooms:
     def ids_before_loading(self) -> StoredIds:
         return StoredIds()
 
-    def follow(self, room: RoomState) -> None:
-        """Load a room if need be, and wait for the disk. `prepare` has done so for all but a program's joins."""
+    def follow(self, room: RoomState) -> bool:
+        """Load a room if need be, beside the loop. `prepare` has done so for all but a program's joins."""
         loaded = self._follow(room)
-        if loaded.is_loaded:
-            return
-        try:
-            page = read_history(self._engine, room)
-        except StoreError as error:
-            _complain(room, error)
-            page = None  # its readers get a gap before the next message
-        loaded.load(page)
+        self._load_soon(loaded)
+        return loaded.is_loaded
 
     def _follow(self, room: RoomState) -> LoadedRoom:
         loaded = self._loaded.get(room.path)
@@ -268,8 +305,15 @@ class StoredRooms:
         loaded = self._follow(room)
         if loaded.lacks(since):
             loaded.unload()
-        if loaded.is_loaded:
-            return None
+        if not loaded.is_loaded and (refusal := await self._wait_until_loaded(loaded)):
+            return refusal
+        if loaded.is_new and self._engine.usage.rooms + self._reserved(room.path) >= self._most_rooms:
+            if not loaded.waiters and room.is_idle and self._loaded.get(room.path) is loaded:
+                self._unload(loaded)  # it has no place in the store
+            return self._too_many_rooms
+        return None
+
+    async def _wait_until_loaded(self, loaded: LoadedRoom) -> Refusal | None:
         self._load_soon(loaded)
         loaded.waiters += 1
         try:
@@ -295,8 +339,9 @@ class StoredRooms:
             page = await trio.to_thread.run_sync(
                 read_history, self._engine, loaded.room, limiter=self._limiter, abandon_on_cancel=True
             )
-            if not loaded.is_loaded:  # a program's join may have done it meanwhile
-                loaded.load(page)
+            if loaded.room.joining:
+                await self.committer.told()  # of all messages that have been read: some may be for those who join
+            loaded.load(page)
         except StoreError as error:
             _complain(loaded.room, error)
             loaded.problem = str(error)
@@ -304,14 +349,19 @@ class StoredRooms:
             logs.server.exception("#%d ! an error in rawws itself, in room %s", logs.SERVER, loaded.room.path)
             loaded.problem = "an error in rawws itself"
         finally:
+            if loaded.room.joining and not loaded.is_loaded:
+                loaded.load(None)  # its readers get a gap before the next message
             loaded.is_loading = False
             loaded.is_settled.set()
 
     async def _sweep(self) -> None:
-        """Unload the rooms that nobody has used for a while."""
+        """Unload the rooms that nobody has used for a while, and keep the others."""
         while True:
             await trio.sleep(UNUSED_S / 4)
             now = trio.current_time()
+            if now >= self._keep_at and not self.committer.is_held:
+                self._keep_at = now + KEEP_EVERY_S
+                self._keep(now)
             for each in list(self._loaded.values()):
                 if each.waiters or each.is_loading or not each.room.is_idle:
                     each.unused_since = None
@@ -320,7 +370,19 @@ class StoredRooms:
                 elif now - each.unused_since > UNUSED_S:
                     self._unload(each)
 
+    def _keep(self, now: float) -> None:
+        """Tell the store which rooms have been used, so that it doesn't forget them."""
+        used, self._used = self._used, {}
+        for each in self._loaded.values():
+            if each.is_to_be_kept(now):
+                each.kept_at = now
+                used[each.room.path] = None
+        for path in used:
+            self.committer.put(Keep(path))
+
     def _unload(self, loaded: LoadedRoom) -> None:
+        if loaded.is_to_be_kept(trio.current_time()) and len(self._used) < MOST_USED:
+            self._used[loaded.room.path] = None
         del self._loaded[loaded.room.path]
         current_loop().slow.unblock(loaded.room, _HOLD)
         loaded.unload()

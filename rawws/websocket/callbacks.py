@@ -66,6 +66,14 @@ class Callbacks(Protocol):
         return
 
 
+class BatchCallbacks(Callbacks):
+    """Callbacks that get the messages of a read at once, before `message` gets what they leave. For rawws itself."""
+
+    def take(self, ws: CallbackWebSocket, events: Sequence[PlainEvent], /) -> Sequence[PlainEvent]:
+        """Take the first of the events that have come together, and return the others."""
+        raise NotImplementedError
+
+
 _NAMES = {"opened": ("ws",), "message": ("ws", "data")} | dict.fromkeys(
     ("closed", "pause_writing", "resume_writing"), ("ws",)
 )
@@ -227,13 +235,14 @@ class CallbackWebSocket(WebSocketBase):
 class _Receiver(Inbox):
     """The inbox in which nothing waits: each message is given to the program at once."""
 
-    __slots__ = ("_callbacks", "_is_paused", "_message", "_websocket")
+    __slots__ = ("_callbacks", "_is_paused", "_message", "_take", "_websocket")
 
     def __init__(self, websocket: CallbackWebSocket, callbacks: object) -> None:
         super().__init__(MOST_MESSAGES)
         self._websocket = websocket
         self._callbacks = callbacks
         self._message = self._callback("message")
+        self._take = callbacks.take if isinstance(callbacks, BatchCallbacks) else None
         self._is_paused = False  # the program has been asked to send nothing more
         self.own_bytes = CALLBACK_BYTES
         self.is_released = True  # nothing but the program's own references keeps it when the peer has gone
@@ -255,7 +264,10 @@ class _Receiver(Inbox):
         started_at = time.perf_counter() if len(events) > 1 else 0.0
         websocket._gathered = []
         try:
-            for event in events:
+            left = events
+            if self._take is not None and peer.cause is None:
+                left = self._take(websocket, events)
+            for event in left:
                 if type(event) is tuple:  # a whole message
                     if peer.cause is not None:  # §5.5.1: after our close, further data need not be processed
                         continue

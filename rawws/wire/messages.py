@@ -161,6 +161,7 @@ class Headers:
 
 # RFC 7239, RFC 9110 §7.6.3, and what nginx's manual has everybody add; beside X-Forwarded-*.
 _SAME_HOST = Origins()
+_PAGE = re.compile(r"https?://[^/?#@]+(?=[/?#]|$)", re.IGNORECASE)  # the origin in a Referer
 _OF_PROXIES = frozenset({"forwarded", "via", "x-real-ip"})
 
 # A request's field takes this much memory besides its bytes, which are held twice (CPython 3.11 on 64 bits).
@@ -248,6 +249,27 @@ class Request:
         if origin is not None:
             return not _SAME_HOST.allow(origin, self.authority)
         return self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin")
+
+    @property
+    def may_be_embedded(self) -> bool:
+        """Whether a browser may have sent it for another site's page, such as for an image or a link there.
+
+        Unlike a script's request, one of these has no Origin. Sec-Fetch-Site tells, but browsers send it to https and
+        to their own machine alone, and old ones not at all. Then the Referer has to name a page of this server. Other
+        programs with a browser's name in User-Agent send no Accept (PowerShell), and scripts alone an
+        ``Authorization: Bearer``.
+        """
+        headers = self.headers
+        if "Origin" in headers or headers.get("Authorization", "").lower().startswith("bearer "):
+            return False
+        site = headers.get("Sec-Fetch-Site")
+        if site is not None:
+            return site not in ("none", "same-origin")
+        referer = headers.get("Referer")
+        if referer is not None:
+            page = _PAGE.match(referer)
+            return page is None or not _SAME_HOST.allow(page[0], self.authority)
+        return headers.get("User-Agent", "").startswith("Mozilla/") and "Accept" in headers
 
     @property
     def has_body(self) -> bool:

@@ -163,6 +163,42 @@ def test_a_file_that_is_read_in_steps_is_the_same_in_the_end() -> None:
 
 SUBJECTS = ["anonymous", "token a", "token b", "token *"]
 PATHS = ["/x", "/x/*", "/x/*-y", "/*/y", "*", "/x/y"]
+DEAD = f"""
+token ann  {declared("ann")}
+token ann  /room/pay             deny
+token ann  /room/log             read
+token ann  /room/*               read write
+token bea  {declared("bea")}
+token bea  /room/pay.*.dead      read write
+token bea  /room/pay             deny
+token bea  /room/*               read write
+token cal  {declared("cal")}
+token cal  /room/pay             read write
+"""
+
+
+@pytest.mark.parametrize(
+    ("token", "room", "rights"),
+    [
+        ("ann", "/room/pay", NOTHING),
+        ("ann", "/room/pay.sms.dead", NOTHING),
+        ("ann", "/room/pay.sms.dead.repair.dead", NOTHING),
+        ("ann", "/room/pay.sms.dead.x.dead.repair.dead", NOTHING),
+        ("ann", "/room/pay.sms", READ | WRITE),
+        ("ann", "/room/paying.sms.dead", READ | WRITE),
+        ("ann", "/room/log.sms.dead", READ),
+        ("bea", "/room/pay", NOTHING),
+        ("bea", "/room/pay.sms.dead", READ | WRITE),
+        ("cal", "/room/pay", READ | WRITE),
+        ("cal", "/room/pay.sms.dead", NOTHING),
+    ],
+)
+def test_a_dead_room_is_closed_to_those_whom_a_rule_keeps_from_its_room(token: str, room: str, rights: Action) -> None:
+    grant = AccessFile(DEAD).grant_of(hashlib.sha256(token.encode()).digest())
+    assert grant is not None
+    assert (room in grant.read, room in grant.write) == (READ in rights, WRITE in rights)
+
+
 RIGHTS = ["read", "write", "read write", "deny"]
 LINES = st.tuples(*map(st.sampled_from, (SUBJECTS, PATHS, RIGHTS)))
 

@@ -37,6 +37,7 @@ from rawws.relay.loop import current_loop
 from rawws.relay.room_base import RoomBase
 from rawws.relay.room_state import RoomState
 from rawws.wire.frames import Opcode
+from tests.backplane.ids import IDS, next_with_id, open_with_ids
 from tests.redis_server import Network, RedisServer, network, redis_server
 from tests.room_serving import Rooms, post, rooms
 from tests.serving.client import Client
@@ -44,7 +45,6 @@ from tests.serving.machine import LOOPBACK, PATIENCE_S
 from tests.serving.programs import StartProgram
 from tests.serving.wire import Seen, binary, close, get, seen_text, text, upgrade
 
-IDS = "Sec-WebSocket-Protocol: rawws.id.v1"
 AT_ONCE = ("--repl-diskless-sync-delay", "0")  # or else a replica waits 5 s for others
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 
@@ -56,29 +56,18 @@ async def redis(bounded: None, tmp_path: Path) -> AsyncIterator[RedisServer]:  #
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set short timeouts and pauses for the connections to Redis."""
-    for module in (connector, publisher, reader):
-        monkeypatch.setattr(module, "TIMEOUT_S", 0.4)
+def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set short pauses before Redis is tried again."""
     monkeypatch.setattr(connector, "MAX_REST_S", 0.1)
     monkeypatch.setattr(reader, "BLOCK_S", 0.2)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch, prompt: None) -> None:  # noqa: ARG001
+    """Set short timeouts, too, for a Redis that doesn't answer."""
+    for module in (connector, publisher, reader):
+        monkeypatch.setattr(module, "TIMEOUT_S", 0.4)
     monkeypatch.setattr("rawws.backplane.redis_streams.START_S", 1.0)
-
-
-async def open_with_ids(node: Rooms, path: str) -> tuple[Client, str]:
-    """Open a WebSocket that gets ids; return it and the id of its position."""
-    client = await node.open(path, IDS)
-    control = json.loads((await client.frame()).payload)
-    assert "gap" not in control, control
-    return client, control["at"]
-
-
-async def next_with_id(client: Client) -> tuple[str, bytes]:
-    """Return the next message's id and payload."""
-    head, _, payload = (await client.frame()).payload.partition(b"\n")
-    control = json.loads(head)
-    assert "id" in control, control
-    return control["id"], payload
 
 
 async def _all_is_published(node: Rooms) -> None:
@@ -103,59 +92,6 @@ async def numbers_up_to(client: Client, last: int) -> list[int]:
 
 
 # One room on several nodes
-
-
-async def test_all_peers_get_the_same_messages_in_the_same_order(nursery: trio.Nursery, redis: RedisServer) -> None:
-    each = 40
-    async with rooms(nursery, backplane=redis.url, history=500) as a, rooms(nursery, backplane=redis.url) as b:
-        writers = [await a.open("/room/x"), await b.open("/room/x"), await b.open("/room/x")]
-        named = [(await open_with_ids(node, "/room/x"))[0] for node in (a, b)]
-        events = await b.stream("/room/x")
-
-        async def write(name: str, client: Client) -> None:
-            for number in range(each):
-                await client.send(text(f"{name}{number}"))
-                await trio.sleep(random.random() / 1000)
-
-        async with trio.open_nursery() as writing:
-            for name, client in zip("pqr", writers, strict=True):
-                writing.start_soon(write, name, client)
-            for number in range(each):
-                await a.publish("/room/x", f"s{number}")
-        total = 4 * each
-        got = [await next_with_id(named[0]) for _ in range(total)]
-        assert [await next_with_id(named[1]) for _ in range(total)] == got
-        for writer in writers:
-            assert [seen.payload for seen in await writer.frames(total)] == [payload for _, payload in got]
-        streamed = await events.events(total)
-        assert [(event.last_id, event.data.encode()) for event in streamed] == got
-        polled = (await a.poll("/room/x?last=500"))["messages"]
-        assert [(message["id"], message["text"].encode()) for message in polled] == got
-        for name in "pqrs":
-            assert [payload for _, payload in got if payload.startswith(name.encode())] == [
-                f"{name}{number}".encode() for number in range(each)
-            ]
-
-
-async def test_a_client_cut_off_from_one_node_resumes_at_another(nursery: trio.Nursery, redis: RedisServer) -> None:
-    async with (
-        rooms(nursery, backplane=redis.url, history=100) as a,
-        rooms(nursery, backplane=redis.url, history=100) as b,
-    ):
-        client, begin = await open_with_ids(a, "/room/x")
-        first = await a.publish("/room/x", "0")
-        assert await next_with_id(client) == (first["id"], b"0")
-        client.reset()
-        ids = [(await a.publish("/room/x", str(number)))["id"] for number in range(1, 30)]
-        again = await b.open(f"/room/x?since={first['id']}", IDS)
-        assert json.loads((await again.frame()).payload) == {"at": first["id"]}
-        assert [await next_with_id(again) for _ in ids] == [
-            (given, str(number).encode()) for number, given in enumerate(ids, 1)
-        ]
-        from_the_beginning = await b.poll(f"/room/x?since={begin}")
-        assert (len(from_the_beginning["messages"]), from_the_beginning["gap"]) == (30, None)
-        events = await b.stream("/room/x", f"Last-Event-ID: {ids[-2]}")
-        assert await events.data(1) == ["29"]
 
 
 async def test_a_lagging_node_catches_up_for_a_client_that_has_seen_more_elsewhere(
@@ -199,50 +135,6 @@ async def test_any_program_with_a_redis_client_takes_part(nursery: trio.Nursery,
         await client.frame()
         assert await redis.ask("XLEN", "rawws:/room/x") == 6
         assert 0 < await redis.ask("TTL", "rawws:/room/x") <= 3600
-
-
-async def test_messages_published_by_a_program_reach_all_nodes(nursery: trio.Nursery, redis: RedisServer) -> None:
-    async with rooms(nursery, backplane=redis.url) as a, rooms(nursery, backplane=redis.url) as b:
-        here, there = await a.open("/room/x"), await b.open("/room/x")
-        a.hub.room("/room/x").publish("from code")
-        b.hub.room("/room/never/opened").publish("to nobody here")
-        assert (await here.frame(), await there.frame()) == (seen_text("from code"), seen_text("from code"))
-        await b.hub.room("/room/x").ready()
-
-
-async def test_a_handler_puts_its_connections_into_shared_rooms(nursery: trio.Nursery, redis: RedisServer) -> None:
-    hub = rawws.Hub()
-
-    async def handle(ws: rawws.WebSocket) -> None:
-        async with hub.room("/news").join(ws):
-            await ws.send("joined")
-            async for message in ws:
-                hub.room("/news").publish(message)
-
-    async with rawws.share(hub, redis.url), rooms(nursery, backplane=redis.url) as other:
-        server = await nursery.start(rawws.serve, handle, 0)
-        client = await Client.unconnected().connect(server.port)
-        await client.open("/")
-        assert await client.frame() == seen_text("joined")
-        elsewhere = await other.open("/news")
-        await client.send(text("said here"))
-        assert (await client.frame(), await elsewhere.frame()) == (seen_text("said here"), seen_text("said here"))
-        await other.publish("/news", "said there")
-        assert await client.frame() == seen_text("said there")
-        client.hang_up()
-        server.stop()
-
-
-async def test_exclude_sender_spares_the_sender_alone_across_nodes(nursery: trio.Nursery, redis: RedisServer) -> None:
-    async with (
-        rooms(nursery, backplane=redis.url, exclude_sender=True) as a,
-        rooms(nursery, backplane=redis.url, exclude_sender=True) as b,
-    ):
-        sender, neighbour, elsewhere = await a.open("/room/x"), await a.open("/room/x"), await b.open("/room/x")
-        await sender.send(text("one"))
-        assert (await neighbour.frame(), await elsewhere.frame()) == (seen_text("one"), seen_text("one"))
-        await elsewhere.send(text("two"))
-        assert (await neighbour.frame(), await sender.frame()) == (seen_text("two"), seen_text("two"))
 
 
 async def test_a_post_is_published_once_whichever_node_gets_it(nursery: trio.Nursery, redis: RedisServer) -> None:
@@ -373,17 +265,6 @@ async def test_rooms_with_long_names_have_their_own_readers(nursery: trio.Nurser
         for number in range(6):
             await node.open(f"/{number}" + 6000 * "x")
         assert statistics(node) == RedisStatistics(followed_rooms=6, readers=2, waiting=0)
-
-
-async def test_at_most_max_rooms_rooms_are_followed(nursery: trio.Nursery, redis: RedisServer) -> None:
-    async with rooms(nursery, backplane=redis.url, max_rooms=2) as node:
-        for number in range(2):
-            (await node.open(f"/room/{number}")).reset()
-        while node.hub.rooms:
-            await trio.sleep(0.01)
-        refused = await node.ask(upgrade("/room/2"))
-        assert (refused.status, b"--max-rooms 2" in refused.body) == (503, True)
-        await node.open("/room/1")
 
 
 @pytest.mark.usefixtures("impatient")
@@ -1030,17 +911,6 @@ async def test_an_error_of_our_own_in_one_room_is_no_outage_of_redis(
     assert "the backplane is away" not in caplog.text
 
 
-async def test_a_key_that_can_not_be_sent_is_refused_where_it_is_given(
-    nursery: trio.Nursery, redis: RedisServer
-) -> None:
-    async with rooms(nursery, backplane=redis.url, slow="latest") as node:
-        client = await node.open("/a")
-        with pytest.raises(UsageError, match="key is sent as UTF-8"):
-            node.hub.room("/a").publish("x", key="\ud800")
-        node.hub.room("/a").publish("y", key="\u00e9")
-        assert await client.frame() == seen_text("y")
-
-
 async def test_a_stream_of_large_messages_is_cut(
     nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1225,6 +1095,12 @@ async def test_a_hub_with_rooms_is_not_shared_any_more(nursery: trio.Nursery) ->
         with pytest.raises(UsageError, match="share a hub before anybody is in it"):
             async with rawws.share(node.hub, "redis://localhost"):
                 pass
+
+
+async def test_a_program_can_not_share_rooms_as_workers_do() -> None:
+    with pytest.raises(UsageError, match="local: is for the workers of rawws serve; a program gives the URL of"):
+        async with rawws.share(rawws.Hub(), "local:"):
+            pass
 
 
 async def test_a_redis_that_has_forgotten_the_script_is_not_away(
@@ -1441,18 +1317,6 @@ async def test_a_reader_that_gets_as_much_as_it_asked_for_reads_on(
             assert await numbers_up_to(client, 299) == list(range(300))
 
 
-async def test_a_key_in_a_header_of_the_post_counts_for_policy_latest(
-    nursery: trio.Nursery, redis: RedisServer
-) -> None:
-    async with rooms(nursery, backplane=redis.url, slow="latest", key="symbol") as a:
-        there = await a.open("/room/x")
-        await a.publish("/room/x", "12.5", "Rawws-Key: acme")
-        assert await there.frame() == seen_text("12.5")
-        late = await a.open("/room/x?last=1")
-        await a.publish("/room/x", '{"symbol": "acme"}')
-        assert await there.frame() == await late.frame()
-
-
 @pytest.mark.usefixtures("impatient", "bounded")
 async def test_redis_comes_back_without_its_data(
     nursery: trio.Nursery, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -1544,7 +1408,7 @@ async def test_a_node_that_was_away_for_too_long_sends_a_gap(
         assert "trimmed before they were read" in caplog.text
 
 
-@pytest.mark.usefixtures("impatient", "bounded")
+@pytest.mark.usefixtures("prompt", "bounded")
 async def test_a_replica_that_lagged_takes_over(nursery: trio.Nursery, tmp_path: Path) -> None:
     (tmp_path / "replica").mkdir()
     async with (
@@ -1568,7 +1432,7 @@ async def test_a_replica_that_lagged_takes_over(nursery: trio.Nursery, tmp_path:
         assert await next_with_id(client) == (after["id"], b"after")
 
 
-@pytest.mark.usefixtures("impatient", "bounded")
+@pytest.mark.usefixtures("prompt", "bounded")
 async def test_sentinels_say_where_the_primary_is(nursery: trio.Nursery, tmp_path: Path) -> None:
     for name in ("replica", "sentinel"):
         (tmp_path / name).mkdir()

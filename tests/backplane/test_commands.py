@@ -12,22 +12,19 @@ import pytest
 import trio
 
 import rawws
-from rawws.access.grant import Grant
 from rawws.backplane import command_reader, command_work, commander, connector, publisher, reader
 from rawws.backplane.redis_streams import RedisStreams
 from rawws.broadcast.node_answers import Gathered
 from rawws.broadcast.node_commands import Command
 from rawws.broadcast.stream_entries import Author
-from rawws.errors import UsageError
-from rawws.hub.hub import Hub
+from tests.backplane.commands import BANNED, answering, ask, is_open, lines, name_in_query, node
 from tests.redis_server import RedisServer, network, redis_server
-from tests.room_serving import Reader, Rooms, rooms
+from tests.room_serving import Rooms
 from tests.serving.client import Client
 from tests.serving.machine import PATIENCE_S
-from tests.serving.wire import close, seen_close, seen_text, text
+from tests.serving.wire import seen_text, text
 
 KEY = "rawws:commands"
-BANNED = seen_close(4403, "banned")
 
 
 @pytest.fixture
@@ -49,99 +46,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rawws.backplane.redis_streams.START_S", 1.0)
 
 
-def name_in_query(request: rawws.Request) -> object:
-    """Return the user that a request names; a number is one, too."""
-    name = request.query.rpartition("user=")[2]
-    if name.isdecimal():
-        return int(name)
-    return rawws.User(name, read=["*"], write=["*"]) if name.istitle() else name
-
-
-node = partial(rooms, authenticate=name_in_query)
-
-
-async def is_open(client: Client, where: Rooms, path: str = "/room/x") -> bool:
-    """Assert that a peer still gets what is published; it has got everything else before."""
-    await where.publish(path + "?user=admin", "still here")
-    assert await client.frame() == seen_text("still here")
-    return True
-
-
-def lines(caplog: pytest.LogCaptureFixture, part: str) -> list[str]:
-    return [record.getMessage() for record in caplog.records if part in record.getMessage()]
-
-
 # A disconnect
-
-
-async def test_a_disconnect_reaches_the_connections_of_a_user_at_every_node(
-    nursery: trio.Nursery, redis: RedisServer
-) -> None:
-    async with node(nursery, backplane=redis.url) as a, node(nursery, backplane=redis.url) as b:
-        here, there, other = [await at.open(f"/room/x?user={name}") for at, name in ((a, "Al"), (b, "Al"), (b, "Bo"))]
-        elsewhere = await b.open("/room/y?user=Al")
-        events = await b.connect()
-        await Reader.open(events, "/room/x?user=Al")
-        numbered = await b.open("/room/y?user=42")
-        assert a.hub.disconnect(user="Al", code=4403, reason="banned") == 1
-        for client in (here, there, elsewhere):
-            assert await client.frame() == BANNED
-        await events.wait_lost()
-        assert a.hub.disconnect(user=42) == 0
-        assert await numbered.frame() == seen_close(1008)
-        assert await is_open(other, a)
-
-
-async def test_a_disconnect_comes_after_the_messages_that_were_published_before(
-    nursery: trio.Nursery, redis: RedisServer
-) -> None:
-    async with node(nursery, backplane=redis.url) as a, node(nursery, backplane=redis.url) as b:
-        clients = [await b.open(f"/room/{number}?user=Al") for number in range(20)]
-        for _ in range(3):
-            for number in range(20):
-                a.hub.room(f"/room/{number}").publish("the last words")
-        a.hub.disconnect(user="Al", code=4403, reason="banned")
-        for client in clients:
-            assert await client.frames(4) == [seen_text("the last words")] * 3 + [BANNED]
-
-
-async def test_a_handlers_connection_is_closed_by_another_node(nursery: trio.Nursery, redis: RedisServer) -> None:
-    hub = rawws.Hub()
-    ends: list[int] = []
-
-    async def handle(ws: rawws.WebSocket) -> None:
-        async with hub.room("/news").join(ws):
-            await ws.send("joined")
-            try:
-                await ws.recv()
-            except rawws.ConnectionClosed:
-                ends.append(1)
-
-    async with rawws.share(hub, redis.url), node(nursery, backplane=redis.url) as other:
-        server = await nursery.start(partial(rawws.serve, handle, 0, authenticate=name_in_query))
-        client = await Client.unconnected().connect(server.port)
-        await client.open("/?user=Al")
-        assert await client.frame() == seen_text("joined")
-        assert other.hub.disconnect(user="Al", code=4403, reason="banned") == 0
-        assert await client.frame() == BANNED
-        await client.send(close(4403))
-        client.hang_up()
-        server.stop()
-    assert ends == [1]
-
-
-async def test_a_user_that_other_nodes_can_not_recognize_is_refused(nursery: trio.Nursery, redis: RedisServer) -> None:
-    async with node(nursery, backplane=redis.url) as a, node(nursery, backplane=redis.url) as b:
-        here, there = await a.open("/room/x?user=Al"), await b.open("/room/x?user=Al")
-        for user in (object(), b"Al", ["Al"], True, Grant()):
-            with pytest.raises(UsageError, match="other nodes can't recognize a user that is"):
-                a.hub.disconnect(user=user)
-        with pytest.raises(UsageError, match="at most 4096 bytes of a command"):
-            a.hub.disconnect(user="x" * 5000)
-        assert await is_open(here, a)
-        assert await there.frame() == seen_text("still here")
-        assert a.hub.disconnect(user=rawws.User("Al", read=["*"], write=["*"])) == 1, "a User has a name"
-        assert [await each.frame() for each in (here, there)] == [seen_close(1008)] * 2
 
 
 async def test_a_disconnect_goes_through_each_of_several_servers(
@@ -444,63 +349,7 @@ async def test_a_flood_of_commands_holds_nobody_up(
         assert await client.frame() == BANNED, "all of the others have been carried out before it"
 
 
-@pytest.mark.thorough
-async def test_an_error_of_our_own_in_a_command_ends_nothing(
-    nursery: trio.Nursery, redis: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with node(nursery, backplane=redis.url) as a, node(nursery, backplane=redis.url) as b:
-        client = await b.open("/room/x?user=Al")
-        with monkeypatch.context() as broken:
-            broken.setattr("rawws.hub.hub_commands._closes_of", lambda _: 1 / 0)
-            a.hub.disconnect(user="Bo")
-            while not lines(caplog, "an error in rawws itself, in a command of another node"):
-                await trio.sleep(0.01)
-        a.hub.disconnect(user="Al", code=4403, reason="banned")
-        assert await client.frame() == BANNED
-
-
 # Questions
-
-
-async def count(at: Hub, body: Mapping[str, Any]) -> Iterable[object]:
-    await trio.lowlevel.checkpoint()
-    return [sum(len(room) for room in at), body.get("more", 0) * "x"]
-
-
-def answering(*nodes: Rooms) -> None:
-    for each in nodes:
-        each.hub.commands.answer_with("count/1", partial(count, each.hub))
-
-
-async def ask(where: Rooms, timeout_s: float = 5.0, **body: Any) -> Gathered:
-    assert where.hub.backplane is not None
-    return await where.hub.backplane.ask("count/1", body, timeout_s)
-
-
-async def test_all_other_nodes_answer_a_question(nursery: trio.Nursery, redis: RedisServer) -> None:
-    async with node(nursery, backplane=redis.url) as a, node(nursery, backplane=redis.url) as b:
-        assert (await ask(a, 0.2)).answers == (), "b can't answer such a question yet"
-        async with node(nursery, backplane=redis.url) as c:
-            answering(a, b, c)
-            await b.open("/room/x?user=Al")
-            await c.open("/room/x?user=Al")
-            await c.open("/room/x?user=Bo")
-            gathered = await ask(a)
-            assert ({answer.items for answer in gathered.answers}, gathered.silent) == ({(1, ""), (2, "")}, ())
-            assert len({answer.name.node for answer in gathered.answers}) == 2
-            several = [Gathered()] * 20
-            async with trio.open_nursery() as asking:
-                for place in range(20):
-                    asking.start_soon(_ask_into, several, place, (a, b, c)[place % 3])
-            assert [len(each.answers) for each in several] == [2] * 20
-            large = await ask(a, more=70_000)
-            assert [(len(answer.items), answer.left_out) for answer in large.answers] == [(1, 1)] * 2
-        assert len((await ask(a)).answers) == 1, "c has taken its leave"
-        assert (await ask(a)).silent == ()
-
-
-async def _ask_into(results: list[Gathered], place: int, where: Rooms) -> None:
-    results[place] = await ask(where)
 
 
 @pytest.mark.usefixtures("impatient")

@@ -20,11 +20,11 @@ import trio
 from trustme import CA
 
 import rawws
-from rawws.backplane import connector, publisher, reader, scripts, troubles
-from rawws.backplane.troubles import Address, Lasts, diagnose, reading, writing
+from rawws.backplane import connector, lease_scripts, publisher, reader, scripts, troubles, turn_script
+from rawws.backplane.troubles import GROUP_RIGHTS, Address, Lasts, diagnose, grouping, reading, writing
 from rawws.broadcast.stream_entries import PREFIX
 from rawws.errors import UsageError
-from tests.backplane.test_backplane import next_with_id, open_with_ids
+from tests.backplane.ids import next_with_id, open_with_ids
 from tests.manual import page
 from tests.redis_server import RedisServer, free_port, network, redis_server
 from tests.room_serving import Rooms, post, rooms
@@ -33,10 +33,15 @@ from tests.serving.programs import StartProgram
 from tests.serving.wire import get, seen_text, text
 
 GRANT = shlex.split(re.findall(r"^\$ redis-cli (ACL SETUSER .*)$", page("howto/cluster"), re.MULTILINE)[0])
-RIGHTS = [word for word in GRANT if word.startswith("+")]
+GROUP_GRANT = shlex.split(GROUP_RIGHTS)
+RIGHTS = [word for word in GRANT if word.startswith("+") and word not in GROUP_GRANT]
 # The bus has the server's port and 10,000, if it isn't given another one: that may be too high.
 CLUSTER = ["--cluster-enabled", "yes", "--cluster-port", str(free_port())]
-SCRIPTS = (publisher.PUBLISH, publisher.TAKE_OVER, scripts.READ_PAGE, scripts.RING, scripts.APPEND, scripts.ASK)
+SCRIPTS = (
+    *(publisher.PUBLISH, publisher.TAKE_OVER, scripts.READ_PAGE, scripts.RING, scripts.APPEND, scripts.ASK),
+    *(lease_scripts.OPEN, lease_scripts.END, lease_scripts.STATES, lease_scripts.TICK, lease_scripts.LIST),
+    *(lease_scripts.NEWEST, turn_script.TURN),
+)
 
 
 @pytest.fixture
@@ -114,6 +119,7 @@ async def test_the_rights_in_the_manual_are_enough(
         gathered = await a.hub.backplane.ask("rooms/1", {}, PATIENCE_S)
         assert [answer.items for answer in gathered.answers] == [("/room/x",)]
         a.hub.disconnect(user="Al")
+        await _work_for_a_group(a)
         await redis.ask("SCRIPT", "FLUSH")
         await redis.ask("CLIENT", "KILL", "TYPE", "normal")
         await a.hub.room("/room/x").ready()
@@ -122,9 +128,49 @@ async def test_the_rights_in_the_manual_are_enough(
         keys = (await redis.ask("EVAL", "return table.concat(redis.call('KEYS', '*'), '\\n')", "0")).split()
     assert {key.partition(PREFIX)[0] for key in keys if ":" in key} == {""}
     assert {re.split("[:/]", key)[1] for key in keys if key.startswith(PREFIX)} == {
-        *("", "node", "once", "bell", "trial", "nodes", "commands", "answers")
+        *("", "node", "once", "bell", "trial", "nodes", "commands", "answers", "group", "groups")
     }
     assert await redis.ask("ACL", "LOG") == "0", "nothing was refused"
+
+
+async def _work_for_a_group(node: Rooms) -> None:
+    """Take and finish jobs, kill one, and end the group."""
+    await node.publish("/room/jobs", "1", "Rawws-Key: k")
+    await node.publish("/room/jobs", "2", "Rawws-Key: k")
+    for verb, body in ("ack", b"1"), ("term", b"2"):
+        job = await node.ask(get("/room/jobs?group=g&wait=9"))
+        assert job.body == body, job
+        answered = await node.ask(post(f"/room/jobs?group=g&{verb}={job.headers['rawws-id']}", b""))
+        assert answered.status == 204, answered
+    assert (await node.ask(get("/room/jobs?group=g&state"))).status == 200
+    await node.hub.queues.refresh()
+    assert [(each.values["done"], each.values["dead"]) for each in node.hub.queues.figures()] == [(1, 1)]
+    await node.publish("/room/jobs", "3")  # its script looks at the group
+    assert await node.hub.queues.end("/room/jobs", "g") is True
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_without_the_rights_for_groups_rooms_work_and_the_log_says_what_to_grant(
+    redis: RedisServer, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    await redis.ask(*(word for word in GRANT if word not in GROUP_GRANT))
+    async with rooms(nursery, backplane=as_user(redis)) as node:
+        reader_of_it = await node.open("/room/x")
+        await node.publish("/room/x", "hello")
+        assert (await reader_of_it.frame()).payload == b"hello"
+        refused = await node.ask(get("/room/x?group=g"))
+        assert (refused.status, b"can't be reached just now" in refused.body) == (503, True)
+        with trio.fail_after(PATIENCE_S):
+            while "groups can't have their leases in Redis" not in caplog.text:
+                await trio.sleep(0.01)
+        assert caplog.text.count("groups can't have their leases") == 1
+        (advice,) = re.findall("groups can't have .* as its administrator run redis-cli (.*)", caplog.text)
+        await redis.ask(*shlex.split(advice))
+        with trio.fail_after(PATIENCE_S):
+            while (await node.ask(get("/room/x?group=g"))).status != 204:
+                await trio.sleep(0.01)
+        assert "groups have their leases in Redis again" in caplog.text
 
 
 @pytest.mark.usefixtures("impatient")
@@ -168,17 +214,18 @@ async def test_errors_name_the_missing_rights_to_keys_and_to_a_database(redis: R
 def test_every_command_of_a_script_is_tried_at_the_beginning() -> None:
     used = set()
     for script in SCRIPTS:
-        for command, word in re.findall(r"redis\.p?call\('(\w+)'(?:, '(\w+)')?", script):
-            used.add(f"{command}|{word}" if command in ("XINFO", "MEMORY") else command)
+        for command, word in re.findall(r"redis\.p?call\('(\w+)'(?:, (?:stream, )?'(\w+)')?", script):
+            used.add(f"{command}|{word}" if command in ("XINFO", "MEMORY", "XGROUP") else command)
+        used |= set(re.findall(r"in_chunks\('(\w+)'", script))
         if "redis.pcall(range" in script:
             used |= {"XRANGE", "XREVRANGE"}
-    tried = {command for command, *_ in (*reading(""), *writing("", ""))}
+    tried = {command for command, *_ in (*reading(""), *writing("", ""), *grouping("", ""))}
     assert used | {"XREAD"} == tried
 
 
 def test_the_manual_grants_every_right_that_is_needed() -> None:
     rules = shlex.split(Address("redis", "localhost", 6379).rules)
-    assert set(rules) == {word for word in GRANT if word[0] in "~+"}
+    assert {*rules, *GROUP_GRANT} == {word for word in GRANT if word[0] in "~+"}
     sentinel = shlex.split(Address("redis+sentinel", "localhost:26379/x", 0, db=1, has_client_name=True).rules)
     assert set(sentinel) - set(rules) == {"+role", "+select", "+client|setname"}
 

@@ -109,7 +109,8 @@ def test_every_flag_sets_its_setting(ran: Ran, command: list[str]) -> None:
         "--read-only --rate 2.5 --max-rooms 1000 --max-peers 50 --allow-host chat.example "
         "--max-memory 1G --max-connections 9 --max-connections-per-ip 3 --trusted-proxy 10.0.0.0/8 "
         "--max-head 4k --max-headers 20 --max-target 1k --open-timeout 2 --keep-alive 5 --close-timeout 1 "
-        "--rooms /live/ --store rooms.db --store-sync interval --store-interval 0.5"
+        "--rooms /live/ --store rooms.db --store-sync interval --store-interval 0.5 "
+        "--store-bytes 1G --store-rooms 50000"
     )
     assert rawws.cli.main([*command, *flags.split()]) == 0
     assert (ran.host, ran.port) == ("::1", 9)
@@ -130,6 +131,8 @@ def test_every_flag_sets_its_setting(ran: Ran, command: list[str]) -> None:
         "store": "rooms.db",
         "store_sync": "interval",
         "store_interval_s": 0.5,
+        "store_bytes": 1 << 30,
+        "store_rooms": 50_000,
         "queue_bytes": 64 << 20,
         "queue_in_memory": False,
         "push": None,

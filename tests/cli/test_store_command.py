@@ -61,9 +61,9 @@ def look(capsys: pytest.CaptureFixture[str], path: Path, *more: str) -> tuple[in
 
 def overview(engine: SqliteEngine) -> list[str]:
     return [
-        f"/room/b: 1 message, 3 bytes; the newest is {epoch(engine, '/room/b')}-1, {AT}",
+        f"/room/b: 1 message, 3 bytes; the newest is {epoch(engine, '/room/b')}-1, last used {AT}",
         "    group done: 0 waiting, 0 leased",
-        f"{ROOM}: 4 messages, 362 bytes; the newest is {epoch(engine)}-4, {AT}",
+        f"{ROOM}: 4 messages, 362 bytes; the newest is {epoch(engine)}-4, last used {AT}",
         f"    group sms: 3 waiting, 1 leased; the oldest is {epoch(engine)}-1",
     ]
 

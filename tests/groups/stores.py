@@ -32,8 +32,12 @@ class Rooms:
         self.committer = Committer(engine)
         self.history = History(messages=10, max_bytes=1 << 20)
         self.held: list[tuple[str, bool]] = []
+        self.with_dead: list[str] = []
 
-    def publish(self, path: str, frame: bytes) -> None:
+    def keep_dead(self, path: str) -> None:
+        self.with_dead.append(path)
+
+    def bury(self, path: str, frame: bytes) -> None:
         self.committer.put(Append(path, frame, 1, self.history))
 
     def say(self, *messages: str | bytes, key: str | None = None) -> None:

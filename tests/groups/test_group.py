@@ -388,6 +388,36 @@ def test_a_dead_job_that_is_not_buried_is_ready_after_a_restart() -> None:
 # Bounds
 
 
+def test_a_lease_of_before_a_restart_is_acknowledged() -> None:
+    group = restored(Job(3, 1, WALL + 20, "ab curl"))
+    assert group.ack(3, "ab curl")
+    assert (group.leased, group.jobs, group.counts.done) == (0, 0, 1)
+
+
+def test_a_job_with_a_key_that_dies_lets_the_next_one_go_out() -> None:
+    group = make(2, "k")
+    group.join(Worker("#1"))
+    assert deliver(group) == [("#1", 1, 1)]
+    assert group.term(1, "#1", "no use")
+    assert deliver(group) == []
+    group.bury()
+    assert deliver(group) == [("#1", 2, 1)]
+
+
+def test_many_jobs_are_acknowledged_up_to_the_first_that_is_not_leased() -> None:
+    group = make(5)
+    worker = Worker("#1", most=4)
+    group.join(worker)
+    deliver(group)
+    assert group.ack_many((1, 2, 7, 3), "#1") == 2
+    assert group.ack_many((3,), "#2") == 0
+    assert group.ack_many((), "#1") == 0
+    assert list(worker.jobs) == [3, 4]
+    assert (group.leased, group.jobs, group.counts.done) == (2, 2, 2)
+    assert write(group).done == (1, 2)
+    assert deliver(group) == [("#1", 5, 1)], "it has space for more again"
+
+
 def test_jobs_that_are_over_leave_no_timers_behind() -> None:
     group = make(20_000)
     group.join(Worker("#1", most=9, ack_s=40_000))
@@ -398,6 +428,8 @@ def test_jobs_that_are_over_leave_no_timers_behind() -> None:
     number = next(iter(group.workers)).jobs.copy().popitem()[0]
     for second in range(20_000):
         assert group.more(number, "#1", NOW + second / 1000)
+        if not second % 100:
+            assert group.expire(NOW) == 0  # as in each turn
     assert group._timers.count < 2000
     assert group.expire(NOW + 40_019.9) == 8
     assert group.expire(NOW + 40_020) == 1

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from rawws.broadcast.log import History
+from rawws.groups.groups import NEEDS_NOTHING, OF_THE_DEAD
 from rawws.groups.protocol import GroupQuery, Verb
 from rawws.groups.queue import ENDED
 from rawws.store.engine import StoreBroken, StoreError
@@ -145,7 +146,9 @@ async def test_a_dead_job_is_finished_in_the_commit_that_stores_it_elsewhere() -
         taker.say(Verb.TERM, 1, why="no")
         await taker.runner.settled()
         (commit,) = [each for each in engine.commits if any(getattr(entry, "done", ()) for entry in each)]
-        assert [type(entry) for entry in commit] == [Append, GroupWrite]
+        mark, *others = commit  # that the room has dead jobs
+        assert mark == GroupWrite(f"{PATH}.sms.dead", OF_THE_DEAD, NEEDS_NOTHING)
+        assert [type(entry) for entry in others] == [Append, GroupWrite]
 
 
 async def test_a_worker_that_goes_gives_its_jobs_back() -> None:

@@ -1,7 +1,11 @@
-"""Workers in several languages and the server itself are killed, and every job is done."""
+"""Workers in five languages and the server itself are killed, and every job is done.
+
+``RAWWS_JOBS=10000 pytest -n 0 tests/groups/test_kills.py`` is the full run, which takes minutes.
+"""
 
 from __future__ import annotations
 
+import http.client
 import itertools
 import json
 import os
@@ -15,21 +19,82 @@ import urllib.error
 import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 import trio
 
 from benchmarks.servers import free_port
+from tests.browser import FLAGS, need_chromium
 from tests.server.test_real_clients import find_node_modules
 from tests.serving.machine import LOOPBACK, PATIENCE_S, need
 from tests.serving.programs import Program, StartProgram
 
 WORKERS = Path(__file__).parent / "workers"
 MAX = 4
+PUBLISHERS = 4
+JOBS = int(os.environ.get("RAWWS_JOBS", "1500"))
 
 pytestmark = pytest.mark.usefixtures("bounded")
+
+
+class Log:
+    """The log of all workers. A browser appends to it by POST, from a page that it gets here."""
+
+    def __init__(self, path: Path) -> None:
+        path.touch()
+        self.path = path
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                found = self.path.startswith("/?")  # and no icon
+                self._answer(200 if found else 404, (WORKERS / "browser.html").read_bytes() if found else b"")
+
+            def do_POST(self) -> None:
+                log.note(self.rfile.read(int(self.headers["Content-Length"])).decode())
+                self._answer(200, b"")
+
+            def _answer(self, status: int, body: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", "text/html")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
+                pass
+
+            def handle(self) -> None:
+                with suppress(ConnectionError):  # the browser has been killed
+                    super().handle()
+
+        log = self
+        self._server = ThreadingHTTPServer((LOOPBACK, 0), Handler)
+        self._thread = Thread(target=self._server.serve_forever, args=(0.05,))
+        self._thread.start()
+
+    @property
+    def origin(self) -> str:
+        return f"http://{LOOPBACK}:{self._server.server_port}"
+
+    def note(self, line: str) -> None:
+        with self.path.open("a") as file:
+            file.write(line + "\n")
+
+    def lines(self) -> list[str]:
+        return self.path.read_text().splitlines()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
 
 
 class Scene:
@@ -37,11 +102,11 @@ class Scene:
 
     def __init__(self, start_program: StartProgram, folder: Path) -> None:
         self.port = free_port()
-        self.log = folder / "work.log"
-        self.log.touch()
+        self.log = Log(folder / "work.log")
+        self._folder = folder
         self._start_program = start_program
         store = ("--store", str(folder / "rooms.db"), "--store-sync", "interval")
-        self._arguments = ("--port", str(self.port), *store)
+        self._arguments = ("--port", str(self.port), *store, "--allow-origin", self.log.origin)
         self._program: Program | None = None
         node = {"env": find_node_modules()}
         need(shutil.which("curl"), "curl")
@@ -50,33 +115,32 @@ class Scene:
             "curl": (["bash", str(WORKERS / "worker.sh")], {}),
             "websockets": ([sys.executable, str(WORKERS / "with_websockets.py")], {}),
             "work": ([sys.executable, str(WORKERS / "with_work.py")], {}),
-            "work2": ([sys.executable, str(WORKERS / "with_work.py")], {}),
+            "browser": ([need_chromium(), "--headless", "--disable-breakpad", *FLAGS], {"stderr": subprocess.DEVNULL}),
         }
         self._commands = commands
         self._workers: dict[str, tuple[str, subprocess.Popen[bytes]]] = {}
         self._numbers = itertools.count(1)
         self.kills: Counter[str] = Counter()
 
-    def note(self, line: str) -> None:
-        with self.log.open("a") as file:
-            file.write(line + "\n")
-
     def start_server(self) -> None:
         self._program = self._start_program(*self._arguments)
 
     def kill_server(self) -> None:
         assert self._program is not None
-        self.note("server killed")
         self.kills["server"] += 1
         self._program.kill()
         self._program.end()
+        self.log.note("server killed")  # connections that were opened before this have ended
         self.start_server()
-        self.note("server killed")  # a worker may have read jobs of the dead server until now
 
     def start_worker(self, kind: str) -> None:
         command, more = self._commands[kind]
         name = f"{kind}{next(self._numbers)}"
-        arguments = [*command, name, str(self.port), str(MAX), str(self.log)]
+        if kind == "browser":
+            target = f"{self.log.origin}/?name={name}&port={self.port}&max={MAX}"
+            arguments = [*command, f"--user-data-dir={self._folder / name}", target]
+        else:
+            arguments = [*command, name, str(self.port), str(MAX), str(self.log.path)]
         process = subprocess.Popen(arguments, start_new_session=True, **more)
         self._workers[kind] = (name, process)
 
@@ -86,7 +150,7 @@ class Scene:
 
     def kill_worker(self, kind: str) -> None:
         name, process = self._workers[kind]
-        self.note(f"{name} killed")
+        self.log.note(f"{name} killed")
         self.kills["worker"] += 1
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -96,13 +160,14 @@ class Scene:
         for _, process in self._workers.values():
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        self.log.close()
 
     @property
     def kinds(self) -> list[str]:
         return list(self._commands)
 
-    def ask(self, target: str, body: bytes | None = None) -> Any:
-        headers = {"Content-Type": "text/plain"}
+    def ask(self, target: str, body: bytes | None = None, **fields: str) -> Any:
+        headers = {"Content-Type": "text/plain"} | {name.replace("_", "-"): value for name, value in fields.items()}
         request = urllib.request.Request(f"http://{LOOPBACK}:{self.port}{target}", body, headers)
         with urllib.request.urlopen(request, timeout=PATIENCE_S) as response:
             return json.load(response)
@@ -112,8 +177,15 @@ class Scene:
         with urllib.request.urlopen(f"http://{LOOPBACK}:{self.port}/jobs?group=g", timeout=PATIENCE_S) as response:
             assert response.status == 204
 
-    def publish(self, count: int) -> set[str]:
-        return {self.ask("/jobs", b"job %d" % number)["id"] for number in range(count)}
+    def publish(self, number: int) -> str:
+        """Publish a job, over kills of the server, and return its id."""
+        while True:
+            try:
+                job: str = self.ask("/jobs", b"job %d" % number, Idempotency_Key=str(number))["id"]
+            except (OSError, http.client.HTTPException):
+                time.sleep(0.02)
+            else:
+                return job
 
     def left(self) -> int:
         state = self.ask("/jobs?group=g&state")
@@ -133,7 +205,7 @@ def scene(start_program: StartProgram, tmp_path: Path) -> Iterator[Scene]:
     ("jobs", "worker_kills", "server_kills"),
     [
         pytest.param(60, 2, 1, marks=pytest.mark.thorough),
-        pytest.param(10_000, 30, 2, marks=[pytest.mark.thorough, pytest.mark.patience(400)]),
+        pytest.param(JOBS, JOBS // 333, 2, marks=[pytest.mark.thorough, pytest.mark.patience(60 + JOBS / 20)]),
     ],
 )
 async def test_every_job_is_done_though_workers_and_the_server_are_killed(
@@ -141,27 +213,41 @@ async def test_every_job_is_done_though_workers_and_the_server_are_killed(
 ) -> None:
     scene.start_server()
     await trio.to_thread.run_sync(scene.make_group)
-    ids = await trio.to_thread.run_sync(scene.publish, jobs)
     await trio.to_thread.run_sync(scene.start_workers)
+    await wait_until_all_are_there(scene)
     chance = random.Random(7)
     events = ["worker"] * worker_kills + ["server"] * server_kills
     chance.shuffle(events)
-    for event in events:
-        done = count_ends(scene.log)
-        until = time.monotonic() + 1.0
-        while count_ends(scene.log) < min(jobs, done + jobs // (len(events) + 1)) and time.monotonic() < until:
-            await trio.sleep(0.02)
-        kill = scene.kill_server if event == "server" else lambda: scene.kill_worker(chance.choice(scene.kinds))
-        await trio.to_thread.run_sync(kill)
+    with ThreadPoolExecutor(PUBLISHERS) as publishers:
+        publishing = [publishers.submit(scene.publish, number) for number in range(jobs)]
+        for event in events:
+            done = count_ends(scene.log)
+            until = time.monotonic() + 1.0
+            while count_ends(scene.log) < min(jobs, done + jobs // (len(events) + 1)) and time.monotonic() < until:
+                await trio.sleep(0.05)
+            kill = scene.kill_server if event == "server" else lambda: scene.kill_worker(chance.choice(scene.kinds))
+            await trio.to_thread.run_sync(kill)
+        ids = set(await trio.to_thread.run_sync(lambda: [each.result() for each in publishing]))
+    assert len(ids) == jobs
     while await trio.to_thread.run_sync(left, scene):
         await trio.sleep(0.1)
-    lines = scene.log.read_text().splitlines()
+    lines = scene.log.lines()
     in_flight = MAX * len(scene.kinds)
     check(lines, ids, scene.kills["worker"] * MAX + scene.kills["server"] * in_flight)
+    assert {line.split()[0].rstrip("0123456789") for line in lines if " end " in line} == set(scene.kinds)
 
 
-def count_ends(log: Path) -> int:
-    return log.read_text().count(" end ")
+async def wait_until_all_are_there(scene: Scene) -> None:
+    """Wait until each worker is among the group's. One with curl is between two requests at times."""
+    while True:
+        state = await trio.to_thread.run_sync(scene.ask, "/jobs?group=g&state")
+        if state["workers"] == len(scene.kinds):
+            return
+        await trio.sleep(0.05)
+
+
+def count_ends(log: Log) -> int:
+    return log.path.read_text().count(" end ")
 
 
 def left(scene: Scene) -> int:
@@ -190,22 +276,49 @@ def check(lines: list[str], ids: set[str], most_doubles: int) -> None:
 
 def overlaps(lines: list[str]) -> list[str]:
     """Return the jobs that two workers had at a time, though neither they nor the server were killed meanwhile."""
-    found, holders = [], defaultdict[str, dict[str, int]](dict)
-    killed: dict[str, int] = {}
-    # A worker that is killed may still get a job after the line about it, and never comes back.
-    mortal = {line.split()[0] for line in lines if line.endswith(" killed")} - {"server"}
+    found, holders = [], defaultdict[str, set[str]](set)
+    opened: dict[str, int] = {}  # the place of each worker's last connection
+    killed: set[str] = set()
+    server_killed = -1
+
+    def has_lost(who: str) -> bool:
+        """Return whether a worker is killed, or may still read what the killed server has sent."""
+        return who in killed or opened[who] < server_killed
+
     for place, line in enumerate(lines):
         who, verb, *about = line.split()
-        if verb == "killed":
-            killed[who] = place
+        if line == "server killed":
+            server_killed = place
+        elif verb == "killed":
+            killed.add(who)
+        elif verb == "open":
+            opened[who] = place
+            for each in holders.values():
+                each.discard(who)
         elif verb == "get":
-            for other, since in holders[about[0]].items():
-                if other not in mortal and killed.get("server", -1) < since:
-                    found.append(f"{about[0]}: {other} and {who}")
-            holders[about[0]][who] = place
+            others = {other for other in holders[about[0]] - {who} if not has_lost(other)}
+            found += [f"{about[0]}: {other} and {who}" for other in others if not has_lost(who)]
+            holders[about[0]].add(who)
         else:
-            holders[about[0]].pop(who, None)
+            holders[about[0]].discard(who)
     return found
+
+
+@pytest.mark.parametrize(
+    ("lines", "count"),
+    [
+        (("a open", "b open", "a get 1 1", "b get 1 2"), 1),
+        (("a open", "b open", "a get 1 1", "a end 1 1", "b get 1 2"), 0),
+        (("a open", "b open", "a get 1 1", "a killed", "b get 1 2"), 0),
+        (("a open", "b open", "a get 1 1", "b get 1 2", "a killed"), 1),
+        (("a open", "b open", "a get 1 1", "server killed", "b open", "b get 1 2"), 0),
+        (("a open", "b open", "server killed", "b open", "b get 1 2", "a get 1 1"), 0),
+        (("a open", "b open", "server killed", "a open", "b open", "b get 1 2", "a get 1 1"), 1),
+        (("a open", "b open", "a get 1 1", "a open", "b get 1 2"), 0),
+    ],
+)
+async def test_an_overlap_is_found(lines: tuple[str, ...], count: int) -> None:
+    assert len(overlaps(list(lines))) == count
 
 
 async def test_a_poison_job_is_dead_after_exactly_five_tries(start_program: StartProgram, tmp_path: Path) -> None:

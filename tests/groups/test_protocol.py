@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from rawws.access.dead_rooms import dead_room
 from rawws.broadcast.message_ids import MessageId
 from rawws.errors import UsageError
 from rawws.groups.protocol import (
@@ -15,7 +16,6 @@ from rawws.groups.protocol import (
     JobLines,
     Obituary,
     Verb,
-    dead_room,
     encode_dead,
     lost_lease,
     names_group,
@@ -23,6 +23,7 @@ from rawws.groups.protocol import (
     read_answer_query,
     read_group_query,
 )
+from rawws.wire.events import PongReceived
 from rawws.wire.frames import Opcode, split_frames
 
 JOB = MessageId("9f2c41d7", 7)
@@ -173,28 +174,43 @@ def test_a_job_has_its_id_and_its_try_before_the_payload() -> None:
     assert lines.with_head(7, 2, b"payload\nof two lines") == b'{"id":"9f2c41d7-7","try":2}\npayload\nof two lines'
 
 
+def acknowledged(*texts: str) -> list[int]:
+    return JobLines(JOB.epoch).acknowledged([(Opcode.TEXT, text.encode()) for text in texts])
+
+
+def test_plain_acks_are_known_by_their_bytes() -> None:
+    largest = '{"ack":"9f2c41d7-9999999999999999999"}'
+    assert acknowledged('{"ack":"9f2c41d7-7"}', largest) == [7, 10**19 - 1]
+    assert read_answer(largest) == Answer(Verb.ACK, MessageId(JOB.epoch, 10**19 - 1))
+    assert acknowledged() == []
+
+
 @pytest.mark.parametrize(
-    ("message", "number"),
+    "text",
     [
-        ('{"ack":"9f2c41d7-7"}', 7),
-        ('{"ack":"9f2c41d7-9999999999999999999"}', 10**19 - 1),
-        ('{"ack":"9f2c41d7-10000000000000000000"}', 0),
-        ('{"ack":"9f2c41d8-7"}', 0),
-        ('{"ack": "9f2c41d7-7"}', 0),
-        ('{"ack":"9f2c41d7-7","why":"x"}', 0),
-        ('{"ack":"9f2c41d7-"}', 0),
-        ('{"ack":"9f2c41d7--7"}', 0),
-        ('{"ack":"9f2c41d7-1_0"}', 0),
-        ('{"ack":"9f2c41d7-²"}', 0),
-        ('{"ack":"9f2c41d7-٣"}', 0),
-        (b'{"ack":"9f2c41d7-7"}', 0),
-        ("", 0),
+        '{"ack":"9f2c41d7-10000000000000000000"}',
+        '{"ack":"9f2c41d8-7"}',
+        '{"ack": "9f2c41d7-7"}',
+        '{"ack":"9f2c41d7-7","why":"x"}',
+        '{"ack":"9f2c41d7-"}',
+        '{"ack":"9f2c41d7--7"}',
+        '{"ack":"9f2c41d7-1_0"}',
+        '{"ack":"9f2c41d7-²"}',
+        '{"ack":"9f2c41d7-٣"}',
+        "",
     ],
 )
-def test_a_plain_ack_is_known_by_its_text(message: str | bytes, number: int) -> None:
-    assert JobLines(JOB.epoch).acknowledged(message) == number
-    if number:
-        assert read_answer(message) == Answer(Verb.ACK, MessageId(JOB.epoch, number))
+def test_any_other_message_ends_the_plain_acks(text: str) -> None:
+    plain = '{"ack":"9f2c41d7-7"}'
+    assert acknowledged(plain, text, plain) == [7]
+
+
+def test_binary_messages_and_pongs_are_no_acks() -> None:
+    plain = b'{"ack":"9f2c41d7-7"}'
+    lines = JobLines(JOB.epoch)
+    assert lines.acknowledged([(Opcode.BINARY, plain)]) == []
+    assert lines.acknowledged([PongReceived(b""), (Opcode.TEXT, plain)]) == []
+    assert lines.acknowledged([(Opcode.TEXT, bytearray(plain))]) == [7]
 
 
 def test_a_worker_that_answers_too_late_is_told() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -14,9 +17,10 @@ import rawws
 from rawws.broadcast.message_ids import MessageId
 from rawws.errors import UsageError
 from rawws.groups.protocol import Verb
-from rawws.groups.push import Outcome, PushTarget, read_push
+from rawws.groups.push import Outcome, PushRequest, PushTarget, read_push, retry_after
+from rawws.groups.shelf import StoredMessage
+from rawws.wire.frames import Opcode
 from tests.groups.test_workers import serving
-from tests.serving.machine import PATIENCE_S
 
 JOB = MessageId("9f2c41d7", 7)
 
@@ -134,7 +138,7 @@ def test_a_push_that_can_not_be_read_is_explained(text: str) -> None:
 
 async def test_a_push_needs_a_store() -> None:
     with pytest.raises(UsageError, match="push sends the jobs of groups, which need a store"):
-        rawws.Hub(push=["/pay sms http://host/"])
+        await rawws.serve(rawws.Hub(push=["/pay sms http://host/"]), 0, host="127.0.0.1")
 
 
 @pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".example"])
@@ -147,30 +151,113 @@ async def test_an_answer_that_does_not_end_is_given_up_before_its_lease_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("rawws.groups.push.LONGEST_S", 0.1)
-    over = threading.Event()
-
-    def never(*_: object) -> Outcome:
-        over.wait(PATIENCE_S)
-        return Outcome(204)
-
-    monkeypatch.setattr("rawws.groups.push._post", never)
-    hub = rawws.Hub(store=tmp_path / "rooms.db", store_sync="never", push=["/pay sms http://localhost/"])
-    async with serving(hub) as running:
-        await running.say("1")
-        while "a push to http://localhost/ has failed: no answer within 0.1 s" not in caplog.text:
-            await trio.sleep(0.01)
-        over.set()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/hook"
+        dripping = threading.Thread(target=drip, args=(listener,))
+        dripping.start()
+        hub = rawws.Hub(store=tmp_path / "rooms.db", store_sync="never", push=[f"/pay sms {url}"])
+        async with serving(hub) as running:
+            await running.say("1")
+            while f"a push to {url} has failed: no answer within 0.1 s" not in caplog.text:
+                await trio.sleep(0.01)
+            # The request has ended, and not only its result is ignored.
+            await trio.to_thread.run_sync(dripping.join)
 
 
-async def test_an_error_of_a_push_is_in_the_log(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def drip(listener: socket.socket) -> None:
+    """Answer with an endless number of interim responses, until the other side ends the connection."""
+    connected, _ = listener.accept()
+    with connected, suppress(OSError):
+        while connected.send(b"HTTP/1.1 100 Continue\r\n\r\n"):
+            time.sleep(0.005)
+
+
+async def test_an_error_of_a_push_costs_this_try_alone(
+    hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(*_: object) -> Outcome:
-        raise LookupError("a mistake of rawws's own")
+    hook.statuses = []
+    monkeypatch.setattr("rawws.groups.push.FIRST_WAIT_S", 0.01)
+    send, mistakes = PushRequest.send, [LookupError("a mistake of rawws's own")]
 
-    monkeypatch.setattr("rawws.groups.push._post", fail)
-    hub = rawws.Hub(store=tmp_path / "rooms.db", store_sync="never", push=["/pay sms http://localhost/"])
+    def send_or_fail(request: PushRequest) -> Outcome:
+        if mistakes:
+            raise mistakes.pop()
+        return send(request)
+
+    monkeypatch.setattr(PushRequest, "send", send_or_fail)
+    hub = rawws.Hub(store=tmp_path / "rooms.db", store_sync="never", push=[f"/pay sms {hook.url}"])
     async with serving(hub) as running:
-        await running.say("1")
-        while "an error in rawws itself; all groups have stopped" not in caplog.text:
+        (job,) = await running.say("1")
+        while (await running.state())["done"] < 1:
             await trio.sleep(0.01)
+        assert hook.got == [(job, "2", b"1")]
+        assert f"an error in rawws itself; the push to {hook.url} is tried again" in caplog.text
+
+
+NOON = 1_735_732_800.0  # of 2025-01-01, in UTC
+
+
+@pytest.mark.parametrize(
+    ("field", "seconds"),
+    [
+        (None, 0.0),
+        ("", 0.0),
+        ("0", 0.0),
+        (" 120 ", 120.0),
+        ("14401", 14_400.0),
+        ("1" + 12 * "0", 14_400.0),
+        ("9" * 5000, 14_400.0),
+        ("-5", 0.0),
+        ("1e9", 0.0),
+        ("²", 0.0),
+        ("soon", 0.0),
+        ("Wed, 01 Jan 2025 12:00:30 GMT", 30.0),
+        ("Wed, 01 Jan 2025 12:00:30 -0000", 30.0),
+        ("Wed, 01 Jan 2025 11:00:00 GMT", 0.0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 14_400.0),
+        ("Fri, 31 Dec 99999 23:59:59 GMT", 0.0),
+        ("Wed, 01 Jan 2025 12:00:30 GMT" * 5000, 0.0),
+    ],
+)
+def test_a_retry_after_is_a_number_or_a_date(field: str | None, seconds: float) -> None:
+    assert retry_after(field, NOON) == seconds
+
+
+async def test_a_request_that_is_aborted_before_it_is_connected_sends_nothing(hook: Hook) -> None:
+    request = PushRequest(hook.url, None, JOB, 1, StoredMessage(Opcode.TEXT, b"1"))
+    request.abort()
+    outcome = await trio.to_thread.run_sync(request.send)
+    assert outcome == Outcome(0, "ConnectionAbortedError: given up")
+    assert hook.got == []
+    request.abort()
+
+
+ANSWERS = {
+    "endless headers": (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 10_000, 0, "HTTPException: got more than 100 headers"),
+    "a long header": (b"HTTP/1.1 200 OK\r\na: " + b"b" * 70_000, 0, "LineTooLong"),
+    "no HTTP": (b"SSH-2.0-OpenSSH\r\n\r\n", 0, "BadStatusLine"),
+    "no status": (b"HTTP/1.1 99999 OK\r\n\r\n", 0, "BadStatusLine"),
+    "nothing": (b"", 0, "RemoteDisconnected"),
+    "a redirect": (b"HTTP/1.1 307 Away\r\nLocation: http://127.0.0.1:1/\r\n\r\n", 307, ""),
+    "a large body": (b"HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n" + bytes(10_000_000), 200, ""),
+    "another protocol": (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n", 101, ""),
+}
+
+
+@pytest.mark.parametrize(("answer", "status", "why"), ANSWERS.values(), ids=ANSWERS)
+async def test_an_answer_can_be_anything(answer: bytes, status: int, why: str) -> None:
+    def reply() -> None:
+        connected, _ = listener.accept()
+        with connected, suppress(OSError):
+            connected.recv(65536)
+            connected.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/hook"
+        request = PushRequest(url, None, JOB, 1, StoredMessage(Opcode.BINARY, b"1"))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, reply)
+            outcome = await trio.to_thread.run_sync(request.send)
+    assert outcome.status == status
+    assert outcome.why.startswith(why)
+    assert outcome.answer(JOB, 1).verb is (Verb.ACK if status == 200 else Verb.TERM if status else Verb.NAK)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from rawws.server.metrics import MetricsApp
 from rawws.store.engine import StoreFull
 from rawws.store.entries import Entry, Outcome
 from rawws.store.memory_engine import MemoryEngine
+from tests.redis_server import redis_server
 from tests.serving.client import Client
 from tests.serving.machine import PATIENCE_S
 from tests.serving.wire import close, upgrade
@@ -41,9 +43,14 @@ class Answer(NamedTuple):
 class Running:
     """A server, its hub, and requests to it."""
 
-    def __init__(self, hub: Hub, port: int) -> None:
+    def __init__(self, hub: Hub, *ports: int) -> None:
+        """With several nodes, each request goes to another one than that before."""
         self.hub = hub
-        self.port = port
+        self._ports = itertools.cycle(ports)
+
+    @property
+    def port(self) -> int:
+        return next(self._ports)
 
     def uri(self, query: str = "group=sms", path: str = "/pay") -> str:
         return f"ws://127.0.0.1:{self.port}{path}?{query}"
@@ -76,20 +83,65 @@ class Running:
 
 @asynccontextmanager
 async def serving(hub: Hub, app: Any = None, **options: Any) -> AsyncGenerator[Running]:
-    async with trio.open_nursery() as nursery:
-        http = app or rawws.rooms(hub, is_local=True, admin_token="a" * 20)
-        start = partial(rawws.serve, hub, 0, host="127.0.0.1", http=http, **options)
-        server = await nursery.start(start)
+    async with AsyncExitStack() as stack:
+        ports = []
+        for each in (hub, *_other_nodes.get(hub, ())):
+            if each in _redis:
+                await stack.enter_async_context(rawws.share(each, _redis[each]))
+            nursery = await stack.enter_async_context(trio.open_nursery())
+            http = app or rawws.rooms(each, is_local=True, admin_token="a" * 20)
+            server = await nursery.start(partial(rawws.serve, each, 0, host="127.0.0.1", http=http, **options))
+            ports.append(server.port)
+            stack.callback(nursery.cancel_scope.cancel)
         with trio.fail_after(PATIENCE_S):
-            yield Running(hub, server.port)
-        nursery.cancel_scope.cancel()
+            yield Running(hub, *ports)
 
 
-@pytest.fixture(params=["file", "memory"])
-def hub(request: pytest.FixtureRequest, tmp_path: Path) -> Hub:
+_redis: dict[Hub, str] = {}  # the backplane of hubs that have one
+_other_nodes: dict[Hub, list[Hub]] = {}  # hubs that are served beside another one
+
+
+@asynccontextmanager
+async def shared_hub(directory: Path, nodes: int, **settings: Any) -> AsyncGenerator[Hub]:
+    """A hub that `serving` shares through a Redis of its own, with as many nodes."""
+    async with redis_server(directory) as server:
+        hub, *others = hubs = [Hub(**settings) for _ in range(nodes)]
+        _redis.update(dict.fromkeys(hubs, server.url))
+        _other_nodes[hub] = others
+        yield hub
+        for each in hubs:
+            del _redis[each]
+        del _other_nodes[hub]
+
+
+PLACES = ["file", "memory", pytest.param("redis", marks=pytest.mark.thorough), "two nodes on Redis"]
+
+
+@pytest.fixture(params=PLACES)
+async def hub(bounded: None, request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Hub]:  # noqa: ARG001
     if request.param == "memory":
-        return Hub(queue_in_memory=True)
-    return Hub(store=tmp_path / "rooms.db", store_sync="never")
+        yield Hub(queue_in_memory=True)
+    elif request.param == "file":
+        yield Hub(store=tmp_path / "rooms.db", store_sync="never")
+    else:
+        async with shared_hub(tmp_path, 1 if request.param == "redis" else 2) as made:
+            yield made
+
+
+@pytest.fixture(params=PLACES)
+async def small_hub(
+    bounded: None,  # noqa: ARG001
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+) -> AsyncGenerator[Hub]:
+    """A hub whose groups keep little."""
+    if request.param == "memory":
+        yield Hub(queue_in_memory=True, queue_bytes=1000)
+    elif request.param == "file":
+        yield stored(tmp_path, queue_bytes=1000)
+    else:
+        async with shared_hub(tmp_path, 1 if request.param == "redis" else 2, queue_bytes=1000) as made:
+            yield made
 
 
 def stored(tmp_path: Path, **settings: Any) -> Hub:
@@ -111,11 +163,14 @@ async def test_a_message_goes_to_one_worker_until_it_is_acknowledged(hub: Hub) -
         one, two = [rawws.connect(running.uri("group=sms&max=1"), subprotocols=SUBPROTOCOLS) for _ in "12"]
         async with one as a, two as b:
             first, second = await running.say("pay 1", "pay 2")
-            assert await receive(a) == ({"id": first, "try": 1}, "pay 1")
-            assert await receive(b) == ({"id": second, "try": 1}, "pay 2")
+            got = {(await receive(a))[0]["id"]: a}
+            head, payload = await receive(b)
+            got[head["id"]] = b
+            assert got.keys() == {first, second}
+            assert (head["try"], payload) == (1, "pay 2" if got[second] is b else "pay 1")
             (third,) = await running.say("pay 3")
-            await b.send(json.dumps({"ack": second}))
-            assert await receive(b) == ({"id": third, "try": 1}, "pay 3")
+            await got[second].send(json.dumps({"ack": second}))
+            assert await receive(got[second]) == ({"id": third, "try": 1}, "pay 3")
             state = await running.state()
             assert (state["leased"], state["done"], state["workers"], state["oldest"]) == (2, 1, 2, first)
 
@@ -295,22 +350,26 @@ async def test_a_job_that_a_worker_gives_up_is_in_the_dead_room_with_its_reason(
         assert (await running.state())["dead"] == 1
 
 
-async def test_a_post_is_refused_while_the_groups_keep_too_much(tmp_path: Path) -> None:
-    hub = stored(tmp_path, queue_bytes=1000)
-    async with serving(hub) as running:
+async def test_a_post_is_refused_while_the_groups_keep_too_much(small_hub: Hub) -> None:
+    async with serving(small_hub) as running:
         await running.ask("GET", "/pay?group=sms")
         await running.say("x" * 600, "y" * 600)
+        # Another node hears of it soon.
+        while (full := await running.ask("POST", "/pay", "z")).status != 507:
+            await trio.sleep(0.01)
         full = await running.ask("POST", "/pay", "z")
         assert full.status == 507
         assert full.fields["Retry-After"] == "1"
         answer = await running.ask("GET", "/pay?group=sms")
         await running.ask("POST", f"/pay?group=sms&ack={answer.fields['Rawws-Id']}")
-        await running.say("z")
+        answer = await running.ask("GET", "/pay?group=sms")
+        await running.ask("POST", f"/pay?group=sms&ack={answer.fields['Rawws-Id']}")
+        while (await running.ask("POST", "/pay", "z")).status == 507:
+            await trio.sleep(0.01)
 
 
-async def test_a_websocket_publisher_waits_while_the_groups_keep_too_much(tmp_path: Path) -> None:
-    hub = stored(tmp_path, queue_bytes=1000)
-    async with serving(hub) as running:
+async def test_a_websocket_publisher_waits_while_the_groups_keep_too_much(small_hub: Hub) -> None:
+    async with serving(small_hub) as running:
         await running.ask("GET", "/pay?group=sms")
         async with rawws.connect(running.uri("")) as ws:
             await ws.send("x" * 1000)
@@ -340,6 +399,42 @@ async def test_a_user_who_is_disconnected_works_no_more(tmp_path: Path) -> None:
             with pytest.raises(rawws.ConnectionClosed):
                 await a.recv()
             assert a.close_code == 1008
+
+
+async def test_an_operator_sees_workers_and_ends_them(tmp_path: Path) -> None:
+    token = {"Authorization": "Bearer " + "a" * 20}
+
+    async def workers(query: str = "") -> list[dict[str, Any]]:
+        found = json.loads((await running.ask("GET", f"/_rawws/peers{query}", **token)).body)["peers"]
+        return [each for each in found if each["kind"] == "worker"]
+
+    async with serving(stored(tmp_path)) as running, trio.open_nursery() as nursery:
+        async with rawws.connect(running.uri("group=sms&max=2"), subprotocols=SUBPROTOCOLS) as a:
+            await running.say("1", "2")
+            await receive(a)
+            await receive(a)
+            nursery.start_soon(running.ask, "GET", "/pay?group=mail&wait=20&last=0")
+            while len(found := await workers()) < 2:
+                await trio.sleep(0.01)
+            first, second = sorted(found, key=lambda each: str(each["group"]), reverse=True)
+            assert (first["group"], first["jobs"], first["rooms"]) == ("sms", 2, ["/pay"])
+            assert (second["group"], second["jobs"], second["user"]) == ("mail", 0, None)
+            assert first["address"].startswith("127.0.0.1:")
+            assert first["since"].endswith("Z")
+            assert await workers("?room=/pay") == found
+            assert await workers("?room=/other") == []
+            assert await workers(f"?number={first['number']}") == [first]
+            for each in found:
+                ended = await running.ask("DELETE", f"/_rawws/peers?number={each['number']}&reason=bye", **token)
+                assert json.loads(ended.body)["ended"] == 1
+            with pytest.raises(rawws.ConnectionClosed, match="bye"):
+                await a.recv()
+        assert await workers() == []
+        assert await next_job(running) == "1"
+
+
+async def next_job(running: Running) -> str:
+    return (await running.ask("GET", "/pay?group=sms&wait=5")).body.decode()
 
 
 async def test_a_user_who_may_only_read_takes_no_jobs(tmp_path: Path) -> None:
@@ -429,6 +524,37 @@ async def test_a_job_says_what_its_worker_says(hub: Hub) -> None:
         assert (state["done"], state["dead"]) == (1, 1)
 
 
+NO_JOBS = {
+    "a long id": '{"id":"' + "x" * 60_000 + '","try":1}\n',
+    "a list as the id": '{"id":["9f2c41d7-1"],"try":1}\n',
+    "a text as the try": '{"id":"9f2c41d7-1","try":"1"}\n',
+    "a list as the try": '{"id":"9f2c41d7-1","try":[1]}\n',
+    "no try": '{"id":"9f2c41d7-1"}\n',
+    "a try below 1": '{"id":"9f2c41d7-1","try":0}\n',
+    "a long try": '{"id":"9f2c41d7-1","try":"' + "9" * 5000 + '"}\n',
+    "an endless try": '{"id":"9f2c41d7-1","try":Infinity}\n',
+    "nested lists": "[" * 60_000,
+    "a long lost one": '{"lost":"' + "y" * 60_000 + '"}\n',
+    "a text": '"lost"',
+    "binary data": b"\xff\xfe\n",
+}
+
+
+@pytest.mark.parametrize("message", NO_JOBS.values(), ids=NO_JOBS)
+async def test_a_server_that_sends_no_jobs_ends_the_work(message: str | bytes) -> None:
+    async def send(ws: rawws.WebSocket) -> None:
+        await ws.send(message)
+        await ws.recv()
+
+    async with trio.open_nursery() as nursery:
+        start = partial(rawws.serve, send, 0, host="127.0.0.1", subprotocols=SUBPROTOCOLS)
+        server = await nursery.start(start)
+        with pytest.raises(rawws.InvalidResponse, match="the server's message doesn't begin as a job does") as caught:
+            await anext(rawws.work(f"ws://127.0.0.1:{server.port}/pay", group="sms"))
+        assert len(str(caught.value)) < 200
+        nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("wrong", [{"group": "a.b"}, {"max_jobs": 0}, {"ack": 0}, {"longest": -1}])
 def test_a_worker_that_can_not_be_is_refused_at_once(wrong: dict[str, Any]) -> None:
     with pytest.raises(rawws.UsageError):
@@ -438,8 +564,7 @@ def test_a_worker_that_can_not_be_is_refused_at_once(wrong: dict[str, Any]) -> N
 # Operators
 
 
-async def test_groups_in_the_metrics_and_for_operators(tmp_path: Path) -> None:
-    hub = stored(tmp_path)
+async def test_groups_in_the_metrics_and_for_operators(hub: Hub) -> None:
     rooms = rawws.rooms(hub, is_local=True, admin_token="a" * 20)
     async with serving(hub, MetricsApp(hub, rooms)) as running:
         await running.say("1", "2")
@@ -479,10 +604,10 @@ async def test_a_group_goes_on_after_a_restart_of_the_server(tmp_path: Path) -> 
 class Changing:
     """A source of one grant, which may become another one."""
 
-    def __init__(self, later: Grant | None, expires_at: float | None = None) -> None:
+    def __init__(self, later: Grant | None) -> None:
         self.is_changed = False
         self._later = later
-        self._now = Grant("sms", EVERY_ROOM, EVERY_ROOM, expires_at=expires_at, renew=self._renew)
+        self._now = Grant("sms", EVERY_ROOM, EVERY_ROOM, renew=self._renew)
 
     def _renew(self) -> Grant | None:
         return self._later if self.is_changed else self._now

@@ -10,7 +10,16 @@ import pytest
 
 from rawws.broadcast.node_answers import NodeAnswer, NodeName
 from rawws.errors import UsageError
-from rawws.hub.administration import MAX_ENTRIES, Page, PeerEntry, PeersWanted, Place, RoomEntry, RoomsWanted
+from rawws.hub.administration import (
+    MAX_ENTRIES,
+    Page,
+    PeerEntry,
+    PeersWanted,
+    Place,
+    RoomEntry,
+    RoomsWanted,
+    WorkerEntry,
+)
 from rawws.hub.node_lists import (
     end_body,
     items_of,
@@ -27,6 +36,7 @@ from rawws.wire.events import CloseFrame
 
 NAME = NodeName("aa", "north:1")
 PEERS = [PeerEntry(number, "north:1", "ä", ["/x"], "poll", "192.0.2.1:7", "2026") for number in (3, 5)]
+PEERS.append(WorkerEntry(6, "north:1", None, ["/x"], "worker", "192.0.2.1:8", "2026", "sms", 2))
 PEER = asdict(PEERS[0])
 WRONG: tuple[object, ...] = (float("nan"), {}, -1)
 ROOM = RoomEntry("/x", "north:1", 1, 2, 3, 4, 5, "0-6")

@@ -1,4 +1,4 @@
-"""The time at which a socket was connected."""
+"""Sockets: the time at which one was connected, and its end."""
 
 from __future__ import annotations
 
@@ -22,3 +22,22 @@ def test_connections_of_one_second_share_its_number(monkeypatch: pytest.MonkeyPa
     for pair in pairs:
         for end in pair:
             end.close()
+
+
+def test_the_end_of_the_other_side_is_seen_without_reading() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        other = socket.create_connection(listener.getsockname())
+        transport = Transport(listener.accept()[0])
+        assert not transport.has_ended()
+        other.sendall(b"a")
+        assert not transport.has_ended()
+        assert transport.try_receive() == b"a"
+        other.shutdown(socket.SHUT_WR)
+        assert transport.has_ended()
+        assert not transport.is_reset()
+        other.close()
+        transport.try_send(b"nobody reads this")
+        assert transport.is_reset()
+        assert not transport.is_reset(), "it is told once"
+        transport.close()
+        assert transport.has_ended()

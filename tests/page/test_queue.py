@@ -136,6 +136,7 @@ def test_a_shell_is_the_third_worker(start_program: StartProgram, visit: Visit, 
     need(shutil.which("curl"), "curl")
     program = start_program("--hello", "", "--queue-in-memory")
     page = visit_queue(visit, program)
+    page.get_by_role("textbox", name="Room").fill("/room/p\u00e4 y")  # whose path is escaped everywhere
     start(page)
     for name in "12":
         worker(page, name).get_by_role("button", name="Kill").click()
@@ -147,6 +148,8 @@ def test_a_shell_is_the_third_worker(start_program: StartProgram, visit: Visit, 
     done = subprocess.run(["sh", "-c", snippet], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.stdout == "job 1\n"  # and nothing that refuses the acknowledgement
     expect_state(page, waiting=0, leased=0, done=1)
+    page.get_by_role("button", name="End the group").click()
+    expect(page.locator("#queue-told")).to_have_text("The group try of /room/p%C3%A4%20y has been ended.")
 
 
 def test_a_worker_that_the_server_ends_says_so(start_program: StartProgram, visit: Visit) -> None:

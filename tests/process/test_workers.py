@@ -38,6 +38,7 @@ async def meet(port: int) -> None:
             await client.aclose()
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("bounded")
 async def test_workers_are_nodes_of_one_backplane(start_program: StartProgram, tmp_path: Path) -> None:
     async with redis_server(tmp_path) as redis:
@@ -102,8 +103,10 @@ async def test_workers_end_when_the_first_process_is_gone(start_program: StartPr
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--workers", "2"], "--workers requires --backplane"),
-        (["--workers", "2", "--store", "x.db"], "--store is for one process, and --workers are several; remove one"),
+        (["--workers", "2", "--store", "x.db"], "--store is for one process, and not yet for the rooms of --workers"),
+        (["--backplane", "local:"], "--backplane local: shares rooms among --workers; give these too, or leave it out"),
+        (["--workers", "2", "--backplane", "local:", "--backplane", REDIS], "shares rooms on this machine alone"),
+        (["--workers", "2", "--page"], "--page shows one process"),
         (
             ["--store", "x.db", "--backplane", "redis://localhost"],
             "--store keeps rooms on this machine, and --backplane",

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import pytest
 import trio
 
+import rawws
+from rawws.broadcast.node_answers import Gathered, NodeAnswer, NodeName
 from rawws.broadcast.token_bucket import TokenBucket
+from rawws.hub.hub import Hub
+from rawws.server.metrics import MetricsApp
+from rawws.server.plain_apps import HelloApp
+from tests.local.machine import Machine
 from tests.room_serving import Reader, post, rooms
-from tests.serving.machine import PATIENCE_S
+from tests.serving.client import Client
+from tests.serving.machine import LOOPBACK, PATIENCE_S
 from tests.serving.programs import StartProgram
 from tests.serving.server import StartHub
 from tests.serving.wire import close, get, text, upgrade
@@ -119,3 +127,65 @@ async def test_posts_over_the_rate_are_429(start_program: StartProgram) -> None:
     answers = [await client.ask(post("/room", b"x")) for _ in range(3)]
     assert [answer.status for answer in answers] == [202, 202, 429]
     assert answers[2].headers["retry-after"] == "1"
+
+
+# Workers that answer for all
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        (),
+        (1, ["rawws_rooms"]),
+        (1, ["rawws_rooms", "many"]),
+        (1, ["rawws_rooms", [["a"]]]),
+        (1, ["rawws_rooms", None]),
+        ("one", ["rawws_rooms", 1]),
+        (1, 2),
+    ],
+)
+async def test_a_worker_whose_answer_is_none_is_silent(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, items: tuple[object, ...]
+) -> None:
+    async def ask(*_: object) -> Gathered:
+        await trio.lowlevel.checkpoint()
+        name = NodeName("n", "machine:1")
+        good = (7, ["rawws_rooms", 5], ["rawws_peers", [["websocket", 3]]], ["unknown", 1])
+        return Gathered((NodeAnswer(name, items), NodeAnswer(name, good)), (name,))
+
+    machine = Machine(nursery)
+    hub = Hub()
+    async with machine(hub):
+        monkeypatch.setattr(hub.backplane, "ask", ask)
+        app = MetricsApp(hub, HelloApp([]), 1, of_all=True)
+        server = await nursery.start(partial(rawws.serve, hub, 0, host=LOOPBACK, http=app))
+        client = await Client.unconnected().connect(server.port)
+        values = values_of((await client.ask(get("/metrics"))).body.decode())
+        assert values['rawws_silent_workers{worker="1"}'] == 2
+        assert values['rawws_rooms{worker="7"}'] == 5
+        assert values['rawws_peers{kind="websocket",worker="7"}'] == 3
+        assert values['rawws_rooms{worker="1"}'] == 0
+        client.hang_up()
+        server.stop()
+
+
+async def test_a_worker_that_does_not_serve_yet_has_no_figures(nursery: trio.Nursery) -> None:
+    machine = Machine(nursery)
+    first, second = Hub(), Hub()
+    async with machine(first), machine(second):
+        MetricsApp(first, HelloApp([]), 1, of_all=True)
+        assert second.backplane is not None
+        gathered = await second.backplane.ask("metrics/1", {}, PATIENCE_S)
+        assert [answer.items for answer in gathered.answers] == [()]
+
+
+async def test_the_figures_of_a_worker_end_with_its_backplane(nursery: trio.Nursery) -> None:
+    hub = Hub()
+    app = MetricsApp(hub, HelloApp([]), 1, of_all=True)
+    server = await nursery.start(partial(rawws.serve, hub, 0, host=LOOPBACK, http=app))
+    client = await Client.unconnected().connect(server.port)
+    values = values_of((await client.ask(get("/metrics"))).body.decode())
+    assert 'rawws_rooms{worker="1"}' in values
+    assert not [name for name in values if "silent" in name]
+    client.hang_up()
+    server.stop()

@@ -1,9 +1,9 @@
 """A program under faults.c: it appends numbered messages while a call fails, and looks at what is there afterwards.
 
-``python -m tests.store.faulty FOLDER CALLS ERROR TIMES MODE STEP`` has the n-th of some calls fail, for n = 1, 1 + STEP
-and so on until none is left to fail. It prints a line for each promise that was broken, and at last a line with the
-number of runs, and of those that have said each word. A process of its own appends, and ends without closing the store
-in every second run.
+``python -m tests.store.faulty FOLDER CALLS ERROR TIMES MODE FIRST STEP`` has the n-th of some calls fail, for n =
+FIRST, FIRST + STEP and so on until none is left to fail. It prints a line for each promise that was broken, and at last
+a line with the number of runs, and of those that have said each word. A process of its own appends, and ends without
+closing the store in every second run.
 """
 
 from __future__ import annotations
@@ -126,13 +126,13 @@ def judge(store: Path, said: list[str]) -> list[str]:
     return troubles
 
 
-def main(folder: str, calls: str, error: str, times: str, mode: str, step: str) -> None:
+def main(folder: str, calls: str, error: str, times: str, mode: str, first: str, step: str) -> None:
     sqlite_engine.CHECKPOINT_BYTES = 64 * 1024  # a few checkpoints in a short run
     sqlite_opening.BUSY_S = 0.0
     number = 0 if error == "short" else getattr(errno, error)
     runs = 0
     kinds: Counter[str] = Counter()
-    for at in itertools.count(1, int(step)):
+    for at in itertools.count(int(first), int(step)):
         runs += 1
         place = Path(folder) / str(at)
         place.mkdir()

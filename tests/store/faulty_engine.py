@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from rawws.store.engine import StoreError
+from rawws.store.engine import StoreError, StoreLimit, StoreUnfit, Usage
 from rawws.store.entries import Append, Entry, GroupState, Outcome, Page, RoomTail
 
 
@@ -13,6 +13,8 @@ class FaultyEngine:
     """Numbers messages, and records the commits. It keeps no messages."""
 
     description = "a test's store"
+    held_bytes = 0
+    usage = Usage()
 
     def __init__(self) -> None:
         self.commits: list[list[Entry]] = []
@@ -21,6 +23,10 @@ class FaultyEngine:
         self.is_closed = False
         self.fault: Exception | None = None  # is raised by each commit
         self.sync_fault: StoreError | None = None
+        self.shortage: StoreLimit | None = None
+        self.tended = 0
+        self.more_to_tend = 0  # times that there is more to do
+        self.tend_fault: Exception | None = None
         self.gate = threading.Event()  # a commit waits for it
         self.gate.set()
         self.threads: set[int] = set()
@@ -40,9 +46,19 @@ class FaultyEngine:
             return Outcome()
         if entry.frames == b"poison":
             raise ZeroDivisionError("poison")
+        if entry.frames == b"huge":
+            raise StoreUnfit("it is too large")
         first = self._numbers.get(entry.path, 0) + 1
         self._numbers[entry.path] = first + entry.messages - 1
         return Outcome("e", first)
+
+    def tend(self) -> bool:
+        self.threads.add(threading.get_ident())
+        self.tended += 1
+        if self.tend_fault is not None:
+            raise self.tend_fault
+        self.more_to_tend -= 1
+        return self.more_to_tend >= 0
 
     def sync(self) -> None:
         self.threads.add(threading.get_ident())

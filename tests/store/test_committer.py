@@ -16,7 +16,7 @@ from rawws.broadcast.log import History
 from rawws.relay.loop import current_loop
 from rawws.store import committer as committer_module
 from rawws.store.committer import PROBE, Committer, Result
-from rawws.store.engine import StoreBroken, StoreError, StoreFull
+from rawws.store.engine import StoreBroken, StoreError, StoreFull, StoreLimit, StoreUnfit
 from rawws.store.entries import Append, Clear, GroupWrite, Job, Outcome
 from tests.store.faulty_engine import FaultyEngine
 from tests.traced_memory import traced_memory
@@ -164,16 +164,108 @@ async def test_a_store_is_tried_again_even_if_nothing_waits(engine: FaultyEngine
 
 
 @pytest.mark.usefixtures("quick")
-async def test_empty_commits_follow_ever_more_rarely_while_nothing_is_committed(
+async def test_a_store_is_tended_ever_more_rarely_while_nothing_is_committed(
     engine: FaultyEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(committer_module, "SWEEP_S", 0.01)
+    monkeypatch.setattr(committer_module, "TEND_S", 0.01)
     async with running(Committer(engine)) as committer:
         began = trio.current_time()
-        await until(lambda: len(engine.commits) == 3)
+        await until(lambda: engine.tended == 3)
         assert trio.current_time() - began >= 0.02 + 0.04  # the first rest has begun before
-        assert engine.commits == [[]] * 3
+        assert engine.commits == []
         assert committer.statistics.commits == 0
+
+
+async def test_a_store_is_tended_at_once_while_there_is_more_to_do(
+    engine: FaultyEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(committer_module, "TEND_S", 0.01)
+    monkeypatch.setattr(committer_module, "MAX_TEND_S", 1e9)
+    engine.more_to_tend = 100
+    async with running(Committer(engine)):
+        await until(lambda: engine.tended == 101)
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_store_without_space_is_tended_before_each_try(engine: FaultyEngine) -> None:
+    engine.fault = FULL
+    async with running(Committer(engine)) as committer:
+        committer.put(append())
+        await until(lambda: engine.tended > 2)
+        engine.fault, engine.tend_fault = None, StoreError("it can't be written just now")
+        await committer.flush()
+        assert committer.failure is None
+
+
+@pytest.mark.parametrize("fault", [StoreBroken("an fsync has failed"), ZeroDivisionError("a bug")], ids=repr)
+async def test_a_store_may_break_while_it_is_tended(
+    engine: FaultyEngine, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    monkeypatch.setattr(committer_module, "TEND_S", 0.001)
+    engine.tend_fault = fault
+    results: list[Result] = []
+    async with running(Committer(engine)) as committer:
+        await until(lambda: committer.is_broken)
+        committer.put(append(), results.append)
+        await committer.flush()
+    assert [type(result) for result in results] == [StoreBroken]
+
+
+async def test_a_store_that_is_short_of_space_holds_publishers_and_stores_what_was_accepted(
+    engine: FaultyEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(committer_module, "TEND_S", 0.001)
+    changes: list[bool] = []
+    engine.shortage = StoreLimit("the store has as many bytes as it may")
+    async with running(Committer(engine)) as committer:
+        assert committer.trouble is engine.shortage
+        assert committer.failure is None
+        committer.on_change.append(lambda: changes.append(committer.is_held))
+        committer.put(append())
+        await committer.flush()
+        assert committer.is_held
+        engine.shortage = None
+        await committer.ready()
+    assert changes == [False]
+    lines = [record.getMessage() for record in caplog.records if record.name == "rawws.server"]
+    assert "no messages are taken for now: the store has as many bytes as it may; readers stay" in lines[0]
+    assert "the store has space for messages again" in lines[1]
+
+
+async def test_a_message_that_no_store_could_take_does_not_hold_up_the_others(
+    engine: FaultyEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    results: list[Result] = []
+    async with running(Committer(engine)) as committer:
+        for text in ("one", "huge", "two"):
+            committer.put(append(text), results.append)
+        await committer.flush()
+    assert results[0::2] == [Outcome("e", 2), Outcome("e", 3)]  # the engine of this test undoes nothing
+    assert isinstance(results[1], StoreUnfit)
+    (line,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert "a message for /x is lost: it is too large" in line.getMessage()
+    assert line.exc_info is None
+
+
+@pytest.mark.parametrize(
+    "fault", [None, FULL, StoreBroken("an fsync has failed"), ZeroDivisionError("a bug")], ids=repr
+)
+async def test_the_end_of_a_commit_is_waited_for(engine: FaultyEngine, fault: Exception | None) -> None:
+    results: list[Result] = []
+    async with running(Committer(engine)) as committer:
+        await committer.told()
+        engine.gate.clear()
+        committer.put(append(), results.append)
+        await wait_all_tasks_blocked()
+        engine.fault = fault
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(committer.told)
+            await wait_all_tasks_blocked()
+            assert results == []
+            engine.gate.set()
+        assert committer.failure is not None or len(results) == 1
+        engine.fault = None
 
 
 async def test_an_entry_can_be_withdrawn_until_it_is_committed(engine: FaultyEngine) -> None:

@@ -122,7 +122,7 @@ async def test_a_failure_of_who_follows_the_commits_is_no_failure_of_the_store(e
 
 
 async def test_a_broken_committer_rests(engine: FaultyEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(committer_module, "SWEEP_S", 0.001)
+    monkeypatch.setattr(committer_module, "TEND_S", 0.001)
     async with running(Committer(engine)) as committer:
         engine.fault = StoreBroken("an fsync has failed")
         committer.put(append())

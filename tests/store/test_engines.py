@@ -9,9 +9,10 @@ import pytest
 
 from rawws.broadcast.idempotency import KEPT_S, MAX_KEYS
 from rawws.broadcast.log import History
-from rawws.store.engine import FORGOTTEN_AFTER_S, StoreError
+from rawws.store.engine import StoreError
 from rawws.store.entries import Append, Clear, GroupEnd, GroupState, GroupWrite, Job, Outcome, RoomTail
 from rawws.store.modes import SyncMode
+from rawws.store.retention import FORGOTTEN_AFTER_S
 from tests.store.stores import AMPLE, MOST, ROOM, AnyEngine, Place, append, message, read, records, texts
 
 KINDS = ["memory", *(mode.value for mode in SyncMode)]
@@ -233,7 +234,7 @@ def test_a_key_is_known_for_ten_minutes(place: Place, engine: AnyEngine) -> None
     place.clock.now += KEPT_S - 1
     assert engine.commit([message("a", once="k")])[0].is_repeat
     place.clock.now += 1
-    assert engine.commit([message("a", once="k")])[0] == (tail_of(engine).epoch, 2, False, False)
+    assert engine.commit([message("a", once="k")])[0] == Outcome(tail_of(engine).epoch, 2)
     assert engine.commit([message("a", once="k")])[0].first == 2
 
 

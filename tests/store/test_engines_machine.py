@@ -6,14 +6,15 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from rawws.broadcast.idempotency import IdempotencyKey
 from rawws.broadcast.log import History
-from rawws.store import sqlite_engine
-from rawws.store.entries import Append, Clear, Entry, GroupEnd, GroupWrite, Job, Page
+from rawws.store import retention, sqlite_engine
+from rawws.store.entries import Append, Clear, Entry, GroupEnd, GroupWrite, Job, Keep, Page
 from rawws.store.memory_engine import MemoryEngine
 from rawws.store.modes import SyncMode
 from rawws.store.sqlite_engine import SqliteEngine
@@ -29,7 +30,7 @@ JOBS = st.builds(Job, NUMBERS, st.integers(0, 5), st.sampled_from([0.0, 7.5]), s
 ONCE = st.one_of(st.none(), st.builds(IdempotencyKey, st.sampled_from("kl"), st.sampled_from(["", "me"])))
 APPENDS = st.builds(
     Append, PATHS, st.binary(max_size=8), st.integers(1, 4), HISTORIES, st.sampled_from([None, "key"]), ONCE,
-    st.sampled_from("de"),
+    st.sampled_from("de"), most_rooms=st.sampled_from([None, 2]),
 )  # fmt: skip
 ENTRIES = st.one_of(
     APPENDS,
@@ -40,6 +41,7 @@ ENTRIES = st.one_of(
     ),
     st.builds(GroupEnd, PATHS, st.sampled_from("gh")),
     st.builds(Clear, PATHS, NUMBERS),
+    st.builds(Keep, PATHS),
 )  # fmt: skip
 
 
@@ -50,6 +52,9 @@ class Engines(RuleBasedStateMachine):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="rawws-store-"))
         self.clock = Clock()
+        self.unpatch = pytest.MonkeyPatch()
+        self.unpatch.setattr(sqlite_engine, "RETURN_S", 0.0)  # the model is never opened again
+        self.unpatch.setattr(sqlite_engine, "CROWDED_AFTER_S", retention.FORGOTTEN_AFTER_S)
         self.model = MemoryEngine(self.clock)
         self.epochs: dict[str, str] = {}  # those of the model, by those of the engine
         self.open()
@@ -69,6 +74,13 @@ class Engines(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.clock.now += seconds
         self.commit([])
+
+    @rule()
+    def tend(self) -> None:
+        """Forget what is due, which the model has done already. Nothing else may be seen of it."""
+        while self.engine.tend():
+            pass
+        assert self.engine.usage.rooms == self.model.usage.rooms
 
     @rule()
     def restart(self) -> None:
@@ -95,6 +107,7 @@ class Engines(RuleBasedStateMachine):
         assert self.engine.groups() == self.model.groups()
 
     def teardown(self) -> None:
+        self.unpatch.undo()
         self.engine.close()
         shutil.rmtree(self.folder)
 

@@ -14,10 +14,16 @@ def test_a_record_ends_with_its_last_message() -> None:
 def test_a_field_that_is_left_out_means_nothing() -> None:
     append = Append("/room", b"frames", 1, History())
     assert (append.key, append.once, append.digest) == (None, None, "")
-    assert Outcome() == ("", 0, False, False)
+    assert Outcome() == Outcome("", 0)
     assert GroupWrite("/room", "sms", 3) == GroupWrite("/room", "sms", 3, (), ())
     assert GroupState("/room", "sms", 3).jobs == ()
     assert Page(RoomTail("e", 1, 0)).records == ()
+
+
+def test_an_outcome_says_whether_something_was_appended() -> None:
+    assert Outcome("e", 1).is_stored
+    for other in (Outcome("e", 1, is_repeat=True), Outcome("e", is_reused=True), Outcome(is_refused=True)):
+        assert not other.is_stored
 
 
 def test_entries_can_be_compared() -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.servers import free_port
+from benchmarks.soak.killed_groups import KilledGroups
 from benchmarks.soak.kills import HISTORY, Kills
+from benchmarks.soak.stored import jobs_in
 from tests.serving.programs import Program, StartProgram
 
 pytestmark = pytest.mark.usefixtures("bounded")
@@ -73,3 +75,14 @@ async def test_a_server_that_is_stopped_loses_nothing_either(start_program: Star
     kills = Kills(StoppableProgram(start_program, tmp_path / "rooms.db", "interval"), 2, "1")
     assert await kills.run() == []
     assert kills.account.counts["kills"] == 2
+
+
+@pytest.mark.thorough
+async def test_all_jobs_are_done_over_kills(start_program: StartProgram, tmp_path: Path) -> None:
+    server = KillableProgram(start_program, tmp_path / "rooms.db", "interval")
+    groups = KilledGroups(server, 4, "1")
+    assert await groups.run() == []
+    server.kill()
+    assert jobs_in(tmp_path / "rooms.db") == []
+    assert groups.counts["kills"] == 4
+    assert all(ledger.counts["deliveries"] > 0 for ledger in groups.ledgers.values())

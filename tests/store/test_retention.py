@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
+from rawws.broadcast.idempotency import KEPT_S
 from rawws.broadcast.log import History
 from rawws.store.entries import Job
-from rawws.store.retention import NO_EXTENT, Extent, Kept, is_over, needed_by, removable
+from rawws.store.retention import (
+    FORGOTTEN_AFTER_S,
+    LOOK_AGAIN_S,
+    NO_EXTENT,
+    Extent,
+    Kept,
+    due_at,
+    is_over,
+    needed_by,
+    removable,
+)
 
 ALL = 1 << 40
 # Three records: messages 1 and 2, 3, and 4 to 6, of 10 bytes and a second for each message.
@@ -61,3 +74,24 @@ def test_an_extent_that_was_damaged_is_never_below_nothing() -> None:
 def test_a_group_needs_its_oldest_job_or_the_message_after_its_position() -> None:
     assert needed_by(7, [Job(5, 1, 0.0, ""), Job(3, 1, 0.0, "x")]) == 3
     assert needed_by(7, []) == 8
+
+
+@pytest.mark.parametrize(
+    ("extent", "keyed_at", "used_at", "due"),
+    [
+        (EXTENT, 0.0, 6.0, 2.0 + 1000.0),
+        (EXTENT, 9.0, 6.0, 9.0 + KEPT_S),
+        (NO_EXTENT, 9.0, 6.0, 9.0 + KEPT_S),
+        (NO_EXTENT, 0.0, 6.0, 6.0 + FORGOTTEN_AFTER_S),
+        (NO_EXTENT, 0.0, None, math.inf),
+    ],
+    ids=["messages", "keys and messages", "keys", "nothing", "a group"],
+)
+def test_a_room_is_due_when_the_first_of_what_it_has_is_old(
+    extent: Extent, keyed_at: float, used_at: float | None, due: float
+) -> None:
+    assert due_at(extent, 2.0, AMPLE, keyed_at, used_at, 10.0) == due
+
+
+def test_a_room_whose_old_messages_can_not_go_is_looked_at_again_later() -> None:
+    assert due_at(EXTENT, 2.0, AMPLE, 0.0, None, 5000.0) == 5000.0 + LOOK_AGAIN_S

@@ -15,7 +15,7 @@ from rawws.broadcast.log import History
 from rawws.errors import UsageError
 from rawws.store import sqlite_engine
 from rawws.store.engine import StoreBroken, StoreError
-from rawws.store.entries import Clear, GroupState, GroupWrite, Job
+from rawws.store.entries import Clear, GroupState, GroupWrite, Job, Outcome
 from rawws.store.modes import SyncMode
 from rawws.store.sqlite_engine import SqliteEngine
 from rawws.store.sqlite_rows import query
@@ -228,7 +228,9 @@ def test_jobs_that_were_delivered_together_are_one_entry(engine: SqliteEngine) -
 def test_a_damaged_key_is_not_known(engine: SqliteEngine) -> None:
     engine.commit([message("a", once="k")])
     engine._writer.execute("UPDATE keys SET digest = 'other'")
-    assert engine.commit([message("a", once="k")])[0] == (engine.tail(ROOM)[0], 2, False, False)  # type: ignore[index]
+    tail = engine.tail(ROOM)
+    assert tail is not None
+    assert engine.commit([message("a", once="k")])[0] == Outcome(tail.epoch, 2)
 
 
 def test_a_wal_that_cannot_be_opened_is_told(quick_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

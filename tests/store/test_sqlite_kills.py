@@ -70,7 +70,7 @@ def check(store: Path, mode: SyncMode, promised: dict[tuple[str, str, int], int]
 
 
 @pytest.mark.parametrize("mode", list(SyncMode))
-@pytest.mark.parametrize("rounds", [2, pytest.param(40, marks=(pytest.mark.thorough, pytest.mark.patience(600)))])
+@pytest.mark.parametrize("rounds", [2, pytest.param(12, marks=(pytest.mark.thorough, pytest.mark.patience(600)))])
 def test_a_message_that_was_promised_is_there_after_any_kill(quick_path: Path, mode: SyncMode, rounds: int) -> None:
     store = quick_path / "rooms.db"
     promised: dict[tuple[str, str, int], int] = {}

@@ -9,14 +9,16 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rawws.errors import UsageError
-from rawws.store import sqlite_opening
+from rawws.store import sqlite_opening, sqlite_schema, sqlite_upgrade
 from rawws.store.checksums import checksum
-from rawws.store.entries import GroupState, GroupWrite, Job
+from rawws.store.entries import GroupEnd, GroupState, GroupWrite, Job
 from rawws.store.looking import StoreView
 from rawws.store.modes import SyncMode
 from rawws.store.sqlite_engine import SqliteEngine
@@ -120,6 +122,7 @@ def test_a_newer_format_is_refused_by_name(path: Path) -> None:
     )
 
 
+NUMBERS = list(map(str, range(70)))
 JOBS = (Job(1, 3, 9.0, "x"), Job(2, 1, 9.0, "y"), Job(64, 0, 0.0, ""), Job(70, 1, 8.5, "\udc80"))
 
 
@@ -140,8 +143,8 @@ def make_format_1(path: Path) -> None:
         own = checksum("job", sms.id, sms.name, number, tries, due, lease)
         row = (row_id(sms.id, number), tries, due, bindable(lease), own)
         connection.execute("INSERT INTO jobs VALUES (?, ?, ?, ?, ?)", row)
-    connection.execute("PRAGMA user_version = 1")
     connection.commit()
+    connection.executescript("DROP TABLE due; PRAGMA user_version = 1; PRAGMA auto_vacuum = NONE; VACUUM")
     connection.close()
 
 
@@ -389,3 +392,92 @@ def test_a_large_history_opens_quickly(path: Path) -> None:
         took = time.process_time() - began
         assert len(read(engine, paths[7])) == 100
     assert took < 2
+
+
+# An older format
+
+
+def pragma(path: Path, name: str) -> int:
+    connection = sqlite3.connect(path)
+    value: int = connection.execute(f"PRAGMA {name}").fetchone()[0]
+    connection.close()
+    return value
+
+
+@pytest.mark.parametrize("is_large", [False, True], ids=["small", "large"])
+def test_a_store_of_an_older_format_becomes_one_of_this(
+    path: Path, monkeypatch: pytest.MonkeyPatch, *, is_large: bool
+) -> None:
+    make_format_1(path)
+    if is_large:
+        monkeypatch.setattr(sqlite_opening, "CHECKED_BYTES", 0)
+    for text in "cd":
+        with Place(path).open() as engine:
+            append(engine, text)
+            while engine.tend():
+                pass
+            assert read(engine)[:71] == [*NUMBERS, "c"]
+            assert engine.groups()[1].jobs == JOBS
+    assert pragma(path, "user_version") == 2
+    assert pragma(path, "auto_vacuum") == (0 if is_large else 2)
+
+
+def test_old_messages_in_an_older_format_go(path: Path) -> None:
+    make_format_1(path)
+    place = Place(path)
+    place.clock.now += 2e9
+    with place.open() as engine:
+        engine.commit([GroupEnd(ROOM, "sms"), GroupEnd(ROOM, "mail")])
+        place.clock.now += 1
+        engine.commit([])
+        assert read(engine) == []
+
+
+def test_a_store_that_has_no_space_to_be_written_anew_stays_as_it_was(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_format_1(path)
+
+    def connect(path: Path, **options: Any) -> sqlite3.Connection:
+        connection = sqlite_schema.connect(path, **options)
+        connection.execute("PRAGMA max_page_count = 1")  # at least as many as there are: no more
+        connection.execute("PRAGMA cache_size = 2")
+        return connection
+
+    def upgrade(connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA max_page_count = 100")
+        sqlite_upgrade.upgrade(connection)
+        connection.execute("PRAGMA max_page_count = 1")
+
+    monkeypatch.setattr(sqlite_opening, "upgrade", upgrade)
+    monkeypatch.setattr(sqlite_opening, "connect", connect)
+    with Place(path).open() as engine:
+        assert read(engine) == NUMBERS
+    assert pragma(path, "user_version") == 2
+    assert pragma(path, "auto_vacuum") == 0
+
+
+def test_the_tables_of_another_format_are_refused(path: Path) -> None:
+    make(path, "a")
+    change(path, "PRAGMA user_version = 1")
+    assert "is damaged (its tables aren't those of a store)" in refusal(path)
+
+
+def test_an_upgrade_may_be_killed_at_any_time(path: Path) -> None:
+    make_format_1(path)
+    copy = path.with_name("copy.db")
+    for after_ms in range(0, 200, 20):
+        for suffix in ("", "-lock"):
+            shutil.copy(f"{path}{suffix}", f"{copy}{suffix}")
+        for suffix in ("-wal", "-shm"):
+            Path(f"{copy}{suffix}").unlink(missing_ok=True)
+        child = os.fork()
+        if not child:
+            with suppress(BaseException):
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process at once
+                signal.setitimer(signal.ITIMER_REAL, after_ms / 1000 + 1e-4)
+                SqliteEngine(copy, SyncMode.ALWAYS)
+            os._exit(0)
+        os.waitpid(child, 0)
+        with Place(copy).open() as engine:
+            assert read(engine) == NUMBERS

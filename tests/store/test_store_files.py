@@ -10,7 +10,7 @@ import pytest
 
 from rawws import UsageError
 from rawws.broadcast.log import History
-from rawws.store import sqlite_write
+from rawws.store import retention, sqlite_engine
 from rawws.store.modes import SyncMode
 from rawws.store.sqlite_engine import SqliteEngine
 from tests.store.stores import Clock, append, message, read
@@ -95,8 +95,10 @@ def test_a_commit_is_not_undone_by_what_fails_after_it(quick_path: Path, monkeyp
 
 def test_rooms_cannot_be_made_faster_than_they_are_forgotten(quick_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Strangers may publish once each in rooms of any path."""
-    monkeypatch.setattr(sqlite_write, "_SWEPT_ROOMS", 1)
-    monkeypatch.setattr(sqlite_write, "FORGOTTEN_AFTER_S", 20)
+    monkeypatch.setattr(sqlite_engine, "SWEPT_ROOMS", 1)
+    monkeypatch.setattr(sqlite_engine, "RETURN_S", 0)
+    for module in (sqlite_engine, retention):
+        monkeypatch.setattr(module, "FORGOTTEN_AFTER_S", 20)
     clock, history = Clock(), History(10, 1000, 10.0)
     engine = SqliteEngine(quick_path / "rooms.db", SyncMode.NEVER, clock)
     for second in range(200):

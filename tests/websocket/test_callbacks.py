@@ -23,7 +23,7 @@ from rawws.relay.actions import ForgetMessages
 from rawws.relay.loop import current_loop
 from rawws.relay.peer import PeerGroup
 from rawws.relay.sending import MAX_OUTBOX_BYTES
-from rawws.websocket.callbacks import CallbackWebSocket, check_callbacks, has_callbacks
+from rawws.websocket.callbacks import BatchCallbacks, CallbackWebSocket, check_callbacks, has_callbacks
 from rawws.websocket.internals import peer_of, send_together
 from rawws.wire.frames import Opcode
 from rawws.wire.handshake import Accept, Handshake
@@ -252,6 +252,31 @@ async def test_the_messages_for_another_connection_go_out_together_after_the_tur
     await three.send(text("c"))
     assert sorted(await two.frames(3)) == [seen_text(each) for each in ("2: a", "2: b", "3: c")]
     assert opener.transports[0].sends <= 2
+
+
+class Taking(Journal, BatchCallbacks):
+    """Takes the messages before the first one that is ``"one"``, and fails with ``"fail"``."""
+
+    def take(self, ws: CallbackWebSocket, events: Any, /) -> Any:
+        payloads = [event[1] for event in events]
+        self.calls.append(("take", ws.id, payloads))
+        if b"fail" in payloads:
+            raise ZeroDivisionError
+        return events[payloads.index(b"one") :] if b"one" in payloads else ()
+
+
+async def test_callbacks_of_rawws_may_take_the_messages_of_a_read_at_once(opener: Opener) -> None:
+    taking = Taking(echo)
+    client, _ = opener(taking)
+    await client.send(text("a") + text("b") + text("one") + text("c"))
+    assert await client.frames(2) == [seen_text("one"), seen_text("c")]
+    assert taking.calls[1:] == [
+        ("take", 1, [b"a", b"b", b"one", b"c"]),
+        ("message", 1, "one"),
+        ("message", 1, "c"),
+    ]
+    await client.send(text("fail"))
+    assert await client.frame() == seen_close(1011, "internal error")
 
 
 async def test_messages_that_rawws_sends_together_are_one_send(opener: Opener) -> None:

@@ -226,6 +226,37 @@ def test_6454_7_a_browser_says_that_a_page_of_another_origin_asks(fields: list[t
     assert asked("/", ("Host", "a.example:8080"), *fields).is_cross_origin is verdict
 
 
+BROWSER = [("User-Agent", "Mozilla/5.0 (X11) Firefox/80.0"), ("Accept", "image/webp,*/*")]
+
+
+@pytest.mark.parametrize(
+    ("fields", "verdict"),
+    [
+        ([], False),
+        ([("User-Agent", "curl/8.5.0"), ("Accept", "*/*")], False),
+        ([("User-Agent", "Mozilla/5.0 (Windows NT; Windows NT 10.0; de-DE) WindowsPowerShell/5.1.1")], False),
+        (BROWSER, True),
+        ([*BROWSER, ("Authorization", "Bearer secret")], False),
+        ([*BROWSER, ("Authorization", "Basic YTpi")], True),
+        ([*BROWSER, ("Origin", "http://other.example")], False),
+        ([*BROWSER, ("Sec-Fetch-Site", "none")], False),
+        ([*BROWSER, ("Sec-Fetch-Site", "same-origin")], False),
+        ([*BROWSER, ("Sec-Fetch-Site", "same-site")], True),
+        ([("Sec-Fetch-Site", "cross-site")], True),
+        ([*BROWSER, ("Referer", "http://a.example:8080/app?x=1")], False),
+        ([*BROWSER, ("Referer", "HTTP://A.example:8080")], False),
+        ([*BROWSER, ("Referer", "http://a.example:8080.evil.example/")], True),
+        ([*BROWSER, ("Referer", "http://a.example:8080@evil.example/")], True),
+        ([*BROWSER, ("Referer", "http://evil.example/http://a.example:8080/")], True),
+        ([*BROWSER, ("Referer", "")], True),
+        ([*BROWSER, ("Referer", "about:blank")], True),
+        ([("Referer", "http://other.example/")], True),
+    ],
+)
+def test_a_browser_may_ask_for_an_image_of_another_site(fields: list[tuple[str, str]], verdict: bool) -> None:
+    assert asked("/", ("Host", "a.example:8080"), *fields).may_be_embedded is verdict
+
+
 @pytest.mark.parametrize(
     ("fields", "verdict"),
     [

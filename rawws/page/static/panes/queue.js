@@ -7,6 +7,10 @@ import { plural, shorten } from "../text.js";
 
 const REFRESH_MS = 1000;
 const SHOWN_CHARACTERS = 80;
+
+/** A path as it stands in a request: what a URL can't have is escaped. */
+const pathOf = (text) => new URL(`http://host/${text.replace(/^\//, "")}`).pathname;
+
 const STATES = { away: "not there", connecting: "connecting", open: "at work" };
 
 export class QueuePane {
@@ -38,7 +42,7 @@ export class QueuePane {
   /** What the fields say; what is under way is left as it was begun. */
   get #wishes() {
     return {
-      path: byId("room").value.trim() || "/",
+      path: pathOf(byId("room").value.trim()),
       group: byId("group").value.trim(),
       most: byId("most").valueAsNumber,
       ackS: byId("lease").valueAsNumber,
