@@ -294,11 +294,7 @@ class HttpPhase:
     def _check_request(self, request: Request) -> Refusal | None:
         major = request.http_version.partition(".")[0]
         if major != "1":
-            return Refusal(
-                505,
-                "http_version",
-                f"HTTP/{request.http_version} is not supported; use HTTP/1.1.",
-            )
+            return Refusal(505, "http_version", f"HTTP/{request.http_version} is not supported; use HTTP/1.1.")
         hosts = request.headers.get_all("Host")
         if not hosts and request.http_version != "1.0":
             return _bad_request("host_missing", "The request has no Host header.")
