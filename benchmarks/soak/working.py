@@ -58,6 +58,7 @@ async def _say(line: Line, **members: Any) -> None:
 async def take(line: Line, target: str, ledger: Ledger, link: Link, about: About) -> tuple[str, str] | None:
     """Ask for a job with GET. Return its id and the token of its lease; None if there is none in time."""
     status, fields, payload = await line.exchange(f"GET {target} HTTP/1.1")
+    line.hang_up()  # with RST, the server could take the job back, as one that hasn't arrived
     if status == 204:
         return None
     if status != 200:

@@ -9,6 +9,7 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rawws.hub.queues import NO_STORE
 from tests.page.panes import Visit, go
 from tests.serving.machine import LOOPBACK, PATIENCE_S, need
 from tests.serving.programs import Program, StartProgram
@@ -175,8 +176,6 @@ def test_without_a_store_the_page_says_what_to_start(start_program: StartProgram
 
     page = visit(start_program("--hello", ""))
     go(page, "Other ways in")
-    expect(page.locator("#no-queue")).to_have_text(
-        "This server keeps no jobs: a group needs a store, or a backplane; start the server with --store PATH, or with "
-        "--queue-in-memory if jobs may be lost when it ends"
-    )
+    assert "; start the server with --store" in NO_STORE.advice
+    expect(page.locator("#no-queue")).to_have_text(NO_STORE.advice)
     expect(page.get_by_role("button", name="Start two workers")).to_be_hidden()
