@@ -6,7 +6,7 @@ message), with or without ROWID, a commit took 0.7 to 0.9 times the CPU; pages o
 
 The jobs of a group are in blocks: a row has the unfinished ones among `BLOCK_JOBS` consecutive messages, as JSON. Jobs
 that were delivered together are one entry, ``[first, count, tries, due, lease]``. With a row for each job, the store's
-thread took three times the CPU for a job from its delivery to its end.
+thread took twice the CPU for a job from its delivery to its end.
 
 The view ``list`` is for people: ``sqlite3 rooms.db 'SELECT * FROM list'``.
 
