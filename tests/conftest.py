@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import logging
 import os
@@ -26,6 +27,8 @@ from tests.serving.server import Serve, StartHub
 # A shell makes background programs ignore Ctrl-C, and programs that a test starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+STANDARD_ERROR = pytest.StashKey[int]()  # its descriptor, for what is told although pytest captures it
+
 bytecode.write_it()
 settings.load_profile("rawws")  # unless --hypothesis-profile names another
 
@@ -44,6 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Leave out the thorough tests, unless the command line has a path or a choice of markers."""
+    config.stash[STANDARD_ERROR] = os.dup(2)  # pytest captures none yet
     costs.pytest_configure(config)
     if hasattr(config, "workerinput"):
         config.option.markexpr = config.workerinput["markexpr"]
@@ -116,8 +120,12 @@ def logging_as_before() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def alarm() -> Iterator[None]:
-    """Fail a test that hangs anywhere, by the wall clock. A busy machine gets more time."""
+def alarm(pytestconfig: pytest.Config) -> Iterator[None]:
+    """Fail a test that hangs anywhere, by the wall clock. A busy machine gets more time.
+
+    The tracebacks of all threads are written to standard error then, even of one that hangs in C. pytest's own option
+    for this starts and ends a thread for each test, and waits for that.
+    """
     began = time.monotonic()
 
     def ring(*_: object) -> None:
@@ -128,11 +136,13 @@ def alarm() -> Iterator[None]:
         signal.alarm(int(left_s))
 
     before = signal.signal(signal.SIGALRM, ring)
+    faulthandler.register(signal.SIGALRM, pytestconfig.stash[STANDARD_ERROR], chain=True)
     signal.alarm(ALARM_S)
     try:
         yield
     finally:
         signal.alarm(0)
+        faulthandler.unregister(signal.SIGALRM)
         signal.signal(signal.SIGALRM, before)
 
 

@@ -119,7 +119,7 @@ class Crowd:
             await self.ending.wait()
 
     async def come_again(self, refused: Refused) -> None:
-        """Wait after a refusal. Only a node that can't reach Redis may refuse, and only meanwhile."""
+        """Wait after a refusal. Only a node that can't reach the rooms may refuse, and only meanwhile."""
         if refused.status == 503 and self.stage.keeper.was_away_lately:
             self.tally.done["refusals with 503"] += 1
         else:

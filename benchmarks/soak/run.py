@@ -21,7 +21,7 @@ from benchmarks.soak.readers import (
     read_resuming,
     read_slowly,
 )
-from benchmarks.soak.stage import KILLED, Holding, Node, Stage
+from benchmarks.soak.stage import HISTORY_BYTES, KILLED, Holding, Node, Stage
 from benchmarks.soak.teams import team_of
 from benchmarks.soak.writers import rush, visit, write_by_post, write_by_websocket
 
@@ -40,6 +40,8 @@ CAST: dict[Part, int] = {  # clients of each room
 }
 WARM_UP, LOAD = "warm-up", "load"
 WARM_UP_SHARE = 0.15  # fraction of the time
+# The warm-up goes on until the histories are as full as they get, since an allocator keeps more after a higher peak.
+FULL_S = 300.0  # at most
 PROGRESS_S = 15.0
 # A polled room is kept for a minute after the last poll. Shorter runs don't wait for that, so they can't compare
 # memory.
@@ -96,9 +98,9 @@ class Soak:
     async def _load(self, name: str, seconds: float) -> list[Holding]:
         """Run all clients for this time, and return the resources of the nodes after they have left."""
         ended = trio.Event()
+        rooms = [Room(f"/room/{number}", self.tally.faults) for number in range(ROOMS)]
         async with trio.open_nursery() as nursery:
-            for number in range(ROOMS):
-                room = Room(f"/room/{number}", self.tally.faults)
+            for room in rooms:
                 crowd = Crowd(self._stage, room, self.tally, name[0], self._seed)
                 parts = [part for part, count in CAST.items() for _ in range(count)]
                 if self._stage.keeper.has_groups:
@@ -110,6 +112,10 @@ class Soak:
             if name == LOAD and not self.is_short:
                 nursery.start_soon(rush, self._stage, self.tally, self._seed)
             await trio.sleep(seconds)
+            if name == WARM_UP and not self.is_short:
+                with trio.move_on_after(FULL_S):
+                    while any(room.written_bytes < HISTORY_BYTES for room in rooms):
+                        await trio.sleep(1)
             ended.set()
         self._say(f"{name} over, all have left")
         return await self._wait_until_empty()

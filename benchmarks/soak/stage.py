@@ -37,10 +37,12 @@ START_TIMEOUT_S = 15.0
 # After Redis has returned, a node reconnects within 2 s, and clients that came meanwhile wait for at most 3 s.
 SETTLES_S = 8.0
 
+HISTORY_BYTES = 8 * 2**20
+BUSY = 4.0  # programs for each core
 # Pings find a dead peer sooner than by default, and the history holds the half minute for which a client is away at
 # most. A peer that lags by a MiB is closed, and resumes from that history.
 FLAGS = (
-    *("--hello", "", "--log-level", "info", "--metrics", "--history", "3000", "--history-bytes", "8M"),
+    *("--hello", "", "--log-level", "info", "--metrics", "--history", "3000", "--history-bytes", str(HISTORY_BYTES)),
     *("--max-lag", "1M", "--ping-interval", "4", "--ping-timeout", "8", "--close-timeout", "3"),
 )
 ADMIN_TOKEN = "of-an-operator-of-the-soak"
@@ -59,7 +61,7 @@ class Keeper(Protocol):
 
     @property
     def was_away_lately(self) -> bool:
-        """Whether a node may rightly report that it can't reach it."""
+        """Whether a node may rightly report that it can't reach the rooms there."""
 
     def start(self) -> None:
         """Start it, if it is a process."""
@@ -96,10 +98,14 @@ class StoreFile:
     nodes = "A"
     label = "groups and jobs in the store"
     has_groups = True
-    was_away_lately = False
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "rooms.db"
+
+    @property
+    def was_away_lately(self) -> bool:
+        """Whether so many other programs want to run that 300 rooms may not be opened within the server's patience."""
+        return os.getloadavg()[0] > BUSY * len(procinfo.cores())
 
     @property
     def flags(self) -> tuple[str, ...]:

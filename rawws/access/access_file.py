@@ -63,7 +63,7 @@ class Rule(NamedTuple):
 class _Rooms:
     """The rooms in which the first rule that matches gives a right.
 
-    What an earlier rule takes from a room, it takes from the dead rooms of its groups, too. It gives nothing there.
+    An earlier rule that takes a right in a room takes it in the dead rooms of its groups, too. It gives none there.
     """
 
     __slots__ = ("_action", "_indexes", "_rights")

@@ -44,6 +44,10 @@ class AsyncioCall:
         """End the call: the loop in which the application runs has ended."""
         self._ours.take(Ended(error))
 
+    @property
+    def is_idle(self) -> bool:
+        return self._ours.is_idle
+
     async def follow(self, may_leave: Callable[[], bool]) -> None:
         """Do what the application asks for, until it has ended (``has_ended``), or the call may be left.
 

@@ -22,11 +22,11 @@ from rawws import logs
 from rawws.application.asyncio_call import AsyncioCall
 from rawws.application.asyncio_side import AsyncioSide
 from rawws.application.handover import Handover
-from rawws.application.loop import GRACE_S, ReceiveNow, Track
+from rawws.application.loop import GRACE_S, Channel
 from rawws.application.outbox import Outbox
 from rawws.application.parcels import Parcel
 from rawws.application.server_side import ServerSide
-from rawws.application.spec import Application, Receive, Scope, Send
+from rawws.application.spec import Application, Scope
 from rawws.application.whereabouts import THREAD_NAME, place_of_thread
 from rawws.errors import RawwsError, UsageError
 from rawws.wire.trace import FAULT
@@ -84,22 +84,14 @@ class AsyncioLoop:
         if is_early and self._nursery is not None:
             self._nursery.cancel_scope.cancel()
 
-    def begin(
-        self,
-        app: Application,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        receive_now: ReceiveNow | None = None,
-        track: Track | None = None,
-    ) -> AsyncioCall:
+    def begin(self, app: Application, scope: Scope, channel: Channel) -> AsyncioCall:
         thread, nursery = self._thread, self._nursery
         if thread is None or nursery is None or thread.has_ended:
             raise UsageError("an application on asyncio can be called only while its loop runs")
-        ours = ServerSide(receive, send, thread.inbox.post, nursery, receive_now)
-        if track is not None:
-            track(lambda: ours.held_bytes)
-        first = None if receive_now is None else receive_now()
+        ours = ServerSide(channel, thread.inbox.post, nursery)
+        if channel.track is not None:
+            channel.track(lambda: ours.held_bytes)
+        first = None if channel.receive_now is None else channel.receive_now()
         theirs = ours.other = AsyncioSide(thread.to_server(ours.take), thread.end_call, first)
         context = contextvars.copy_context()
         if sniffio.current_async_library_cvar.get() is not None:
@@ -116,16 +108,8 @@ class AsyncioLoop:
         self._calls.add(call)
         return call
 
-    async def call(
-        self,
-        app: Application,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        receive_now: ReceiveNow | None = None,
-        track: Track | None = None,
-    ) -> None:
-        await self.begin(app, scope, receive, send, receive_now, track).follow(bool)
+    async def call(self, app: Application, scope: Scope, channel: Channel) -> None:
+        await self.begin(app, scope, channel).follow(bool)
 
     def _leave_alone(self, thread: _Thread, call: AsyncioSide) -> None:
         """Tell of a call that goes on after its cancellation."""

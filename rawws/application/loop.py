@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import trio
 
@@ -24,6 +24,17 @@ ReceiveNow = Callable[[], Message | None]
 Track = Callable[[Callable[[], int]], None]
 
 
+class Channel(NamedTuple):
+    """The way between one call of an application and the server: async functions of trio, and what they know."""
+
+    receive: Receive
+    send: Send
+    # Returns an event that needs no waiting, or None. A loop that has a way to save calls it at the beginning, and
+    # after ``receive``.
+    receive_now: ReceiveNow | None = None
+    track: Track | None = None  # A loop that keeps events on their way calls it once.
+
+
 class Call(Protocol):
     """A call of an application that runs by itself. It has to be followed until it has ended."""
 
@@ -31,11 +42,16 @@ class Call(Protocol):
     def has_ended(self) -> bool:
         """Whether the application has returned."""
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing that the application wants is to be done at present."""
+
     async def follow(self, may_leave: Callable[[], bool]) -> None:
         """Make the calls of ``receive`` and ``send`` that the application wants, until it has ended.
 
-        Returns earlier if nothing is to be done at present and ``may_leave`` returns True. Raises what the application
-        raises. A cancellation is passed on to the application, which has some time to clean up, and ends the call.
+        Returns earlier if ``may_leave``, which is called whenever something has been done, returns True. Then the call
+        has to be followed again. Raises what the application raises. A cancellation is passed on to the application,
+        which has some time to clean up, and ends the call.
         """
 
 
@@ -65,32 +81,14 @@ class ApplicationLoop(Protocol):
         It never returns for a loop that can't be blocked apart from the server's.
         """
 
-    def begin(
-        self,
-        app: Application,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        receive_now: ReceiveNow | None = None,
-        track: Track | None = None,
-    ) -> Call | None:
+    def begin(self, app: Application, scope: Scope, channel: Channel) -> Call | None:
         """Begin what `call` does, if the application then runs by itself. None where `call` needs a task of its own."""
 
-    async def call(
-        self,
-        app: Application,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        receive_now: ReceiveNow | None = None,
-        track: Track | None = None,
-    ) -> None:
+    async def call(self, app: Application, scope: Scope, channel: Channel) -> None:
         """Call the application once, and return when it has returned. Raises what it raises.
 
-        ``receive`` and ``send`` are async functions of trio. ``receive_now`` returns an event that needs no waiting,
-        or None; a loop that has a way to save calls it at the beginning, and after ``receive``. A loop that keeps
-        events on their way calls ``track`` once. The scope is the application's from here on. A cancellation is passed
-        on, and the application has some time to clean up.
+        The scope is the application's from here on. A cancellation is passed on, and the application has some time to
+        clean up.
         """
 
 
@@ -112,13 +110,5 @@ class TrioLoop:
     def begin(self, *_: object) -> None:
         return None
 
-    async def call(
-        self,
-        app: Application,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        receive_now: ReceiveNow | None = None,
-        track: Track | None = None,
-    ) -> None:
-        await call_application(app, scope, receive, send)
+    async def call(self, app: Application, scope: Scope, channel: Channel) -> None:
+        await call_application(app, scope, channel.receive, channel.send)

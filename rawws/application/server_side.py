@@ -11,9 +11,9 @@ from typing import Any
 import trio
 
 from rawws.application.asyncio_side import WINDOW_BYTES, AsyncioSide, acknowledge, sent_size_of
-from rawws.application.loop import ReceiveNow
+from rawws.application.loop import Channel
 from rawws.application.parcels import Asked, Ended, Mark, Noticed, Parcel
-from rawws.application.spec import ClientDisconnected, Message, Receive, Send
+from rawws.application.spec import ClientDisconnected, Message
 
 # Hands a call to the application's thread.
 Post = Callable[[Callable[[], object]], None]
@@ -26,12 +26,10 @@ MOST_TOGETHER = 16
 class ServerSide:
     """One call, as the server sees it. All methods belong to the thread of the server."""
 
-    def __init__(
-        self, receive: Receive, send: Send, post: Post, nursery: trio.Nursery, receive_now: ReceiveNow | None = None
-    ) -> None:
-        self._receive = receive
-        self._receive_now = receive_now
-        self._send = send
+    def __init__(self, channel: Channel, post: Post, nursery: trio.Nursery) -> None:
+        self._receive = channel.receive
+        self._receive_now = channel.receive_now
+        self._send = channel.send
         self._post = post
         self._nursery = nursery  # takes the task that fetches events
         self._parcels: deque[Parcel] = deque()
@@ -50,6 +48,11 @@ class ServerSide:
         events = (parcel for parcel in self._parcels if not isinstance(parcel, Mark | Noticed | Ended | Asked))
         return self._crossed_bytes + sum(sent_size_of(event) or 0 for event in events)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether all parcels that have come are dealt with."""
+        return not self._parcels
+
     def take(self, parcel: Parcel) -> None:
         """Take a parcel from the application."""
         if isinstance(parcel, Asked):
@@ -63,11 +66,11 @@ class ServerSide:
     async def serve(self, may_leave: Callable[[], bool]) -> bool:
         """Do what the application's parcels say until it ends; return True then.
 
-        Returns False when all parcels are dealt with, and ``may_leave`` says that others may wait.
+        Returns False if ``may_leave``, which is called after each parcel, returns True.
         """
         while not isinstance(parcel := await self._next(), Ended):
             await self._heed(parcel)
-            if not self._parcels and may_leave():
+            if may_leave():
                 return False
         self._error = parcel.error or self._error
         return True

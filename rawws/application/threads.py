@@ -7,7 +7,7 @@ from typing import Any
 
 import trio
 
-from rawws.application.loop import ReceiveNow, Track
+from rawws.application.loop import Channel
 from rawws.application.spec import ClientDisconnected, Message, Receive, Scope, Send
 from rawws.application.wsgi_call import WsgiCall
 
@@ -41,20 +41,12 @@ class Threads:
     def begin(self, *_: object) -> None:
         return None
 
-    async def call(
-        self,
-        app: Any,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        receive_now: ReceiveNow | None = None,
-        track: Track | None = None,
-    ) -> None:
+    async def call(self, app: Any, scope: Scope, channel: Channel) -> None:
         if scope["type"] == "websocket":
-            await receive()
-            await send({"type": "websocket.close", "code": 1000})
+            await channel.receive()
+            await channel.send({"type": "websocket.close", "code": 1000})
             return
-        exchange = _Exchange(receive, send)
+        exchange = _Exchange(channel.receive, channel.send)
         try:
             await trio.to_thread.run_sync(
                 WsgiCall(exchange.receive, exchange.send_all).run,

@@ -307,8 +307,9 @@ class RedisStreams:
     def ids_before_loading(self) -> None:
         return None  # the ids of a stream begin with its first page
 
-    def follow(self, room: RoomState) -> None:
+    def follow(self, room: RoomState) -> bool:
         self._follow(room)
+        return True
 
     def _follow(self, room: RoomState) -> tuple[Followed, Reader]:
         known = self._followed.get(room.path)

@@ -47,6 +47,8 @@ async def share(hub: Hub, url: str, *more: str) -> AsyncGenerator[Shards]:
     check_runs_on_trio("rawws.share")
     from rawws.backplane.redis_streams import RedisStreams  # programs without a backplane need not load it
 
+    if "local:" in (url, *more):
+        raise UsageError("local: is for the workers of rawws serve; a program gives the URL of a Redis")
     if hub.store is not None:
         raise UsageError("this hub has a store, so it can't be shared: Redis keeps the messages; leave out one of them")
     if hub.rooms:

@@ -448,7 +448,6 @@ class Hub:
         right after its request are read at once. Returns None, with the transport closed, when the system can't watch
         one more socket, or the client has gone.
         """
-        loop = current_loop()
         agreement = handshake.deflate
         session = Session(
             Role.SERVER,
@@ -464,11 +463,7 @@ class Hub:
             encoding = encoding.deflated(agreement.server_window_bits)
         peer = Peer(number, transport, session, endpoint, encoding)
         peer.about = _about(transport, remote_address, admitted.user, handshake.subprotocol)
-        if self._add(peer, handshake.path, _reading_of(request), admitted) is None:
-            return None
-        if trailing_data:
-            loop.feed(peer, trailing_data)
-        return peer
+        return self._add(peer, handshake.path, _reading_of(request), admitted, trailing_data)
 
     def stream_events(
         self,
@@ -487,8 +482,10 @@ class Hub:
         peer.about = _about(transport, remote_address, admitted.user)
         return self._add(peer, path, reading, admitted)
 
-    def _add(self, peer: Peer, path: str, reading: RoomQuery, admitted: Admitted) -> Peer | None:
-        """Greet a peer, send it its starting position, and put it into a room; return None if it has gone meanwhile.
+    def _add(
+        self, peer: Peer, path: str, reading: RoomQuery, admitted: Admitted, trailing_data: bytes = b""
+    ) -> Peer | None:
+        """Have the loop serve a peer, and put it into a room; return None if it has gone meanwhile.
 
         A peer that is lost meanwhile is in no room, but what it had sent before is still published.
         """
@@ -504,8 +501,21 @@ class Hub:
         room = self.registry.get(path)
         if self._publishes(peer):
             let_write(peer, room, may_write=admitted is ANYBODY or Action.WRITE in admitted.action)
-        if regrant(peer, room) is Effect.CLOSED:  # its grant was asked for before a change
-            return peer if peer.transport.fileno() >= 0 else None
+        room.begin_soon(peer, partial(self._begin, peer, room, reading, trailing_data))
+        return peer if peer.transport.fileno() >= 0 else None
+
+    def _begin(self, peer: Peer, room: RoomState, reading: RoomQuery, trailing_data: bytes) -> None:
+        """Greet a peer, send it its starting position, put it into a room, and take what it has sent already."""
+        if peer.transport.fileno() < 0:
+            return
+        loop = current_loop()
+        if regrant(peer, room) is not Effect.CLOSED:  # its grant was asked for before a change
+            self._put_into(room, peer, reading)
+        if trailing_data and peer.transport.fileno() >= 0:
+            loop.feed(peer, trailing_data)
+
+    def _put_into(self, room: RoomState, peer: Peer, reading: RoomQuery) -> None:
+        loop = current_loop()
         place = room.resolve(reading)
         if logs.hub.isEnabledFor(logging.INFO):
             sentence = f"joined room {room.path} (peers in it: {len(room) + 1})"
@@ -521,7 +531,6 @@ class Hub:
         loop.join(peer, room, place.after, watches=reading.wants_presence and peer.encoding.has_controls)
         if self._attendance is not None and room in peer.rooms:
             self._attendance.join(peer)
-        return peer if peer.transport.fileno() >= 0 else None
 
     def _publishes(self, peer: Peer) -> bool:
         """Whether what the peer sends is a message for its room."""

@@ -6,6 +6,7 @@ A `Room` has no state of its own. It acts on a `rawws.relay.room_state.RoomState
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn, overload
 
@@ -206,14 +207,20 @@ class Room:
         With ``since``, an id, it is first sent the history after that message; with ``last``, a number, this many of
         the last messages. To leave at the end of a block, use the result: ``async with room.join(ws):``. A connection
         may be in any number of rooms. Raises `rawws.ConnectionClosed` when it is closed already.
+
+        In a room that is stored, and that nobody has used just now, it becomes a member a moment later, when the room
+        has been read from the disk. The messages that are published meanwhile are sent to it, too.
         """
         check_in_trio("room.join, ws")
         self._home.loop_here()
         reading = RoomQuery(None if since is None else parse_id(since), last)
         self._seal_turn()
-        position = self._state.resolve(reading)
-        current_loop().join(prepare_to_join(websocket), self._state, position.after)
+        peer = prepare_to_join(websocket)
+        self._state.begin_soon(peer, partial(self._begin, peer, reading))
         return Membership(self, websocket)
+
+    def _begin(self, peer: Peer, reading: RoomQuery) -> None:
+        current_loop().join(peer, self._state, self._state.resolve(reading).after)
 
     def leave(self, websocket: WebSocket | CallbackWebSocket) -> None:
         """Take a connection out of the room. Earlier messages are still sent to it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable
 
@@ -26,6 +27,7 @@ class Pipe:
         self._rest = memoryview(b"")
         self._something_to_send = trio.Event()
         self._is_full = False  # the kernel's buffer is
+        self.is_shut = False
 
     @property
     def held_bytes(self) -> int:
@@ -81,6 +83,12 @@ class Pipe:
                 self._is_full = False
             if sent := self.send_now(take):
                 on_sent(sent)
+
+    def shut(self) -> None:
+        """End the connection at both ends. `receive` returns the rest, and then its end."""
+        self.is_shut = True
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._socket.close()

@@ -349,8 +349,9 @@ class LocalRooms:
     def ids_before_loading(self) -> None:
         return None  # the ids are those of the sequencer's room, and come with its history
 
-    def follow(self, room: RoomState) -> None:
+    def follow(self, room: RoomState) -> bool:
         self._follow(room)
+        return True
 
     def _follow(self, room: RoomState) -> FollowedRoom:
         followed = self._followed.get(room.path)

@@ -26,6 +26,7 @@ class SequencerServer:
     def __init__(self, sequencer: Sequencer) -> None:
         self.sequencer = sequencer
         self._pipes: dict[Link, Pipe] = {}
+        self._workers: dict[Link, int] = {}
         self._offset_s = time.time() - time.monotonic()
 
     def _now(self) -> float:
@@ -43,6 +44,7 @@ class SequencerServer:
         """Serve a worker until its end of the link is closed, or its end of the socket is shut down here."""
         link = self.sequencer.connect()
         pipe = self._pipes[link] = Pipe(sock)
+        self._workers[link] = worker
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(pipe.send_rest, link.outgoing.take, partial(self._note_sent, link))
@@ -54,7 +56,7 @@ class SequencerServer:
                     logs.server.exception("#%d ! an error in rawws itself; a worker is cut off", logs.SERVER)
                 nursery.cancel_scope.cancel()
         finally:
-            del self._pipes[link]
+            del self._pipes[link], self._workers[link]
             self.sequencer.disconnect(link, self._now())
             pipe.close()
 
@@ -69,8 +71,6 @@ class SequencerServer:
             for message in decoder.feed(data):
                 sequencer.receive(link, message, now)
             sequencer.finish(link)
-            if link.outgoing.is_hopeless:
-                raise ProtocolError("it doesn't read, and too much waits for it")
             self._flush(now)
             while sequencer.is_congested(self._now()):
                 await trio.sleep(CONGESTED_REST_S)
@@ -78,6 +78,11 @@ class SequencerServer:
     def _flush(self, now: float) -> None:
         """Send what waits, as far as the kernel takes it at once."""
         for link in self.sequencer.touched:
-            if self._pipes[link].send_now(link.outgoing.take):
+            pipe = self._pipes[link]
+            if pipe.send_now(link.outgoing.take):
                 link.progress_at = now
+            if link.outgoing.is_hopeless and not pipe.is_shut:
+                sentence = f"worker {self._workers[link]} is cut off: it doesn't read, and too much waits for it"
+                logs.server_line(logging.ERROR, FAULT, sentence)
+                pipe.shut()
         self.sequencer.touched.clear()

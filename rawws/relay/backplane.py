@@ -91,8 +91,12 @@ class Backplane(Protocol[Room]):
     def ids_before_loading(self) -> Ids | None:
         """Return the ids of a room whose messages were not read yet; None for ids of its own."""
 
-    def follow(self, room: Room) -> None:
-        """Append the messages that are published in a room to its log, until nobody uses the room any more."""
+    def follow(self, room: Room) -> bool:
+        """Append the messages that are published in a room to its log, until nobody uses the room any more.
+
+        Return whether members can be put into the room. If not, its history is being read, and the room is told when
+        that is done (`RoomBase.begin_waiting`).
+        """
 
     async def prepare(self, room: Room, since: MessageId | None = None) -> Refusal | None:
         """Follow a room, and wait until its log has the room's history and every message up to ``since``.

@@ -232,6 +232,7 @@ class Connections:
 
     def leave_room(self, peer: Peer, room: RoomState) -> None:
         """Take a peer out of a room. Earlier messages are still sent to it."""
+        room.forget_joining(peer)
         if room not in peer.rooms:
             return
         peer.leave(room)

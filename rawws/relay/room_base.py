@@ -93,6 +93,7 @@ class RoomBase(Generic[Member]):
         "facade",
         "gate",
         "holds",
+        "joining",
         "kept_until",
         "lagging",
         "log",
@@ -123,6 +124,8 @@ class RoomBase(Generic[Member]):
         self.current: dict[Encoding, set[Member]] = {}
         # Lagging members. Each has a cursor of its own, and waits until its socket takes more.
         self.lagging: set[Member] = set()
+        # Peers that become members as soon as the room's messages are there, and the functions that do it.
+        self.joining: dict[Member, Callable[[], object]] = {}
         self._as_tuple: tuple[RoomBase[Member]] | None = None
         self._registry = registry
         # The object that a program holds. It belongs to the registry, which refers to it weakly while the room isn't in
@@ -184,6 +187,26 @@ class RoomBase(Generic[Member]):
         return self.shared is not None and self.shared.refuses
 
     # For readers
+
+    def begin_soon(self, member: Member, begin: Callable[[], object]) -> None:
+        """Call a function that makes somebody a member: at once, or when the room's messages have been read.
+
+        It isn't called if `forget_joining` is, before.
+        """
+        if self.shared is None or self.shared.follow(self):
+            begin()
+        else:
+            self.joining[member] = begin
+
+    def begin_waiting(self) -> None:
+        """Make those members who have waited for the room's messages."""
+        joining, self.joining = self.joining, {}
+        for begin in joining.values():
+            begin()
+
+    def forget_joining(self, member: Member) -> None:
+        """Don't make somebody a member who waits for the room's messages. Harmless for others."""
+        self.joining.pop(member, None)
 
     def resolve(self, reading: RoomQuery) -> StartPosition:
         """Return the position at which a reader starts, and the gap before it if there is one."""
@@ -316,7 +339,7 @@ class RoomBase(Generic[Member]):
     @property
     def is_idle(self) -> bool:
         """Whether the room has no member and no poll in progress, and no client is expected to poll again."""
-        return not len(self) and not self._polls and trio.current_time() >= self.kept_until
+        return not len(self) and not self.joining and not self._polls and trio.current_time() >= self.kept_until
 
     def set_ids(self, ids: Ids) -> None:
         """Use other ids for the messages. There must be no message yet."""

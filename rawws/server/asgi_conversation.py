@@ -12,7 +12,7 @@ import trio
 
 from rawws import logs
 from rawws.application.leaving import is_about_leaving
-from rawws.application.loop import ApplicationLoop, Call
+from rawws.application.loop import ApplicationLoop, Call, Channel
 from rawws.application.pace import LEAST_BYTES_PER_S, Pace
 from rawws.application.spec import Application, ClientDisconnected, Message, Scope
 from rawws.broadcast.stream_encodings import EVENTS
@@ -79,12 +79,12 @@ class Conversation:
         The application's work after that is followed in the nursery. Raises the exception that has prevented the
         response.
         """
-        asgi = (app, scope, self.receive, self.send, self.receive_now, self._exchange.count)
-        call = loop.begin(*asgi)
+        channel = Channel(self.receive, self.send, self.receive_now, self._exchange.count)
+        call = loop.begin(app, scope, channel)
         if call is None:
             # In a task of its own, which outlives the response: the next request on this connection doesn't wait for
             # what the application does in the background, nor does it see its context variables.
-            calls.start_soon(self._record, partial(loop.call, *asgi))
+            calls.start_soon(self._record, partial(self._within_call, partial(loop.call, app, scope, channel)))
         else:
             await self._follow(call, calls)
         await self._wait_answered()
@@ -92,20 +92,34 @@ class Conversation:
     async def _follow(self, call: Call, calls: trio.Nursery) -> None:
         """Follow a call until the response is complete, and have the rest of it followed in the nursery."""
         try:
-            await self._record(partial(call.follow, lambda: self._complete))
+            await self._record(partial(self._follow_answer, call))
         finally:
             if self._receiving.locked():
                 await self._end_call()
         if not call.has_ended:
             self._call = trio.CancelScope()
-            calls.start_soon(self._record, partial(call.follow, bool))
+            calls.start_soon(self._record, partial(self._within_call, partial(call.follow, bool)))
+
+    async def _follow_answer(self, call: Call) -> None:
+        """Follow a call until the response is complete, or the application has returned."""
+
+        def is_over() -> bool:
+            return self._complete and call.is_idle  # its end is often here too, and then nobody else has to wait for it
+
+        # A scope costs as much as a tenth of a small response. Only an event stream needs one, from its head on.
+        await call.follow(lambda: self._is_event_stream or is_over())
+        if self._is_event_stream and not call.has_ended:
+            await self._within_call(partial(call.follow, is_over))
+
+    async def _within_call(self, follow: Callable[[], Awaitable[None]]) -> None:
+        with self._call:
+            await follow()
 
     @trio.lowlevel.enable_ki_protection
     async def _record(self, follow: Callable[[], Awaitable[None]]) -> None:
         """Follow the application's call, and record its return or its exception."""
         try:
-            with self._call:
-                await follow()
+            await follow()
         except BaseException as error:
             if not is_application_error(error):
                 raise

@@ -9,7 +9,7 @@ from typing import Any
 import trio
 
 from rawws import logs
-from rawws.application.loop import GRACE_S, ApplicationLoop
+from rawws.application.loop import GRACE_S, ApplicationLoop, Channel
 from rawws.application.spec import LIFESPAN_VERSIONS, Application, Message
 from rawws.errors import UsageError
 from rawws.hooks import is_application_error, log_failure
@@ -45,7 +45,7 @@ class Lifespan:
         scope = {"type": "lifespan", "asgi": dict(LIFESPAN_VERSIONS), "state": self._state}
         with self._scope:
             try:
-                await self._loop.call(self._app, scope, self._receive, self._send)
+                await self._loop.call(self._app, scope, Channel(self._receive, self._send))
             except BaseException as error:
                 if not is_application_error(error):
                     raise

@@ -9,7 +9,7 @@ import trio
 
 from rawws import logs
 from rawws.application.leaving import is_about_leaving
-from rawws.application.loop import ApplicationLoop
+from rawws.application.loop import ApplicationLoop, Channel
 from rawws.application.spec import Application, ClientDisconnected, Message, Scope
 from rawws.errors import RETRY_SOON, Cause, ConnectionClosed, Refusal
 from rawws.hooks import is_application_error, log_failure
@@ -81,9 +81,10 @@ class SocketConversation:
     @trio.lowlevel.enable_ki_protection
     async def run(self, loop: ApplicationLoop, app: Application, scope: Scope) -> None:
         """Call the application, and log its exception, unless that only says that the client has gone."""
+        channel = Channel(self.receive, self.send, self.receive_now, self._track)
         try:
             with self._call:
-                await loop.call(app, scope, self.receive, self.send, self.receive_now, self._track)
+                await loop.call(app, scope, channel)
         except BaseException as error:
             if not is_application_error(error):
                 raise

@@ -118,6 +118,7 @@ class Committer:
         self._tend_at, self._tend_s = math.inf, TEND_S
         self._something_to_do = trio.lowlevel.ParkingLot()
         self._space = trio.lowlevel.ParkingLot()
+        self._turns = trio.lowlevel.ParkingLot()
 
     def __repr__(self) -> str:
         state = "broken" if self.is_broken else "stuck" if self.failure else "works"
@@ -198,6 +199,11 @@ class Committer:
         """Wait until no entry waits any more. It may wait for ever while the committer is stuck."""
         while self._queue:
             await self._space.park()
+
+    async def told(self) -> None:
+        """Wait until those who have put entries know the results of the commit that is under way, if there is one."""
+        if self._under_way:
+            await self._turns.park()
 
     # The work
 
@@ -329,7 +335,7 @@ class Committer:
         done = list(zip(batch, results, strict=True))
         for _ in done:
             self._queue.popleft()
-        self._under_way = 0
+        self._end_turn()
         self.statistics.commits += 1
         self.statistics.entries += len(done)
         self.statistics.bytes += sum(each.held_bytes for each, _ in done)
@@ -347,6 +353,10 @@ class Committer:
         for call in self.on_commit:
             _carry_out(call)
         self._release([each for each, _ in done], was_full=was_full)
+
+    def _end_turn(self) -> None:
+        self._under_way = 0
+        self._turns.unpark_all()  # they run after this step
 
     def _release(self, gone: Iterable[Waiting], *, was_full: bool) -> None:
         """Count entries no longer that have left the queue."""
@@ -378,7 +388,7 @@ class Committer:
     # Troubles
 
     def _get_stuck(self, error: StoreError) -> None:
-        self._under_way = 0
+        self._end_turn()
         self._rest_s = min(2 * self._rest_s, MAX_REST_S) if self._rest_s else FIRST_REST_S
         is_new = self.failure is None or str(self.failure) != str(error)
         self.failure = error
@@ -412,7 +422,7 @@ class Committer:
         self._tell_change()
 
     def _break(self, error: StoreBroken) -> None:
-        self._under_way = 0
+        self._end_turn()
         self._rest_s, self._sync_at = 0.0, math.inf
         self.failure = error
         sentence = f"nothing is stored any more until the server is started again: {error}"

@@ -21,7 +21,7 @@ class StoreFull(StoreError):
 
 
 class StoreLimit(StoreFull):
-    """The store has as many bytes as it may, and there is space on the disk. What makes it smaller is still stored."""
+    """The store has as many bytes as it may, and the disk has space. Changes that make it smaller are still stored."""
 
 
 class StoreUnfit(StoreError):

@@ -1,7 +1,7 @@
 """The bounds of a store's file, sans-IO: its limit, and the free space in it that is given back to the disk.
 
-Publishers are refused at a part of the limit already. What is committed meanwhile has the rest: the messages that were
-accepted before, and the changes of groups. Those make the store smaller in the end, so they must not wait for space.
+Publishers are refused at a part of the limit already. The rest is for the messages that were accepted before, and for
+the changes of groups. These make the store smaller in the end, so they must not wait for space.
 """
 
 from __future__ import annotations

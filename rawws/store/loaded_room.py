@@ -106,6 +106,7 @@ class LoadedRoom:
         """Put the last messages of a room into its log, and those that were committed since they were read."""
         assert not self.is_loaded
         room = self.room
+        page = self._before_missed(page)
         kept = [] if page is None else [each for each in page.records if each.frames is not None]
         if page is not None:
             self.ids = StoredIds(page.tail.epoch, kept[0].first - 1 if kept else page.tail.newest)
@@ -121,11 +122,20 @@ class LoadedRoom:
             self._load_gap(page.tail.newest + 1, at)
         room.trim()
         self.loaded_from = room.log.oldest(at) if kept else 0
+        room.begin_waiting()
         missed, self.missed = self.missed, []
         for each in missed:
             self.add(each)
         broadcast(room)
         self.is_settled.set()
+
+    def _before_missed(self, page: Page | None) -> Page | None:
+        """Return a page without what was committed while it was read: those who have joined meanwhile are sent that."""
+        if page is None or not self.missed or self.missed[0].epoch != page.tail.epoch:
+            return page
+        first = self.missed[0].first
+        tail = page.tail._replace(oldest=min(page.tail.oldest, first), newest=min(page.tail.newest, first - 1))
+        return Page(tail, tuple(record for record in page.records if record.first < first))
 
     def _load_gap(self, number: int, at: float) -> None:
         """Record that the stored messages before a number are lost, if they are not in the log."""

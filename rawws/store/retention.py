@@ -17,6 +17,8 @@ from rawws.store.entries import Job
 # A room with no messages, groups or Idempotency-Keys left is forgotten when nothing was appended for this time, and
 # nobody has used it (`Keep`). Its next message begins a new epoch.
 FORGOTTEN_AFTER_S = 86_400.0
+# While the store has no space for more, or as many rooms as it may, such a room is forgotten after this time already.
+CROWDED_AFTER_S = 600.0
 # No room is forgotten within this time after the start: its readers come back first.
 RETURN_S = 600.0
 # A room is looked at again after this time, if something in it is old and can't go, since a group needs it.
@@ -76,7 +78,7 @@ def due_at(
     """Return the earliest time at which something in a room may be forgotten.
 
     ``keyed_at`` is the time of its last Idempotency-Key, or 0; ``used_at`` is None for a room that has groups, and so
-    is never forgotten itself. What can't go now, though it could by its age, is looked at again later.
+    is never forgotten itself. Old messages that can't go now, since a group needs them, are looked at again later.
     """
     times = [math.inf]
     if extent.messages:

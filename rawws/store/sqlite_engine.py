@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import sqlite3
 import time
@@ -40,7 +41,7 @@ from rawws.store.entries import Entry, GroupState, Outcome, Page, RoomTail
 from rawws.store.file_bounds import PAGE_BYTES, FileLimit, Pages, pages_to_give_back
 from rawws.store.known_rooms import KnownRooms
 from rawws.store.modes import SyncMode
-from rawws.store.retention import RETURN_S
+from rawws.store.retention import CROWDED_AFTER_S, FORGOTTEN_AFTER_S, LOOK_AGAIN_S, RETURN_S
 from rawws.store.sqlite_errors import engine_error, fsync_failed, is_of_entry, limit_reached
 from rawws.store.sqlite_opening import check_folder, open_file
 from rawws.store.sqlite_read import find_room, is_damage, read_all_groups, read_last_page, read_page
@@ -107,8 +108,10 @@ class SqliteEngine:
         self._can_shrink, self._has_shrunk = opened.can_shrink, False
         self._swept_at, self._made_rooms, self._is_behind = self._clock(), 0, False
         self._opened_at = self._clock()
-        self._room_count, self._pages, self._wal_bytes = opened.rooms, Pages(), 0
+        self._room_count, self._pages, self._wal_bytes, self._sized_at = opened.rooms, Pages(), 0, 0.0
         self.shortage: StoreLimit | None = None
+        # There is no space for more; the last room that was looked at; and when the first one is again.
+        self._is_crowded, self._looked_to, self._look_at = False, 0, -math.inf
         self._bound_file(0)
         self._note_size()
 
@@ -152,6 +155,7 @@ class SqliteEngine:
         with self._transaction():
             change = self._begin(now)
             outcomes = [change.carry_out(entry) for entry in entries]
+            self._is_crowded = self._is_crowded or any(outcome.is_refused for outcome in outcomes)
             if self._is_sweep_due(now):
                 most = min(SWEPT_ROOMS + 2 * (self._made_rooms + change.made_rooms), MOST_SWEPT_ROOMS)
                 self._is_behind = change.sweep(most)
@@ -161,8 +165,10 @@ class SqliteEngine:
         return outcomes
 
     def _begin(self, now: float) -> Change:
-        may_forget = abs(now - self._opened_at) >= RETURN_S
-        return Change(self._writer, self._rooms, now, Before(self._room_count, self._limit, may_forget))
+        forgets_after_s = math.inf
+        if abs(now - self._opened_at) >= RETURN_S:
+            forgets_after_s = CROWDED_AFTER_S if self._is_crowded else FORGOTTEN_AFTER_S
+        return Change(self._writer, self._rooms, now, Before(self._room_count, self._limit, forgets_after_s))
 
     def _finish_change(self, change: Change) -> Mark:
         change.finish()
@@ -177,7 +183,8 @@ class SqliteEngine:
         self._is_unsynced = self.mode is not SyncMode.ALWAYS
         with contextlib.suppress(OSError, sqlite3.Error):  # an error here would have the commit carried out again
             self._bound_wal()
-            self._note_size()
+            if self._limit is not None or abs(self._clock() - self._sized_at) >= SWEEP_S:
+                self._note_size()
 
     def _is_sweep_due(self, now: float) -> bool:
         return self._is_behind or abs(now - self._swept_at) >= SWEEP_S
@@ -195,6 +202,8 @@ class SqliteEngine:
                     mark = self._finish_change(change)
                 self._are_committed(change, mark)
                 return True
+            if (self._is_crowded or self.shortage is not None) and now >= self._look_at:
+                return self._make_space(now) or self._give_back()
             return self._give_back()
         except sqlite3.Error as error:
             raise self._note(self._error_of(error)) from None
@@ -202,12 +211,27 @@ class SqliteEngine:
             with contextlib.suppress(sqlite3.Error):
                 self._bound_file(0)
 
+    def _make_space(self, now: float) -> bool:
+        """Forget rooms of which nothing is left earlier than else, in a part of all; return whether there are more.
+
+        Clients that make many rooms must not be able to keep others out for a day.
+        """
+        self._is_crowded = True
+        with self._transaction():
+            change = self._begin(now)
+            self._looked_to = change.look_for_quiet(self._looked_to, TENDED_ROOMS)
+            mark = self._finish_change(change)
+        self._are_committed(change, mark)
+        if not self._looked_to:
+            self._is_crowded, self._look_at = False, now + LOOK_AGAIN_S
+        return self._is_crowded
+
     def _give_back(self) -> bool:
         """Give free space back to the disk, a part at a time; return whether there is more."""
         self._note_size()
         count = pages_to_give_back(self._pages)
         if count and self._can_shrink:
-            query(self._writer, f"PRAGMA incremental_vacuum({count})")
+            self._writer.executescript(f"PRAGMA incremental_vacuum({count})")  # `execute` would give back one page
             self._is_unsynced = self.mode is not SyncMode.ALWAYS
             self._has_shrunk = True
             self._bound_wal()
@@ -229,7 +253,7 @@ class SqliteEngine:
     def _note_size(self) -> None:
         """Note how large the file is, and whether publishers have to wait for space."""
         every, free = (query(self._writer, f"PRAGMA {name}")[0][0] for name in ("page_count", "freelist_count"))
-        self._pages, self._wal_bytes = Pages(every, free), os.fstat(self._wal).st_size
+        self._pages, self._wal_bytes, self._sized_at = Pages(every, free), os.fstat(self._wal).st_size, self._clock()
         if self._limit is not None:
             was_reached = self.shortage is not None
             is_reached = self._limit.is_reached(self._pages, self._wal_bytes, was_reached=was_reached)

@@ -41,7 +41,7 @@ _MAGIC = b"SQLite format 3\x00"
 _HEADER_BYTES = 100
 # A file up to this size is checked as a whole, which takes a tenth of a second.
 CHECKED_BYTES = 64 * 1024 * 1024
-# What is left of the WAL when SQLite begins to write it from its start again.
+# The size of the WAL that stays when SQLite begins to write it from its start again.
 JOURNAL_BYTES = 1024 * 1024
 # The messages that a room may have lost at most with the end of the machine, when nobody knows how many.
 _SKIPPED = 1 << 20

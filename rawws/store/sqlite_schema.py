@@ -4,9 +4,9 @@ Rows are found by one integer: the number of the room (or group) in the upper bi
 lower ones. So the messages of a room lie together, in a table without a second index. Compared with PRIMARY KEY (room,
 message), with or without ROWID, a commit took 0.7 to 0.9 times the CPU; pages of 8 or 16 KiB took 1.2 times as much.
 
-The jobs of a group are in blocks: a row has the unfinished ones among `BLOCK_JOBS` consecutive messages, as JSON. Those
+The jobs of a group are in blocks: a row has the unfinished ones among `BLOCK_JOBS` consecutive messages, as JSON. Jobs
 that were delivered together are one entry, ``[first, count, tries, due, lease]``. With a row for each job, the store's
-thread took three times the CPU for a job from its delivery to its end.
+thread took twice the CPU for a job from its delivery to its end.
 
 The view ``list`` is for people: ``sqlite3 rooms.db 'SELECT * FROM list'``.
 

@@ -18,7 +18,7 @@ from rawws.store.engine import StoreUnfit
 from rawws.store.entries import Append, Clear, Entry, GroupEnd, GroupWrite, Keep, Outcome, Record
 from rawws.store.file_bounds import FileLimit
 from rawws.store.known_rooms import KnownRooms
-from rawws.store.retention import FORGOTTEN_AFTER_S, NO_EXTENT, Extent, due_at, is_over, removable
+from rawws.store.retention import NO_EXTENT, Extent, due_at, is_over, removable
 from rawws.store.sqlite_read import read_groups
 from rawws.store.sqlite_rows import (
     GROUP_COLUMNS,
@@ -64,8 +64,8 @@ class Before(NamedTuple):
     """The store before a transaction, and what the transaction may do."""
 
     rooms: int  # how many there are
-    limit: FileLimit | None = None
-    may_forget: bool = True  # rooms of which nothing is left
+    limit: FileLimit | None
+    forgets_after_s: float  # rooms of which nothing is left, and that nobody has used for this time
 
 
 class _Block(NamedTuple):
@@ -354,6 +354,17 @@ class Change:
         self._delete("due", [*due - self._swept], "room")
         return len(due) == most
 
+    def look_for_quiet(self, after: int, most: int) -> int:
+        """Look for rooms that can be forgotten, from a number on; return that of the last one, or 0 at the end."""
+        sql = f"SELECT {ROOM_COLUMNS} FROM rooms WHERE id > ? ORDER BY id LIMIT ?"
+        rows = query(self._connection, sql, after, most)
+        for row in rows:
+            if (room := read_room(row)) and room.id not in self._touched:
+                known = self._rooms.get(room.path) or room
+                if self._is_quiet(known):
+                    self._touch(known)
+        return int(rows[-1][0]) if len(rows) == most else 0
+
     def _forget_quiet(self) -> None:
         """Forget the rooms of which nothing is left, and that nobody has used for long."""
         quiet = [room for room in self._touched.values() if self._is_quiet(room)]
@@ -372,7 +383,7 @@ class Change:
             self._groups_of(self._touched[number])
 
     def _is_quiet(self, room: StoredRoom) -> bool:
-        return self._before.may_forget and room.is_empty and self._now - room.used_at >= FORGOTTEN_AFTER_S
+        return room.is_empty and self._now - room.used_at >= self._before.forgets_after_s
 
     def _write_due(self) -> None:
         """Have the rooms looked at again in time. A time that is too early does no harm, and stays."""

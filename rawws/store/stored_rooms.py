@@ -284,17 +284,11 @@ class StoredRooms:
     def ids_before_loading(self) -> StoredIds:
         return StoredIds()
 
-    def follow(self, room: RoomState) -> None:
-        """Load a room if need be, and wait for the disk. `prepare` has done so for all but a program's joins."""
+    def follow(self, room: RoomState) -> bool:
+        """Load a room if need be, beside the loop. `prepare` has done so for all but a program's joins."""
         loaded = self._follow(room)
-        if loaded.is_loaded:
-            return
-        try:
-            page = read_history(self._engine, room)
-        except StoreError as error:
-            _complain(room, error)
-            page = None  # its readers get a gap before the next message
-        loaded.load(page)
+        self._load_soon(loaded)
+        return loaded.is_loaded
 
     def _follow(self, room: RoomState) -> LoadedRoom:
         loaded = self._loaded.get(room.path)
@@ -345,8 +339,9 @@ class StoredRooms:
             page = await trio.to_thread.run_sync(
                 read_history, self._engine, loaded.room, limiter=self._limiter, abandon_on_cancel=True
             )
-            if not loaded.is_loaded:  # a program's join may have done it meanwhile
-                loaded.load(page)
+            if loaded.room.joining:
+                await self.committer.told()  # of all messages that have been read: some may be for those who join
+            loaded.load(page)
         except StoreError as error:
             _complain(loaded.room, error)
             loaded.problem = str(error)
@@ -354,6 +349,8 @@ class StoredRooms:
             logs.server.exception("#%d ! an error in rawws itself, in room %s", logs.SERVER, loaded.room.path)
             loaded.problem = "an error in rawws itself"
         finally:
+            if loaded.room.joining and not loaded.is_loaded:
+                loaded.load(None)  # its readers get a gap before the next message
             loaded.is_loading = False
             loaded.is_settled.set()
 

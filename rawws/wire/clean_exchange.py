@@ -150,12 +150,7 @@ def read_clean(received: bytearray, limits: Limits, room: int) -> CleanExchange 
 
     ``room`` is the number of bytes that the head may have.
     """
-    is_kept = (
-        len(received) <= _MOST_KEPT_BYTES
-        and received.endswith(b"\r\n\r\n")
-        and received.count(b"\n") <= _MOST_KEPT_LINES
-    )
-    found = _read_kept(bytes(received)) if is_kept else _read(received)
+    found = _read_kept(bytes(received)) if _may_come_again(received) else _read(received)
     if found is None:
         return None
     request, line_end = found
@@ -181,8 +176,18 @@ def _read(received: bytes | bytearray) -> tuple[Request, int] | None:
     return request, match.end(2) + len(b" HTTP/1.1\r")
 
 
+def _may_come_again(received: bytearray) -> bool:
+    """Say whether bytes are one head, as it seems, that is small, and not made for this once as a handshake's is."""
+    return (
+        len(received) <= _MOST_KEPT_BYTES
+        and received.endswith(b"\r\n\r\n")
+        and received.count(b"\n") <= _MOST_KEPT_LINES
+        and b"Sec-WebSocket-Key:" not in received
+    )
+
+
 # The same bytes come again and again, from clients that keep their connections and from health checks, and equal bytes
-# have one reading. What is kept depends on no connection and no limit, and takes less than a megabyte.
+# have one reading. The kept requests depend on no connection and no limit, and take less than a megabyte.
 _read_kept = lru_cache(maxsize=32)(_read)
 _MOST_KEPT_BYTES = 2 * KIB
 _MOST_KEPT_LINES = 32

@@ -135,6 +135,31 @@ async def test_a_response_is_taken_before_the_tasks_of_the_turn_that_it_has_begu
     assert tasks == [None] * len(tasks)
 
 
+async def test_an_event_stream_that_is_not_read_is_cancelled_when_the_server_stops(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("rawws.server.asgi_conversation._FAREWELL_S", 0.05)
+    ended = threading.Event()
+
+    @only_http
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start(200, (b"content-type", b"text/event-stream")))
+        try:
+            await send(body(b"x" * 50 * MIB, more=True))  # in the same step as the head
+            await asyncio.sleep(math.inf)
+        finally:
+            ended.set()
+
+    async with serving(on_asyncio(app, lifespan="off"), drain=600, close_timeout=600) as site:
+        client = await site.connect()
+        await client.send(get("/"))
+        await client.until(b"x")
+        site.server.stop()
+        assert await trio.to_thread.run_sync(ended.wait, PATIENCE_S)
+        assert not (await client.to_end()).endswith(b"0\r\n\r\n"), "it ends inside a chunk"
+    assert errors(caplog) == []
+
+
 # Context variables
 
 

@@ -11,6 +11,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from rawws.application.asyncio_loop import AsyncioLoop
 from rawws.application.asyncio_side import AsyncioSide
+from rawws.application.loop import Channel
 from rawws.application.parcels import Asked, Ended, Mark, Parcel
 from rawws.application.server_side import ServerSide
 from rawws.application.spec import Message
@@ -77,7 +78,7 @@ async def test_bytes_on_their_way_are_counted() -> None:
         return events.pop() if events else None
 
     async with trio.open_nursery() as nursery:
-        half = ServerSide(receive, send, lambda _: None, nursery, receive_now)
+        half = ServerSide(Channel(receive, send, receive_now), lambda _: None, nursery)
         half.other = Side().half
         try:
             nursery.start_soon(half.serve, bool)
@@ -110,7 +111,7 @@ async def test_a_piece_of_a_body_is_counted_until_the_application_asks_further()
     async def send(_: Message) -> None: ...
 
     async with trio.open_nursery() as nursery:
-        half = ServerSide(receive, send, lambda _: None, nursery, lambda: None)
+        half = ServerSide(Channel(receive, send, lambda: None), lambda _: None, nursery)
         half.other = Side().half
         half.take(Asked())
         await wait_all_tasks_blocked()
@@ -125,9 +126,9 @@ async def test_an_application_is_called_only_while_its_loop_runs() -> None:
 
     loop = AsyncioLoop()
     with pytest.raises(UsageError, match="can be called only while its loop runs"):
-        await loop.call(nothing, {"type": "http"}, nothing, nothing)
+        await loop.call(nothing, {"type": "http"}, Channel(nothing, nothing))
     async with trio.open_nursery() as nursery, loop.running(nursery):
-        await loop.call(nothing, {"type": "http"}, nothing, nothing)
+        await loop.call(nothing, {"type": "http"}, Channel(nothing, nothing))
         with pytest.raises(UsageError, match="this loop runs already"):
             await loop.running(nursery).__aenter__()
 
@@ -141,5 +142,5 @@ async def test_wsgi_has_no_websockets() -> None:
     async def send(event: Message) -> None:
         sent.append(event)
 
-    await Threads().call(None, {"type": "websocket"}, receive, send)
+    await Threads().call(None, {"type": "websocket"}, Channel(receive, send))
     assert [event["type"] for event in sent] == ["websocket.close"]

@@ -1097,6 +1097,12 @@ async def test_a_hub_with_rooms_is_not_shared_any_more(nursery: trio.Nursery) ->
                 pass
 
 
+async def test_a_program_can_not_share_rooms_as_workers_do() -> None:
+    with pytest.raises(UsageError, match="local: is for the workers of rawws serve; a program gives the URL of"):
+        async with rawws.share(rawws.Hub(), "local:"):
+            pass
+
+
 async def test_a_redis_that_has_forgotten_the_script_is_not_away(
     nursery: trio.Nursery, redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:

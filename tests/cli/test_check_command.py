@@ -300,13 +300,16 @@ def test_ctrl_c_ends_it_without_a_traceback(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_server_that_floods_takes_no_longer_than_one_that_is_mute(check: Check, flooder: int) -> None:
-    began = time.thread_time()  # a clock would count other work on the machine too
-    status, lines = check("--only", "fragments", "-v", "--timeout", "0.1", f"ws://127.0.0.1:{flooder}/")
-    assert time.thread_time() - began < 5  # it reads for at most 0.1 s, and prints the story
-    assert status == (lines[0].split()[0] == "BAD")
-    assert lines[0].startswith(("BAD      fragments", "unclear  fragments"))
-    assert len(lines) < 5000
-    assert lines[-3].endswith(" bytes more came, which are left out here")
+    for timeout_s in (0.1, 0.5, 2):  # the flooder may have had little of a busy machine
+        began = time.thread_time()  # a clock would count other work on the machine too
+        status, lines = check("--only", "fragments", "-v", "--timeout", f"{timeout_s}", f"ws://127.0.0.1:{flooder}/")
+        assert time.thread_time() - began < 5  # it reads for no longer than that, and prints the story
+        assert status == (lines[0].split()[0] == "BAD")
+        assert lines[0].startswith(("BAD      fragments", "unclear  fragments"))
+        assert len(lines) < 5000
+        if lines[-3].endswith(" bytes more came, which are left out here"):
+            return
+    pytest.fail(f"all of the story is told: {lines[-3]}")
 
 
 async def test_frames_of_an_answer_are_dropped_after_the_verdict(nursery: trio.Nursery) -> None:

@@ -168,6 +168,7 @@ def test_a_name_of_several_pages_is_answered_with_their_topics(
     assert "  explanation/log  Why a log\n" in run(capsys)[1]
 
 
+@pytest.mark.thorough
 def test_every_page_can_be_shown_within_its_width(capsys: pytest.CaptureFixture[str]) -> None:
     for page in read_manual().pages:
         status, shown, _ = run(capsys, page.topic)

@@ -388,6 +388,22 @@ def test_a_dead_job_that_is_not_buried_is_ready_after_a_restart() -> None:
 # Bounds
 
 
+def test_a_lease_of_before_a_restart_is_acknowledged() -> None:
+    group = restored(Job(3, 1, WALL + 20, "ab curl"))
+    assert group.ack(3, "ab curl")
+    assert (group.leased, group.jobs, group.counts.done) == (0, 0, 1)
+
+
+def test_a_job_with_a_key_that_dies_lets_the_next_one_go_out() -> None:
+    group = make(2, "k")
+    group.join(Worker("#1"))
+    assert deliver(group) == [("#1", 1, 1)]
+    assert group.term(1, "#1", "no use")
+    assert deliver(group) == []
+    group.bury()
+    assert deliver(group) == [("#1", 2, 1)]
+
+
 def test_many_jobs_are_acknowledged_up_to_the_first_that_is_not_leased() -> None:
     group = make(5)
     worker = Worker("#1", most=4)

@@ -245,7 +245,8 @@ async def test_a_worker_for_which_too_many_commands_wait_is_cut_off(
     async with rooms(nursery, backplane=machine) as a, rooms(nursery, backplane=machine) as b:
         await b.open("/room/x")
         monkeypatch.setattr(machine.sequencer.links[2].outgoing, "_max_note_bytes", -1)
-        local_rooms(b)._send(Kind.SYNC, 1)
+        hold_reading(b, monkeypatch).set()
+        a.hub.disconnect(user="Al")
         await until(lambda: machine.gone)
         assert machine.gone == [2]
         assert lines(caplog, "worker 2 is cut off: it doesn't read, and too much waits for it")

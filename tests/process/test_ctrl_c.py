@@ -75,7 +75,7 @@ while True:
     child = os.fork()
     if not child:
         os.dup2(writing, 1)
-        signal.alarm(10)  # kills a process that hangs
+        signal.alarm(100)  # kills a process that hangs
         interrupt_at(number)
     os.close(writing)
     _, status = os.waitpid(child, 0)

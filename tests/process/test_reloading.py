@@ -161,6 +161,7 @@ while pathlib.Path("hold").exists():
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("bounded")
 async def test_a_worker_that_was_starting_meanwhile_reads_them_anew(
     start_program: StartProgram, tmp_path: Path

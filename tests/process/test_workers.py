@@ -38,6 +38,7 @@ async def meet(port: int) -> None:
             await client.aclose()
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("bounded")
 async def test_workers_are_nodes_of_one_backplane(start_program: StartProgram, tmp_path: Path) -> None:
     async with redis_server(tmp_path) as redis:

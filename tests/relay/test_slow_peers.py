@@ -699,7 +699,7 @@ def test_latest_and_exclude_sender_are_rejected_together() -> None:
 
 
 @pytest.mark.parametrize("policy", Slow)
-@pytest.mark.parametrize("exclude_sender", [False, True])
+@pytest.mark.parametrize("exclude_sender", [False, pytest.param(True, marks=pytest.mark.thorough)])
 async def test_the_tiniest_messages_are_held_in_no_more_memory_than_the_limit_says(
     start_hub: StartHub, policy: Slow, exclude_sender: bool
 ) -> None:

@@ -15,6 +15,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import rawws
+from rawws.application.spec import Receive, Scope, Send
 from rawws.net.tls_transport import LOOK_RECORDS
 from rawws.net.transport import Transport
 from rawws.relay.ready_sockets import ReadySockets
@@ -125,7 +126,7 @@ async def test_the_loss_of_a_client_that_reads_no_answer_is_no_matter_for_debugg
 async def test_a_connection_is_looked_at_after_an_answer_of_an_application_if_that_was_of_use(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG001
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"ok"})
 

@@ -822,8 +822,8 @@ class SlowBackplane:
     async def prepare(self, *_: object) -> None:
         await self._crowd.wait()
 
-    def follow(self, *_: object) -> None:
-        pass
+    def follow(self, *_: object) -> bool:
+        return True
 
     def ids_before_loading(self) -> None:
         pass

@@ -248,6 +248,26 @@ async def test_a_message_that_no_store_could_take_does_not_hold_up_the_others(
     assert line.exc_info is None
 
 
+@pytest.mark.parametrize(
+    "fault", [None, FULL, StoreBroken("an fsync has failed"), ZeroDivisionError("a bug")], ids=repr
+)
+async def test_the_end_of_a_commit_is_waited_for(engine: FaultyEngine, fault: Exception | None) -> None:
+    results: list[Result] = []
+    async with running(Committer(engine)) as committer:
+        await committer.told()
+        engine.gate.clear()
+        committer.put(append(), results.append)
+        await wait_all_tasks_blocked()
+        engine.fault = fault
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(committer.told)
+            await wait_all_tasks_blocked()
+            assert results == []
+            engine.gate.set()
+        assert committer.failure is not None or len(results) == 1
+        engine.fault = None
+
+
 async def test_an_entry_can_be_withdrawn_until_it_is_committed(engine: FaultyEngine) -> None:
     results: list[Result] = []
     async with running(Committer(engine)) as committer:

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from rawws.broadcast.idempotency import IdempotencyKey
 from rawws.broadcast.log import History
-from rawws.store import sqlite_engine
+from rawws.store import retention, sqlite_engine
 from rawws.store.entries import Append, Clear, Entry, GroupEnd, GroupWrite, Job, Keep, Page
 from rawws.store.memory_engine import MemoryEngine
 from rawws.store.modes import SyncMode
@@ -54,6 +54,7 @@ class Engines(RuleBasedStateMachine):
         self.clock = Clock()
         self.unpatch = pytest.MonkeyPatch()
         self.unpatch.setattr(sqlite_engine, "RETURN_S", 0.0)  # the model is never opened again
+        self.unpatch.setattr(sqlite_engine, "CROWDED_AFTER_S", retention.FORGOTTEN_AFTER_S)
         self.model = MemoryEngine(self.clock)
         self.epochs: dict[str, str] = {}  # those of the model, by those of the engine
         self.open()

@@ -14,7 +14,7 @@ import trio
 
 from rawws import Hub, UsageError
 from rawws.limits import LEAST_STORE_BYTES
-from rawws.store import loaded_room, retention, sqlite_engine, sqlite_write, stored_rooms
+from rawws.store import loaded_room, retention, sqlite_engine, stored_rooms
 from rawws.store.entries import Entry, Keep, Outcome
 from rawws.store.file_bounds import FileLimit
 from rawws.store.memory_engine import MemoryEngine
@@ -50,7 +50,7 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have each commit forget all rooms of which nothing is left."""
     monkeypatch.setattr(sqlite_engine, "RETURN_S", -1.0)
     monkeypatch.setattr(sqlite_engine, "SWEEP_S", -1.0)
-    for module in (retention, sqlite_write):
+    for module in (retention, sqlite_engine):
         monkeypatch.setattr(module, "FORGOTTEN_AFTER_S", -1.0)
 
 
@@ -97,7 +97,7 @@ async def test_a_stranger_makes_no_more_rooms_than_the_store_may_have(start: Sta
         await until(lambda: engine_of(running).usage.rooms == 4)
 
 
-async def test_who_was_let_into_a_room_may_publish_there(start: Start) -> None:
+async def test_a_client_that_was_let_into_a_room_may_publish_there(start: Start) -> None:
     async with start(store_rooms=2) as running:
         await running.publish("/1", "x")
         writer = await running.open("/2")

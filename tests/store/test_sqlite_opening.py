@@ -422,7 +422,7 @@ def test_a_store_of_an_older_format_becomes_one_of_this(
     assert pragma(path, "auto_vacuum") == (0 if is_large else 2)
 
 
-def test_what_has_grown_old_in_an_older_format_goes(path: Path) -> None:
+def test_old_messages_in_an_older_format_go(path: Path) -> None:
     make_format_1(path)
     place = Place(path)
     place.clock.now += 2e9

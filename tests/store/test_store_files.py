@@ -10,7 +10,7 @@ import pytest
 
 from rawws import UsageError
 from rawws.broadcast.log import History
-from rawws.store import retention, sqlite_engine, sqlite_write
+from rawws.store import retention, sqlite_engine
 from rawws.store.modes import SyncMode
 from rawws.store.sqlite_engine import SqliteEngine
 from tests.store.stores import Clock, append, message, read
@@ -97,7 +97,7 @@ def test_rooms_cannot_be_made_faster_than_they_are_forgotten(quick_path: Path, m
     """Strangers may publish once each in rooms of any path."""
     monkeypatch.setattr(sqlite_engine, "SWEPT_ROOMS", 1)
     monkeypatch.setattr(sqlite_engine, "RETURN_S", 0)
-    for module in (sqlite_write, retention):
+    for module in (sqlite_engine, retention):
         monkeypatch.setattr(module, "FORGOTTEN_AFTER_S", 20)
     clock, history = Clock(), History(10, 1000, 10.0)
     engine = SqliteEngine(quick_path / "rooms.db", SyncMode.NEVER, clock)

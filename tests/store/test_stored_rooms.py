@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -464,3 +465,135 @@ async def test_a_history_is_kept_by_default() -> None:
     assert Hub(store="x").settings.history == History(1000)
     assert Hub(store="x", history=5).settings.history == History(5)
     assert Hub().settings.history == History(0)
+
+
+class _Gate:
+    """Holds the reads of a room back, in their threads, and notes these."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.threads: list[int] = []
+        self._open = threading.Event()
+        monkeypatch.setattr(SqliteEngine, "read_last", lambda *arguments: self.read_last(*arguments))
+        self._read_last = _READ_LAST
+
+    def read_last(self, *arguments: Any) -> Page | None:
+        self.threads.append(threading.get_ident())
+        self._open.wait()
+        return self._read_last(*arguments)
+
+    def open(self) -> None:
+        self._open.set()
+
+
+_READ_LAST = SqliteEngine.read_last
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Gate]:
+    made = _Gate(monkeypatch)
+    yield made
+    made.open()
+
+
+@asynccontextmanager
+async def serving(
+    nursery: trio.Nursery, handler: Callable[[rawws.WebSocket], Awaitable[None]]
+) -> AsyncIterator[Callable[[], Awaitable[Client]]]:
+    """Serve a handler, and yield what connects a client to it."""
+    server = await nursery.start(functools.partial(rawws.serve, handler, 0, host=LOOPBACK))
+    clients: list[Client] = []
+
+    async def connect() -> Client:
+        client = await Client.unconnected().connect(server.port)
+        clients.append(client)
+        await client.open("/")
+        return client
+
+    yield connect
+    for client in clients:
+        client.hang_up()
+    server.stop()
+
+
+async def test_a_program_joins_a_room_that_is_read_beside_the_loop(
+    start: Start, nursery: trio.Nursery, gate: _Gate
+) -> None:
+    async with start() as running:
+        await running.publish("/x", "before")
+        hub, joined, left = running.hub, trio.Event(), trio.Event()
+
+        async def handler(ws: rawws.WebSocket) -> None:
+            since = str(await ws.recv()).split()
+            room = hub.room("/x")
+            with room.join(ws, last=int(since[0])):
+                joined.set()
+                if since[1:]:
+                    return
+                await ws.recv()
+            left.set()
+
+        async with serving(nursery, handler) as connect:
+            all_of_it, none, gone, ended = [await connect() for _ in range(4)]
+            for client, wish in ((all_of_it, "9"), (none, "0"), (gone, "9 and leaves")):
+                joined = trio.Event()
+                await client.send(text(wish))
+                await joined.wait()
+            joined = trio.Event()
+            await ended.send(text("9"))
+            await joined.wait()
+            ended.hang_up()
+            assert (await gone.frame()).payload[:2] == (1000).to_bytes(2, "big")
+            assert len(hub.room("/x")) == 0
+            await running.publish("/x", "meanwhile")  # the loop goes on
+            gate.open()
+            assert [(await all_of_it.frame()).payload for _ in range(2)] == [b"before", b"meanwhile"]
+            assert (await none.frame()).payload == b"meanwhile"
+            assert threading.get_ident() not in gate.threads
+            await until(lambda: len(hub.room("/x")) == 2)
+            await all_of_it.send(text("leave"))
+            await left.wait()
+            await until(lambda: len(hub.room("/x")) == 1)
+
+
+async def test_a_room_that_can_not_be_read_has_members_all_the_same(
+    start: Start, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> Page | None:
+        raise StoreError("the disk fails")
+
+    async with start() as running:
+        await running.publish("/x", "before")
+        monkeypatch.setattr(SqliteEngine, "read_last", fail)
+
+        async def handler(ws: rawws.WebSocket) -> None:
+            async with running.hub.room("/x").join(ws, last=9):
+                await ws.recv()
+
+        async with serving(nursery, handler) as connect:
+            client = await connect()
+            await until(lambda: len(running.hub.room("/x")) == 1)
+            await running.publish("/x", "after")
+            assert (await client.frame()).payload == b"after"
+
+
+async def test_a_client_that_takes_long_to_join_waits_for_the_disk_and_the_loop_does_not(
+    start: Start, monkeypatch: pytest.MonkeyPatch, gate: _Gate
+) -> None:
+    from rawws.hub import hub
+
+    async def prepare(*_: object) -> None:
+        """Return as for a room that was loaded, and unloaded meanwhile."""
+
+    monkeypatch.setattr(hub.Hub, "prepare", prepare)
+    async with start() as running:
+        one = (await running.publish("/x", "one"))["id"]
+        reader, gone = [await running.open("/x?since=0-0", IDS) for _ in range(2)]
+        await reader.send(text("two"))
+        gone.hang_up()
+        await running.publish("/y", "the loop goes on")
+        await until(lambda: gate.threads)
+        gate.open()
+        assert json.loads((await reader.frame()).payload) == {"at": f"{one[:-1]}0"}
+        assert [await message(reader) for _ in range(2)] == [(one, "one"), (f"{one[:-1]}2", "two")]
+        assert threading.get_ident() not in gate.threads
+        await until(lambda: len(running.hub.room("/x")) == 1)

@@ -47,6 +47,43 @@ def test_a_clean_head_is_a_request() -> None:
     assert exchange.trailing == b"GET /next"
 
 
+def test_a_head_that_comes_again_is_not_split_again() -> None:
+    raw = head(b"X: again")
+    assert begun(raw).request is begun(raw).request
+    for _ in range(2):
+        pipelined = begun(raw + head())
+        assert pipelined.request == begun(raw).request
+        assert pipelined.trailing == head()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        head(b"X: " + b"a" * 2048),
+        head(*[b"X: a"] * 32),
+        head(b"Connection: Upgrade", b"Upgrade: websocket", b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="),
+    ],
+    ids=["long", "many fields", "a handshake"],
+)
+def test_a_head_that_is_large_or_will_not_come_again_is_not_kept(raw: bytes) -> None:
+    first, second = read(raw, Limits()), read(raw, Limits())
+    assert first is not None
+    assert second is not None
+    assert first.request is not second.request
+    assert first.request == second.request
+
+
+@pytest.mark.parametrize(
+    "stricter",
+    [Limits(max_header_bytes=40), Limits(max_target_bytes=5), Limits(max_headers=1)],
+    ids=["bytes", "target", "fields"],
+)
+def test_the_limits_hold_for_a_head_that_was_read_under_others(stricter: Limits) -> None:
+    raw = head(b"X: a", line=b"GET /" + b"a" * 40 + b" HTTP/1.1")
+    assert read(raw, Limits()) is not None
+    assert read(raw, stricter) is None
+
+
 @pytest.mark.parametrize(
     "raw",
     [

@@ -338,3 +338,9 @@ def test_a_refusal_may_have_a_rule_for_caches_of_its_own() -> None:
     headers = ((b"Cache-Control", b"max-age=60"),)
     response = Response.from_refusal(Refusal(404, "nothing_here", "Nothing is here.", headers))
     assert list(response.headers) == [CONTENT_TYPE, ("Cache-Control", "max-age=60")]
+
+
+def test_the_fields_for_an_application_have_names_in_lower_case_and_are_made_once() -> None:
+    headers = Headers([("Accept", "A"), ("X-Y", "b"), ("x-y", "C")])
+    assert headers.raw_lower() == ((b"accept", b"A"), (b"x-y", b"b"), (b"x-y", b"C"))
+    assert headers.raw_lower() is headers.raw_lower()

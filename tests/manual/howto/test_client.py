@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 
+import pytest
 from websockets.sync.server import ServerConnection, serve
 
 from tests.manual.howto.conftest import Run
@@ -12,6 +13,7 @@ from tests.manual.howto.walk import Walk
 from tests.serving.machine import LOOPBACK, PATIENCE_S
 
 
+@pytest.mark.thorough
 def test_the_page_works_step_by_step(walk: Walk) -> None:
     walk.follow("howto/client")
 

@@ -41,7 +41,7 @@ def test_the_page_works_step_by_step(walk: Walk) -> None:
     with httpx.Client(trust_env=False) as client:
         served = client.get(f"http://localhost:{walk.port('8080')}/metrics").text
     # These have values only with a backplane, or with the limit.
-    conditional = {"rawws_backplane_up"}
+    conditional = {"rawws_backplane_up", "rawws_store_up", "rawws_store_used_bytes"}
     assert {name for query in queries for name in re.findall(r"rawws_\w+", query)} - conditional <= set(
         re.findall(r"^(rawws_\w+)", served, re.MULTILINE)
     ) | {"rawws_closes_total", "rawws_handshakes_total"}
