@@ -198,11 +198,12 @@ class Scene:
         """Publish a job, over kills of the server, and return its id."""
         while True:
             try:
-                job: str = self.ask("/jobs", b"job %d" % number, Idempotency_Key=str(number))["id"]
+                job: str | None = self.ask("/jobs", b"job %d" % number, Idempotency_Key=str(number))["id"]
             except (OSError, http.client.HTTPException):
                 time.sleep(0.02)
             else:
-                return job
+                if job is not None:  # it was published, but Redis was killed before it could tell the id
+                    return job
 
     def left(self) -> int:
         state = self.ask("/jobs?group=g&state")
