@@ -24,7 +24,7 @@ from rawws.groups.shelf import PAGE_BYTES, PAGE_MESSAGES, Shelf
 from rawws.hub.queues import DEAD_ROOM, QUEUE_BYTES, GroupFigures
 from rawws.relay.loop import current_loop
 from rawws.store.committer import Committer
-from rawws.store.engine import StoreError, StoreFull
+from rawws.store.engine import StoreError, StoreFull, StoreLimit
 from rawws.store.entries import Append, GroupEnd, GroupState, GroupWrite, Outcome, RoomTail
 from rawws.store.stored_rooms import BROKEN, FULL, TROUBLE
 from rawws.wire.trace import FAULT, STATE, shorten
@@ -282,7 +282,7 @@ class Groups:
         """
         del path  # all rooms are in one store
         failure = self._committer.failure
-        if failure is None:
+        if failure is None or isinstance(failure, StoreLimit):
             return None
         return BROKEN if self._committer.is_broken else FULL if isinstance(failure, StoreFull) else TROUBLE
 

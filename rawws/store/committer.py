@@ -12,7 +12,8 @@ The committer is in one of three states:
 * It is broken: nobody knows what is on the disk. All entries fail, those that wait and those that come.
 
 While the store is short of space, as its limit says, publishers have to wait as well, and the committer works: what was
-accepted is stored, and what groups have to store makes the store smaller in the end.
+accepted is stored, and what groups have to store makes the store smaller in the end. Where there is no space for all
+that was accepted, the committer is stuck with the messages, and the groups go on.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from itertools import compress
+from operator import not_
 from typing import TypeAlias
 
 import trio
@@ -33,6 +36,7 @@ from rawws.limits import MIB
 from rawws.relay.loop import current_loop
 from rawws.store.engine import Engine, StoreBroken, StoreError, StoreLimit, StoreUnfit
 from rawws.store.entries import Append, Entry, GroupEnd, GroupWrite, Outcome
+from rawws.store.overtaking import overtaking
 from rawws.store.writer_thread import WriterThread
 from rawws.wire.trace import FAULT, STATE, shorten
 
@@ -269,6 +273,9 @@ class Committer:
             self._break(error)
         except StoreUnfit:
             await self._commit_each(batch, thread)
+        except StoreLimit as error:
+            self._end_turn()
+            await self._commit_overtaking(error, thread)
         except StoreError as error:
             self._get_stuck(error)
         except Exception:  # an error in rawws itself
@@ -276,6 +283,28 @@ class Committer:
         else:
             self.statistics.seconds += time.perf_counter() - began
             self._are_done(batch, outcomes)
+
+    async def _commit_overtaking(self, limit: StoreLimit, thread: WriterThread) -> None:
+        """Commit what may go before the messages that wait for space, and makes some. The others are stuck."""
+        goes = list(overtaking(each.entry for each in self._queue))
+        first = list(compress(self._queue, goes))
+        if not first:
+            self._get_stuck(limit)
+            return
+        self._queue = deque((*first, *compress(self._queue, map(not_, goes))))
+        self._under_way = len(first)
+        try:
+            outcomes = await thread.call(self.engine.commit, [each.entry for each in first])
+        except StoreBroken as error:
+            self._break(error)
+        except StoreError as error:
+            self._get_stuck(error)
+        except Exception:  # an error in rawws itself
+            await self._commit_each(first, thread)
+        else:
+            self._get_stuck(limit)
+            self._rest_s = FIRST_REST_S  # there may be space soon
+            self._take_out(first, outcomes)
 
     async def _probe(self, thread: WriterThread) -> None:
         """Commit entries that nobody waits for, and learn whether the store takes something again."""
@@ -331,6 +360,11 @@ class Committer:
             self._are_done((each,), (result,))
 
     def _are_done(self, batch: Iterable[Waiting], results: Iterable[Result]) -> None:
+        self._recover()
+        self._take_out(batch, results)
+
+    def _take_out(self, batch: Iterable[Waiting], results: Iterable[Result]) -> None:
+        """Take the first entries out of the queue, and tell those who have put them."""
         was_full = self.is_full
         done = list(zip(batch, results, strict=True))
         for _ in done:
@@ -344,7 +378,6 @@ class Committer:
         if self._tend_at - now > TEND_S:
             self._tend_at = now + TEND_S
         self._tend_s = TEND_S
-        self._recover()
         self._note_shortage()
         for each, result in done:
             if self.on_append and isinstance(each.entry, Append) and isinstance(result, Outcome):

@@ -13,6 +13,8 @@ from rawws.limits import MIB
 PAGE_BYTES = 4096
 # The rest of the limit for what was accepted: this part of it, and at most so many bytes.
 REST_PART, MOST_REST_BYTES = 8, 32 * MIB
+# This part of the rest is for groups alone, since publishers may be so many that their messages fill the other one.
+GROUPS_PART = 2
 # Once publishers are refused, this part of the rest has to be free in addition before they go on.
 SLACK_PART = 8
 # The WAL is some MiB, unless another program reads for long. Then it may take this part of the limit.
@@ -55,6 +57,10 @@ class FileLimit(NamedTuple):
         slack = self.rest_bytes // SLACK_PART if was_reached else 0
         used = pages.used * PAGE_BYTES + self.rest_bytes + slack
         return used > self.most_bytes or wal_bytes > max(self.most_bytes // WAL_PART, LEAST_WAL_BYTES)
+
+    def is_too_much(self, pages: Pages) -> bool:
+        """Return whether a commit with messages leaves too little of the rest for groups."""
+        return pages.used * PAGE_BYTES > self.most_bytes - self.rest_bytes // GROUPS_PART
 
     def fits(self, size: int) -> bool:
         """Return whether a message of this size can be stored at all."""

@@ -41,6 +41,7 @@ from rawws.store.entries import Entry, GroupState, Outcome, Page, RoomTail
 from rawws.store.file_bounds import PAGE_BYTES, FileLimit, Pages, pages_to_give_back
 from rawws.store.known_rooms import KnownRooms
 from rawws.store.modes import SyncMode
+from rawws.store.overtaking import is_growth
 from rawws.store.retention import CROWDED_AFTER_S, FORGOTTEN_AFTER_S, LOOK_AGAIN_S, RETURN_S
 from rawws.store.sqlite_errors import engine_error, fsync_failed, is_of_entry, limit_reached
 from rawws.store.sqlite_opening import check_folder, open_file
@@ -161,8 +162,20 @@ class SqliteEngine:
                 self._is_behind = change.sweep(most)
                 self._swept_at = now
             mark = self._finish_change(change)
+            if (
+                self._limit is not None
+                and self._limit.is_too_much(self._count_pages())
+                and any(map(is_growth, entries))
+            ):
+                raise limit_reached(self.path, self._limit.most_bytes)
         self._are_committed(change, mark)
         return outcomes
+
+    def _check_limit(self, entries: Sequence[Entry]) -> None:
+        """Raises `StoreLimit` if the messages of a commit leave too little space for groups."""
+        limit = self._limit
+        if limit is not None and limit.is_too_much(self._count_pages()) and any(map(is_growth, entries)):
+            raise limit_reached(self.path, limit.most_bytes)
 
     def _begin(self, now: float) -> Change:
         forgets_after_s = math.inf
@@ -252,13 +265,16 @@ class SqliteEngine:
 
     def _note_size(self) -> None:
         """Note how large the file is, and whether publishers have to wait for space."""
-        every, free = (query(self._writer, f"PRAGMA {name}")[0][0] for name in ("page_count", "freelist_count"))
-        self._pages, self._wal_bytes, self._sized_at = Pages(every, free), os.fstat(self._wal).st_size, self._clock()
+        self._pages, self._wal_bytes = self._count_pages(), os.fstat(self._wal).st_size
+        self._sized_at = self._clock()
         if self._limit is not None:
             was_reached = self.shortage is not None
             is_reached = self._limit.is_reached(self._pages, self._wal_bytes, was_reached=was_reached)
             if is_reached != was_reached:
                 self.shortage = limit_reached(self.path, self._limit.most_bytes) if is_reached else None
+
+    def _count_pages(self) -> Pages:
+        return Pages(*(query(self._writer, f"PRAGMA {name}")[0][0] for name in ("page_count", "freelist_count")))
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:

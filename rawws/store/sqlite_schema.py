@@ -64,12 +64,12 @@ CREATE VIEW list AS
 # Format 2 has it besides.
 DUE_TABLE = "CREATE TABLE due (room INTEGER PRIMARY KEY, at REAL NOT NULL);CREATE INDEX due_by_at ON due (at);"
 
-# The table of the jobs in each format, all of which are read.
+# The table of the jobs in each format, all of which are read. A file is recognized by this text, to the byte, as SQLite
+# keeps it: not even a space may change.
 JOBS_TABLES = {
-    1: (
-        "CREATE TABLE jobs (id INTEGER PRIMARY KEY, tries INTEGER NOT NULL, due REAL NOT NULL, lease TEXT NOT NULL, "
-        "checksum BLOB NOT NULL);"
-    ),
+    1: """CREATE TABLE jobs (
+    id INTEGER PRIMARY KEY, tries INTEGER NOT NULL, due REAL NOT NULL, lease TEXT NOT NULL, checksum BLOB NOT NULL
+);""",
     VERSION: "CREATE TABLE jobs (id INTEGER PRIMARY KEY, jobs TEXT NOT NULL, checksum BLOB NOT NULL);",
 }
 

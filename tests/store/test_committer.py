@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -17,7 +17,7 @@ from rawws.relay.loop import current_loop
 from rawws.store import committer as committer_module
 from rawws.store.committer import PROBE, Committer, Result
 from rawws.store.engine import StoreBroken, StoreError, StoreFull, StoreLimit, StoreUnfit
-from rawws.store.entries import Append, Clear, GroupWrite, Job, Outcome
+from rawws.store.entries import Append, Clear, Entry, GroupWrite, Job, Outcome
 from tests.store.faulty_engine import FaultyEngine
 from tests.traced_memory import traced_memory
 
@@ -209,6 +209,67 @@ async def test_a_store_may_break_while_it_is_tended(
         committer.put(append(), results.append)
         await committer.flush()
     assert [type(result) for result in results] == [StoreBroken]
+
+
+class BoundedEngine(FaultyEngine):
+    """An engine that has no space for messages, as long as a test says so."""
+
+    limit: StoreError | None = StoreLimit("the store has as many bytes as it may")
+    group_fault: Exception | None = None
+
+    def commit(self, entries: Sequence[Entry]) -> list[Outcome]:
+        if self.limit is not None and any(isinstance(entry, Append) for entry in entries):
+            raise self.limit
+        if self.group_fault is not None:
+            fault, self.group_fault = self.group_fault, None
+            raise fault
+        return super().commit(entries)
+
+
+async def test_groups_go_on_while_accepted_messages_wait_for_space(caplog: pytest.LogCaptureFixture) -> None:
+    engine = BoundedEngine()
+    results: list[Result] = []
+    async with running(Committer(engine)) as committer:
+        message = committer.put(append(), results.append)
+        for number in range(1, 4):
+            done = trio.Event()
+            committer.put(GroupWrite("/a", "g", number), lambda _, done=done: done.set())  # type: ignore[misc]
+            await done.wait()
+            assert committer.failure is engine.limit
+        assert committer.waiting == 1
+        assert committer.waiting_bytes == message.held_bytes
+        assert not results
+        engine.limit = None
+        await committer.flush()
+        assert committer.failure is None
+    assert engine.commits == [*([GroupWrite("/a", "g", number)] for number in range(1, 4)), [append()]]
+    assert results == [Outcome("e", 1)]
+    assert len([record for record in caplog.records if "nothing can be stored" in record.getMessage()]) == 1
+
+
+@pytest.mark.parametrize("fault", [FULL, ZeroDivisionError("an error of ours")])
+async def test_groups_that_cannot_go_on_either_are_tried_again(fault: Exception) -> None:
+    engine = BoundedEngine()
+    engine.group_fault = fault
+    async with running(Committer(engine)) as committer:
+        done = trio.Event()
+        committer.put(append())
+        committer.put(GroupWrite("/a", "g", 1), lambda _: done.set())
+        await done.wait()
+        engine.limit = None
+        await committer.flush()
+    assert engine.commits == [[GroupWrite("/a", "g", 1)], [append()]]
+
+
+async def test_a_store_that_breaks_while_messages_wait_for_space_fails_all() -> None:
+    engine = BoundedEngine()
+    engine.group_fault = StoreBroken("an fsync has failed")
+    results: list[Result] = []
+    async with running(Committer(engine)) as committer:
+        committer.put(append(), results.append)
+        committer.put(GroupWrite("/a", "g", 1), results.append)
+        await committer.flush()
+    assert [type(result) for result in results] == [StoreBroken, StoreBroken]
 
 
 async def test_a_store_that_is_short_of_space_holds_publishers_and_stores_what_was_accepted(

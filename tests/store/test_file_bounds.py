@@ -43,6 +43,12 @@ def test_the_rest_is_a_part_of_the_limit() -> None:
     assert LIMIT.pages == 64 * PAGES
 
 
+def test_messages_leave_half_of_the_rest_to_groups() -> None:
+    assert not LIMIT.is_too_much(Pages(60 * PAGES))
+    assert LIMIT.is_too_much(Pages(60 * PAGES + 1))
+    assert not LIMIT.is_too_much(Pages(64 * PAGES, 4 * PAGES))
+
+
 def test_a_message_may_be_too_large_for_any_store() -> None:
     assert LIMIT.fits(56 * MIB)
     assert not LIMIT.fits(56 * MIB + 1)

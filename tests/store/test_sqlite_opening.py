@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from rawws.store.modes import SyncMode
 from rawws.store.sqlite_engine import SqliteEngine
 from rawws.store.sqlite_read import find_room, read_groups
 from rawws.store.sqlite_rows import bindable
-from rawws.store.sqlite_schema import JOBS_TABLES, VERSION, row_id
+from rawws.store.sqlite_schema import JOBS_TABLES, VERSION, row_id, schema
 from rawws.store.store_lock import Mark, StoreLock
 from tests.store.stores import MOST, ROOM, Place, append, message, read, records
 
@@ -122,6 +123,10 @@ def test_a_newer_format_is_refused_by_name(path: Path) -> None:
     )
 
 
+# As the programs that wrote format 1 had it.
+FORMAT_1_JOBS = """CREATE TABLE jobs (
+    id INTEGER PRIMARY KEY, tries INTEGER NOT NULL, due REAL NOT NULL, lease TEXT NOT NULL, checksum BLOB NOT NULL
+);"""
 NUMBERS = list(map(str, range(70)))
 JOBS = (Job(1, 3, 9.0, "x"), Job(2, 1, 9.0, "y"), Job(64, 0, 0.0, ""), Job(70, 1, 8.5, "\udc80"))
 
@@ -138,7 +143,7 @@ def make_format_1(path: Path) -> None:
     assert sms.name == "sms", mail
     connection = sqlite3.connect(path)
     connection.execute("DROP TABLE jobs")
-    connection.execute(JOBS_TABLES[1])
+    connection.execute(FORMAT_1_JOBS)
     for number, tries, due, lease in JOBS:
         own = checksum("job", sms.id, sms.name, number, tries, due, lease)
         row = (row_id(sms.id, number), tries, due, bindable(lease), own)
@@ -146,6 +151,18 @@ def make_format_1(path: Path) -> None:
     connection.commit()
     connection.executescript("DROP TABLE due; PRAGMA user_version = 1; PRAGMA auto_vacuum = NONE; VACUUM")
     connection.close()
+
+
+@pytest.mark.parametrize(
+    ("version", "digest"),
+    [
+        (1, "96e8a7f914c9528ffcb0ed39f378222174c77251274d3d8a976a5834d183eead"),
+        (2, "310930a4a6d32430c3f645ae960ccf2008a25e0bb6e061c8e34dc1dc7e00ad34"),
+    ],
+)
+def test_the_schema_of_a_format_never_changes(version: int, digest: str) -> None:
+    # Files that have it exist. A change, even of a space, would have them refused as damaged: it needs a new format.
+    assert sha256(repr(schema(version)).encode()).hexdigest() == digest
 
 
 def test_a_store_of_format_1_is_changed_to_the_present_one(path: Path) -> None:
@@ -299,7 +316,7 @@ from rawws.store.modes import SyncMode
 from rawws.store.sqlite_engine import SqliteEngine
 from rawws.store.sqlite_read import find_room, read_groups
 from rawws.store.sqlite_rows import bindable
-from rawws.store.sqlite_schema import JOBS_TABLES, VERSION, row_id
+from rawws.store.sqlite_schema import JOBS_TABLES, VERSION, row_id, schema
 engine = SqliteEngine(Path(sys.argv[1]), SyncMode.INTERVAL)
 print("open", flush=True)
 time.sleep(3600)

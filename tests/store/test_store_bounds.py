@@ -292,6 +292,21 @@ def test_a_full_file_undoes_a_commit_and_is_made_smaller_all_the_same(
     assert bounded_engine._pages.all <= LIMIT_BYTES // PAGE_BYTES
 
 
+def test_messages_leave_space_for_groups(bounded_engine: SqliteEngine) -> None:
+    """However many publishers there are, what they have sent at once doesn't keep groups from making space."""
+    none = History(0)
+    bounded_engine.commit([GroupWrite(ROOM, "g", 0)])
+    with pytest.raises(StoreLimit):
+        append(bounded_engine, *["x" * 40_000] * 1000, history=none)
+    newest = len(read(bounded_engine))
+    for number in range(1, newest):
+        jobs = tuple(Job(each, 1, 0.0, "lease " * 20) for each in range(number, newest + 1))
+        dead = message("x" * 40_100, path=f"{ROOM}.g.dead", history=none)
+        bounded_engine.commit([dead, GroupWrite(ROOM, "g", newest, jobs, (number,))])
+    assert bounded_engine.shortage is None
+    append(bounded_engine, "x" * 40_000, history=none)
+
+
 def test_a_message_that_can_never_be_stored_is_named(bounded_engine: SqliteEngine) -> None:
     with pytest.raises(StoreUnfit, match=r"too large for its store: 8000000 bytes, of 8388608 \(--store-bytes\)"):
         bounded_engine.commit([message("a"), message("x" * 8_000_000)])
