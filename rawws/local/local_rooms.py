@@ -396,7 +396,8 @@ class LocalRooms:
             await trio.sleep(UNUSED_S / 4)
             now = trio.current_time()
             for each in list(self._followed.values()):
-                if each.waiters or not each.room.is_idle:
+                # One whose history is on its way stays: a later request for it would get that history, too.
+                if each.waiters or not (each.room.is_idle and each.is_settled.is_set()):
                     each.unused_since = None
                 elif each.unused_since is None:
                     each.unused_since = now

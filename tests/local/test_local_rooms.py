@@ -216,6 +216,37 @@ async def test_a_gap_at_the_end_is_told_without_a_further_message(
         assert gap == {"gap": {"since": begin, "after": last["id"]}}
 
 
+async def test_a_history_that_was_asked_for_twice_comes_once(
+    nursery: trio.Nursery, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker learns that it was too slow while it waits for a room's first history, and asks for all rooms again."""
+    async with (
+        rooms(nursery, backplane=machine, history=50) as a,
+        rooms(nursery, backplane=machine, history=50) as b,
+    ):
+        there, _ = await open_with_ids(b, "/room/x")
+        for number in range(3):
+            await a.publish("/room/y", str(number))
+        go_on = hold_reading(b, monkeypatch)
+        await a.publish("/room/x", "wakes the one read that is under way")
+        await next_with_id(there)
+        link = machine.sequencer.links[2]
+        with monkeypatch.context() as patched:
+            patched.setattr(link.outgoing, "_max_live_bytes", -1)
+            await a.publish("/room/x", "lost")
+        reader = await b.connect()
+        await reader.send(upgrade("/room/y?last=9", IDS))
+        await until(lambda: "/room/y" in link.follows)
+        go_on.set()
+        assert (await reader.answer()).status == 101
+        assert await local_rooms(b)._sync()
+        await a.publish("/room/y", "3")
+        controls = [json.loads((await reader.frame()).payload)]
+        got = [await next_with_id(reader) for _ in range(4)]
+        assert [text for _, text in got] == [b"0", b"1", b"2", b"3"], controls
+        assert "gap" not in controls[0]
+
+
 async def test_publishers_are_held_while_a_worker_that_is_alive_takes_long(
     nursery: trio.Nursery, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
