@@ -22,7 +22,7 @@ from pathlib import Path
 from benchmarks import procinfo, wire
 
 HOST = "127.0.0.1"
-START_TIMEOUT_S = 15.0
+START_TIMEOUT_S = 60.0
 PACKAGE_ROOT = Path(__file__).resolve().parent.parent
 
 

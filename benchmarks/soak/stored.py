@@ -19,7 +19,7 @@ from benchmarks.soak.killed_groups import KilledGroups
 from benchmarks.soak.kills import HISTORY, Kills
 
 MODES = ("always", "interval", "never")
-START_TIMEOUT_S = 15.0
+START_TIMEOUT_S = 60.0
 MOST_TOLD = 20
 
 

@@ -73,6 +73,7 @@ local function is_over(path, limit)
   return count_of(redis.call('LINDEX', kept, -1)) - count_of(redis.call('LINDEX', kept, 0)) >= limit
 end
 local function note_added(stream, of, last, size, entries)
+  redis.call('PERSIST', stream)
   local path = string.sub(stream, 7)
   local kept = 'rawws:groups:kept' .. path
   local ends = redis.call('LRANGE', kept, -2, -1)

@@ -1,7 +1,7 @@
 """The script that is a turn of a group in Redis: answers and ended leases first, then jobs for free workers.
 
 All decisions about leases are in it, so that they are made one after the other, by Redis's clock, whichever node asks.
-They are those of `rawws.groups.group.Group`. What changes is collected, and written in a few commands at the end.
+They are those of `rawws.groups.group.Group`. Changes are collected, and written in a few commands at the end.
 """
 
 from __future__ import annotations
@@ -305,7 +305,8 @@ if may_go_on() then
   end
 end
 
--- What has changed.
+-- What has changed. A program that publishes by itself may have given the stream an expiry.
+redis.call('PERSIST', stream)
 local set, remove = {}, {}
 for id in pairs(changed) do
   local job = cache[id]

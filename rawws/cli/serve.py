@@ -110,9 +110,13 @@ def _check_queues(options: argparse.Namespace) -> None:
         raise UsageError(f"{sentence}; remove one of them")
     has_jobs = in_memory or options.store is not None or not _shares_locally(options)
     if options.push and not has_jobs:
-        raise UsageError("--push has no effect without --store or --queue-in-memory; give one, or leave it out")
+        raise UsageError(
+            "--push has no effect without --store, --backplane or --queue-in-memory; give one, or leave it out"
+        )
     if not has_jobs and FLAGS.given(options, lambda flag: flag.name == "--queue-bytes"):
-        raise UsageError("--queue-bytes has no effect without --store or --queue-in-memory; give one, or leave it out")
+        raise UsageError(
+            "--queue-bytes has no effect without --store, --backplane or --queue-in-memory; give one, or leave it out"
+        )
 
 
 def _check_store(options: argparse.Namespace) -> None:

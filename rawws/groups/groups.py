@@ -346,6 +346,9 @@ class Groups:
                 values["oldest_s"] = max(0.0, time.time() - runner.oldest_at)
             yield GroupFigures(path, name, values)
 
+    async def leave(self) -> None:
+        """Do nothing: leases of connections end with the server, as the store knows."""
+
     async def refresh(self) -> None:
         """Have the figures be those of now, which they are."""
 

@@ -1,4 +1,4 @@
-"""What bounds the groups of a hub, wherever they live."""
+"""The bounds of a hub's groups, wherever these live, and the answers beyond them."""
 
 from __future__ import annotations
 

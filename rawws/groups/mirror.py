@@ -24,8 +24,8 @@ from rawws.groups.protocol import Answer, Verb
 
 # The most deliveries of a turn, the most events, and the bytes of payloads, which may be exceeded by a message.
 MOST_DELIVERIES, MOST_EVENTS, MOST_BYTES = 500, 1000, 1 << 20
-# The memory of a job that a worker here has, and of a group without any (measured).
-HELD_BYTES, MIRROR_BYTES = 600, 3000
+# The memory of a job that a worker here has, with an answer for it, and of a group without any (measured).
+HELD_BYTES, MIRROR_BYTES = 450, 3000
 
 
 @dataclass(eq=False, slots=True)

@@ -17,6 +17,7 @@ from rawws.groups.push import Pusher, PushTarget, read_push
 from rawws.groups.queue import Home
 from rawws.hub.hub import Hub
 from rawws.hub.queues import NO_STORE, NoQueues
+from rawws.relay.backplane import AWAY
 from rawws.relay.loop import current_loop
 from rawws.relay.room_base import NOBODY
 from rawws.relay.room_state import RoomState
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from rawws.backplane.leases import Leases
 
 _HOLD = "groups"
+# Jobs are pushed soon after Redis is back.
+PUSH_RETRY_S = 1.0
 
 
 class HeldRooms:
@@ -37,8 +40,8 @@ class HeldRooms:
         self._hub = hub
         self._held: dict[str, RoomState] = {}  # rooms stay while publishers wait there
 
-    def history(self, path: str) -> History | None:
-        return None if self._hub.refuse_settings(path) else self._hub.registry.get(path).settings.history
+    def history(self, path: str) -> History | Refusal:
+        return self._hub.refuse_settings(path) or self._hub.registry.get(path).settings.history
 
     def hold(self, path: str, *, held: bool) -> None:
         if not held:
@@ -74,6 +77,9 @@ class _Home(Home, Protocol):
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve the groups until cancelled."""
+
+    async def leave(self) -> None:
+        """Give back what the workers of this server have, as far as that is possible soon."""
 
 
 def _home_of(hub: Hub) -> _Home | None:
@@ -126,9 +132,21 @@ class OpenGroups:
     async def _begin_push(self, target: PushTarget, nursery: trio.Nursery) -> None:
         pusher = Pusher(target, nursery)
         found = await self._groups.open(target.path, pusher.query)
+        if found is AWAY:
+            nursery.start_soon(self._push_later, pusher, target)
+            return
         if isinstance(found, Refusal):
             raise UsageError(f"jobs can't be pushed to {target.url}: {found.sentence}")
         pusher.join(found)
+
+    async def _push_later(self, pusher: Pusher, target: PushTarget) -> None:
+        """Begin to push jobs when Redis is there."""
+        while (found := await self._groups.open(target.path, pusher.query)) is AWAY:
+            await trio.sleep(PUSH_RETRY_S)
+        if isinstance(found, Refusal):
+            pusher.end(found)
+        else:
+            pusher.join(found)
 
     async def begin(self) -> None:
         """Open the groups that are stored. Raises `StoreError` if they can't be read, and `UsageError`."""
@@ -142,8 +160,9 @@ class OpenGroups:
     async def end(self) -> None:
         """Stop the groups. The store or Redis keeps their state."""
         self._hub.queues = NoQueues(NO_STORE)
-        self._scope.cancel()
         with trio.CancelScope(shield=True):
+            await self._groups.leave()
+            self._scope.cancel()
             await self._has_ended.wait()
 
 
@@ -168,7 +187,9 @@ async def queued(hub: Hub) -> AsyncGenerator[None]:
         home = _home_of(hub)
         if home is None:
             if hub.push:
-                raise UsageError("push sends the jobs of groups, which need a store; give one, or queue_in_memory")
+                raise UsageError(
+                    "push sends the jobs of groups, which need a store or a backplane; give one, or queue_in_memory"
+                )
             yield
             return
         groups = _open[hub] = OpenGroups(hub, home)

@@ -32,6 +32,8 @@ from rawws.wire.trace import STATE, shorten
 
 # The most messages that a new group has from before it began.
 MOST_BEFORE = 10_000
+# A node that ends gives jobs back within this time.
+LEAVE_S = 2.0
 
 Key = tuple[str, str]  # the path of the room, and the name of the group
 
@@ -39,8 +41,8 @@ Key = tuple[str, str]  # the path of the room, and the name of the group
 class Rooms(Protocol):
     """The rooms of a hub, as shared groups need them."""
 
-    def history(self, path: str) -> History | None:
-        """Return the history that a room keeps; None if there can't be such a room."""
+    def history(self, path: str) -> History | Refusal:
+        """Return the history that a room keeps, or why there can't be such a room."""
 
     def hold(self, path: str, *, held: bool) -> None:
         """Hold publishers of a room back, or let them go on."""
@@ -146,8 +148,8 @@ class SharedGroups:
     async def _make(self, queue: SharedQueue, *, query: GroupQuery) -> Refusal | None:
         """Make a group in Redis if there is none, and set its incarnation. Raises `LeasesAway`."""
         history = self._rooms.history(queue.path)
-        if history is None:
-            return NO_ROOM
+        if isinstance(history, Refusal):
+            return history
         last = history.messages or STORED_HISTORY if query.last is None else query.last
         begin = Beginning(min(last, MOST_BEFORE), "" if query.since is None else _stream_id(str(query.since)))
         most = MAX_GROUPS, MAX_GROUPS_OF_ROOM
@@ -161,8 +163,8 @@ class SharedGroups:
 
     async def end(self, path: str, group: str) -> bool | Refusal:
         history = self._rooms.history(path)
-        if history is None:
-            return False
+        if isinstance(history, Refusal):
+            return history
         try:
             if not await self._of(path).end(group, path, Retention.of(history).expiry_s):
                 return False
@@ -187,6 +189,14 @@ class SharedGroups:
         if self.keeps_dead(path):
             return DEAD_ROOM
         return refuse_full(self._queue_bytes) if any(path in held for held in self._held.values()) else None
+
+    async def leave(self) -> None:
+        """Give back what the workers of this node have, for at most `LEAVE_S`, if Redis is there."""
+        with trio.move_on_after(LEAVE_S):
+            async with trio.open_nursery() as nursery:
+                for queue in self._queues.values():
+                    if not self._of(queue.path).is_away:
+                        nursery.start_soon(queue.leave_all)
 
     # Their state
 
@@ -214,7 +224,7 @@ class SharedGroups:
     def figures(self) -> Iterable[GroupFigures]:
         return self._figures
 
-    # What the bell says
+    # The bell
 
     def wake(self, path: str, group: str) -> None:
         """Have a turn of a group soon if it has workers here that wait."""
@@ -284,9 +294,6 @@ class _Ears:
 
     def note_all_full(self, paths: Collection[str]) -> None:
         self._groups.note_all_full(self._leases, paths)
-
-
-NO_ROOM = Refusal(404, "no_room", "There can't be a room at this path.")
 
 
 def _stream_id(label: str) -> str:

@@ -28,6 +28,8 @@ from rawws.wire.trace import FAULT, STATE, shorten
 PATIENCE_S = 5.0
 # Workers that wait look for messages that a program has added without ringing the bell.
 POLL_S = 1.0
+# Workers that have all that they may are counted anew, and a Redis that has lost their jobs is noticed.
+BEAT_S = 5.0
 # The rest after a call that has failed.
 REST_S = 0.5
 
@@ -57,8 +59,9 @@ class SharedQueue:
         self._work = trio.lowlevel.ParkingLot()
         self._to_tell: list[_Waiter] = []
         self._next_at = math.inf  # something is due in Redis
-        self._poll_at = math.inf
+        self._turned_at = -math.inf
         self._is_lost = False  # Redis doesn't have it any more
+        self._told_workers = 0  # the number of workers that Redis may know of
 
     def __repr__(self) -> str:
         return f"<SharedQueue {self.name} of {self.path} {self.mirror!r}>"
@@ -131,6 +134,13 @@ class SharedQueue:
             return waiter.problem
         return self.problem or AWAY
 
+    async def leave_all(self) -> None:
+        """Give back what all workers of this node have: it ends."""
+        for worker in list(self._clients):
+            self.leave(worker, "its server has ended")
+        while (self._told_workers or self.mirror.has_events) and await self.settled() is None:
+            pass
+
     def regrant(self) -> int:
         """End the workers that may not have jobs any more, and return their number."""
         ended = 0
@@ -180,12 +190,18 @@ class SharedQueue:
 
     async def _wait(self) -> None:
         if not self._has_work:
-            hungry_at = min(self._next_at, self._poll_at) if self.mirror.is_hungry else math.inf
-            with trio.move_on_at(min(self.mirror.next_due(), hungry_at)):
+            with trio.move_on_at(self._next_turn_at):
                 await self._work.park()
         else:
             await trio.lowlevel.checkpoint()
         self._has_work = False
+
+    @property
+    def _next_turn_at(self) -> float:
+        """The time of the next turn if nothing happens."""
+        if self.mirror.is_hungry:
+            return min(self._next_at, self._turned_at + POLL_S)
+        return min(self.mirror.next_due(), self._turned_at + BEAT_S) if self.mirror.workers else math.inf
 
     async def _take_turn(self) -> None:
         waiters, self._to_tell = self._to_tell, []
@@ -203,6 +219,7 @@ class SharedQueue:
     async def _call(self) -> Refusal | None:
         """Take a turn in Redis, and return why that can't be."""
         turn = self.mirror.begin(trio.current_time())
+        self._told_workers = max(self._told_workers, turn.workers)
         is_over = False
         try:
             reply = await self._leases.turn(self.name, self.path, self._dead, turn.request(self.born))
@@ -238,14 +255,10 @@ class SharedQueue:
     def _end_turn(self, turn: Turn, reply: TurnReply) -> None:
         now = trio.current_time()
         self._lose(self.mirror.end(turn, reply.results, now, is_more=reply.is_more))
+        self._told_workers = turn.workers
         self._next_at = math.inf if reply.next_s is None else now + reply.next_s
-        self._poll_at = now + POLL_S
-        for each in reply.handed:
-            worker = turn.wants[each.want][0]
-            self._deliver(turn, worker, each.id, each.tried, StoredMessage(each.message.opcode, each.message.payload))
-        for worker in {turn.wants[each.want][0]: None for each in reply.handed}:
-            if (client := self._clients.get(worker)) is not None:
-                client.flush()
+        self._turned_at = now
+        self._deliver(turn, reply)
         whose = f"{self.name} of {shorten(self.path)}"
         if reply.lost:
             sentence = f"jobs of the group {whose} are lost in Redis: {len(reply.lost)}, from {reply.lost[0]} on"
@@ -257,16 +270,23 @@ class SharedQueue:
         if self.mirror.is_behind or self.mirror.has_events:
             self.kick()
 
-    def _deliver(self, turn: Turn, worker: Worker, name: str, tried: int, message: StoredMessage) -> None:
-        """Send a job, or give it back, which doesn't count as a try then."""
-        client = self._clients.get(worker)
-        if client is None or worker.is_paused:
-            self.mirror.give_back(worker, name)
-        elif (refusal := client.refuse()) is not None:
-            self.mirror.give_back(worker, name)
-            self._send_away(worker, client, refusal)
-        elif self.mirror.hold(turn, worker, name, trio.current_time()):
-            client.deliver(_id_of(name), tried, message)
+    def _deliver(self, turn: Turn, reply: TurnReply) -> None:
+        """Send jobs. A job that can't be sent is given back, and the try doesn't count."""
+        asked: dict[Worker, Client] = {}  # nothing can change what a worker may do within this turn
+        for _, name, tried, message, worker in ((*each, turn.wants[each.want][0]) for each in reply.handed):
+            client = asked.get(worker)
+            if client is None and (client := self._clients.get(worker)) is not None:
+                if (refusal := client.refuse()) is not None:
+                    self._send_away(worker, client, refusal)
+                    client = None
+                else:
+                    asked[worker] = client
+            if client is None or worker.is_paused:
+                self.mirror.give_back(worker, name)
+            elif self.mirror.hold(turn, worker, name, trio.current_time()):
+                client.deliver(_id_of(name), tried, StoredMessage(message.opcode, message.payload))
+        for client in asked.values():
+            client.flush()
 
     def _lose(self, late: list[Event]) -> None:
         """Tell workers that they have answered for jobs which they no longer have."""

@@ -102,9 +102,10 @@ class Hub:
     The file gets at most ``store_bytes``; a little before that publishers wait, and a POST is answered with 507. Beyond
     ``store_rooms`` rooms in it, requests for further ones are refused with 503.
 
-    With a store, the readers of a room can share its messages as jobs (``?group=``, `rawws.work`). Jobs that
-    are not finished are kept whatever the history is, up to ``queue_bytes`` in a room: then publishers there wait, and
-    a POST is answered with 507. ``queue_in_memory`` allows groups without a store, whose jobs end with the server.
+    With a store, or through `rawws.share`, the readers of a room can share its messages as jobs (``?group=``,
+    `rawws.work`). Jobs that are not finished are kept whatever the history is, up to ``queue_bytes`` in a room: then
+    publishers there wait, and a POST is answered with 507. ``queue_in_memory`` allows groups without a store, whose
+    jobs end with the server.
 
     ``push`` is a list of texts ``"/room/pay sms https://host/hook"``: the jobs of a group are sent to a URL by POST.
 

@@ -236,9 +236,8 @@ class HttpPhase:
         limits = self._limits
         head_bytes = len(head)
         line_bytes = head.find(b"\n", 0, limits.max_header_bytes)
-        if (
-            line_bytes < 0 and head_bytes > limits.max_target_bytes + LINE_BYTES
-        ) or line_bytes > limits.max_target_bytes + LINE_BYTES:
+        most = limits.max_target_bytes + LINE_BYTES
+        if line_bytes > most or (line_bytes < 0 and head_bytes > most):
             message = (
                 f"The request target is over the server's limit of {limits.max_target_bytes} bytes (--max-target)."
             )
@@ -295,11 +294,7 @@ class HttpPhase:
     def _check_request(self, request: Request) -> Refusal | None:
         major = request.http_version.partition(".")[0]
         if major != "1":
-            return Refusal(
-                505,
-                "http_version",
-                f"HTTP/{request.http_version} is not supported; use HTTP/1.1.",
-            )
+            return Refusal(505, "http_version", f"HTTP/{request.http_version} is not supported; use HTTP/1.1.")
         hosts = request.headers.get_all("Host")
         if not hosts and request.http_version != "1.0":
             return _bad_request("host_missing", "The request has no Host header.")

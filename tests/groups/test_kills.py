@@ -18,7 +18,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -31,6 +31,7 @@ import trio
 
 from benchmarks.servers import free_port
 from tests.browser import FLAGS, need_chromium
+from tests.redis_server import RedisServer, redis_server
 from tests.server.test_real_clients import find_node_modules
 from tests.serving.machine import LOOPBACK, PATIENCE_S, need
 from tests.serving.programs import Program, StartProgram
@@ -98,23 +99,30 @@ class Log:
 
 
 class Scene:
-    """A server with a store, its workers, and the log that the workers write."""
+    """Servers, their workers, and the log that the workers write."""
 
-    def __init__(self, start_program: StartProgram, folder: Path) -> None:
-        self.port = free_port()
+    redis: RedisServer | None = None
+
+    def __init__(
+        self, start_program: StartProgram, folder: Path, *place: str, nodes: int = 1, ack_s: str | None = None
+    ) -> None:
+        """``place`` is where the jobs are. The leases of a node that is killed end after ``ack_s``."""
+        self._turn = itertools.cycle([free_port() for _ in range(nodes)])
+        self._nodes = nodes
         self.log = Log(folder / "work.log")
         self._folder = folder
         self._start_program = start_program
-        store = ("--store", str(folder / "rooms.db"), "--store-sync", "interval")
-        self._arguments = ("--port", str(self.port), *store, "--allow-origin", self.log.origin)
-        self._program: Program | None = None
-        node = {"env": find_node_modules()}
+        self._arguments = (*place, "--allow-origin", self.log.origin)
+        self._programs: dict[int, Program] = {}
+        self._ack = {} if ack_s is None else {"ACK": ack_s}
+        more = {"env": {**os.environ, **self._ack}}
+        node = {"env": {**find_node_modules(), **self._ack}}
         need(shutil.which("curl"), "curl")
         commands: dict[str, tuple[list[str], dict[str, Any]]] = {
             "js": (["node", str(WORKERS / "worker.js")], node),
-            "curl": (["bash", str(WORKERS / "worker.sh")], {}),
-            "websockets": ([sys.executable, str(WORKERS / "with_websockets.py")], {}),
-            "work": ([sys.executable, str(WORKERS / "with_work.py")], {}),
+            "curl": (["bash", str(WORKERS / "worker.sh")], more),
+            "websockets": ([sys.executable, str(WORKERS / "with_websockets.py")], more),
+            "work": ([sys.executable, str(WORKERS / "with_work.py")], more),
             "browser": ([need_chromium(), "--headless", "--disable-breakpad", *FLAGS], {"stderr": subprocess.DEVNULL}),
         }
         self._commands = commands
@@ -122,22 +130,31 @@ class Scene:
         self._numbers = itertools.count(1)
         self.kills: Counter[str] = Counter()
 
-    def start_server(self) -> None:
-        self._program = self._start_program(*self._arguments)
+    @property
+    def port(self) -> int:
+        """The port of a server, which is another one each time."""
+        return next(self._turn)
+
+    def start_servers(self) -> None:
+        for _ in range(self._nodes):
+            self._start_server(self.port)
+
+    def _start_server(self, port: int) -> None:
+        self._programs[port] = self._start_program("--port", str(port), *self._arguments)
 
     def kill_server(self) -> None:
-        assert self._program is not None
+        port = self.port
         self.kills["server"] += 1
-        self._program.kill()
-        self._program.end()
+        self._programs[port].kill()
+        self._programs[port].end()
         self.log.note("server killed")  # connections that were opened before this have ended
-        self.start_server()
+        self._start_server(port)
 
     def start_worker(self, kind: str) -> None:
         command, more = self._commands[kind]
         name = f"{kind}{next(self._numbers)}"
         if kind == "browser":
-            target = f"{self.log.origin}/?name={name}&port={self.port}&max={MAX}"
+            target = f"{self.log.origin}/?name={name}&port={self.port}&max={MAX}&ack={self._ack.get('ACK', '')}"
             arguments = [*command, f"--user-data-dir={self._folder / name}", target]
         else:
             arguments = [*command, name, str(self.port), str(MAX), str(self.log.path)]
@@ -194,11 +211,23 @@ class Scene:
 
 @pytest.fixture
 def scene(start_program: StartProgram, tmp_path: Path) -> Iterator[Scene]:
-    scene = Scene(start_program, tmp_path)
+    scene = Scene(start_program, tmp_path, "--store", str(tmp_path / "rooms.db"), "--store-sync", "interval")
     try:
         yield scene
     finally:
         scene.end_workers()
+
+
+@pytest.fixture
+async def shared_scene(start_program: StartProgram, tmp_path: Path) -> AsyncIterator[Scene]:
+    """Two nodes with one Redis."""
+    async with redis_server(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as redis:
+        scene = Scene(start_program, tmp_path, "--backplane", redis.url, nodes=2, ack_s="10")
+        scene.redis = redis
+        try:
+            yield scene
+        finally:
+            scene.end_workers()
 
 
 @pytest.mark.parametrize(
@@ -211,12 +240,30 @@ def scene(start_program: StartProgram, tmp_path: Path) -> Iterator[Scene]:
 async def test_every_job_is_done_though_workers_and_the_server_are_killed(
     scene: Scene, jobs: int, worker_kills: int, server_kills: int
 ) -> None:
-    scene.start_server()
+    await kill_and_compare(scene, jobs, ["worker"] * worker_kills + ["server"] * server_kills)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "worker_kills", "server_kills"),
+    [
+        pytest.param(60, 2, 1, marks=[pytest.mark.thorough, pytest.mark.patience(120)]),
+        pytest.param(JOBS, JOBS // 500, 2, marks=[pytest.mark.thorough, pytest.mark.patience(120 + JOBS / 20)]),
+    ],
+)
+async def test_every_job_is_done_at_two_nodes_though_workers_nodes_and_redis_are_killed(
+    shared_scene: Scene, jobs: int, worker_kills: int, server_kills: int
+) -> None:
+    events = ["worker"] * worker_kills + ["server"] * server_kills + ["redis"] * (jobs > 1000)
+    await kill_and_compare(shared_scene, jobs, events)
+
+
+async def kill_and_compare(scene: Scene, jobs: int, events: list[str]) -> None:
+    """Have jobs done while something is killed, and compare what the workers say with what groups promise."""
+    scene.start_servers()
     await trio.to_thread.run_sync(scene.make_group)
     await trio.to_thread.run_sync(scene.start_workers)
     await wait_until_all_are_there(scene)
     chance = random.Random(7)
-    events = ["worker"] * worker_kills + ["server"] * server_kills
     chance.shuffle(events)
     with ThreadPoolExecutor(PUBLISHERS) as publishers:
         publishing = [publishers.submit(scene.publish, number) for number in range(jobs)]
@@ -225,6 +272,11 @@ async def test_every_job_is_done_though_workers_and_the_server_are_killed(
             until = time.monotonic() + 1.0
             while count_ends(scene.log) < min(jobs, done + jobs // (len(events) + 1)) and time.monotonic() < until:
                 await trio.sleep(0.05)
+            if event == "redis":
+                assert scene.redis is not None
+                scene.redis.kill()
+                await scene.redis.start()
+                continue
             kill = scene.kill_server if event == "server" else lambda: scene.kill_worker(chance.choice(scene.kinds))
             await trio.to_thread.run_sync(kill)
         ids = set(await trio.to_thread.run_sync(lambda: [each.result() for each in publishing]))

@@ -177,7 +177,7 @@ def test_after_a_lost_answer_the_next_turn_says_the_same_again() -> None:
     assert mirror.begin(4).again == 0
 
 
-def test_what_redis_leaves_for_later_is_said_again() -> None:
+def test_an_event_that_redis_leaves_for_later_is_sent_again() -> None:
     mirror, one = working(1)
     mirror.say(answer(1, Verb.TERM), one)
     assert mirror.end(mirror.begin(1), [2], 1, is_more=False) == []

@@ -137,7 +137,7 @@ def test_a_push_that_can_not_be_read_is_explained(text: str) -> None:
 
 
 async def test_a_push_needs_a_store() -> None:
-    with pytest.raises(UsageError, match="push sends the jobs of groups, which need a store"):
+    with pytest.raises(UsageError, match="push sends the jobs of groups, which need a store or a backplane"):
         await rawws.serve(rawws.Hub(push=["/pay sms http://host/"]), 0, host="127.0.0.1")
 
 

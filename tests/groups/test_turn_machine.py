@@ -139,7 +139,7 @@ class TurnMachine(RuleBasedStateMachine):
         self.names = 0
         (self.born, _) = self.redis.run(OPEN, ["rawws:/pay"], "sms", "/pay", "born", "last", 10, 10**9, 100, 10, 10**6)
 
-    # What happens
+    # Events
 
     @rule(key=st.sampled_from(KEYS), count=st.integers(1, 3))
     def publish(self, key: str | None, count: int) -> None:

@@ -176,7 +176,7 @@ def test_without_a_store_the_page_says_what_to_start(start_program: StartProgram
     page = visit(start_program("--hello", ""))
     go(page, "Other ways in")
     expect(page.locator("#no-queue")).to_have_text(
-        "This server keeps no jobs: a group needs a store; start the server with --store PATH, or with "
+        "This server keeps no jobs: a group needs a store, or a backplane; start the server with --store PATH, or with "
         "--queue-in-memory if jobs may be lost when it ends"
     )
     expect(page.get_by_role("button", name="Start two workers")).to_be_hidden()

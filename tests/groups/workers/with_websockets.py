@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from typing import TextIO
@@ -13,7 +14,7 @@ from websockets.typing import Subprotocol
 
 
 def work(name: str, port: str, most: str, log: str) -> None:
-    uri = f"ws://127.0.0.1:{port}/jobs?group=g&ack=60&tries=50&max={most}"
+    uri = f"ws://127.0.0.1:{port}/jobs?group=g&ack={os.environ.get('ACK', '60')}&tries=50&max={most}"
     with open(log, "a", buffering=1) as file:
         file.write(f"{name} open\n")
         with connect(uri, subprotocols=[Subprotocol("rawws.id.v1")]) as ws:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import TextIO
 
@@ -32,7 +33,8 @@ async def main(name: str, port: str, most: str, log: str) -> None:
         logs.http.setLevel(logging.INFO)
         logs.http.addHandler(Openings(name, file))
         file.write(f"{name} open\n")
-        jobs = rawws.work(f"ws://127.0.0.1:{port}/jobs", group="g", max_jobs=int(most), ack=60, tries=50)
+        ack_s = int(os.environ.get("ACK", "60"))
+        jobs = rawws.work(f"ws://127.0.0.1:{port}/jobs", group="g", max_jobs=int(most), ack=ack_s, tries=50)
         async for job in jobs:
             async with job:
                 file.write(f"{name} get {job.id} {job.tried}\n")

@@ -7,7 +7,7 @@ const [name, port, max, log] = process.argv.slice(2);
 
 function connect() {
   fs.appendFileSync(log, `${name} open\n`);
-  const socket = new WebSocket(`ws://127.0.0.1:${port}/jobs?group=g&ack=60&tries=50&max=${max}`, "rawws.id.v1");
+  const socket = new WebSocket(`ws://127.0.0.1:${port}/jobs?group=g&ack=${process.env.ACK || 60}&tries=50&max=${max}`, "rawws.id.v1");
   socket.on("message", (data) => {
     const head = JSON.parse(data.toString().split("\n")[0]);
     if (!head.id) return;

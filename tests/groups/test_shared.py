@@ -1,0 +1,393 @@
+"""Groups whose leases are in Redis: what several nodes share, and a Redis that goes away or loses its data."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+import rawws
+from rawws.backplane import connector
+from rawws.hub.hub import Hub
+from tests.groups.test_push import Hook, hook  # noqa: F401
+from tests.groups.test_workers import SUBPROTOCOLS, Running, _redis, receive, serving
+from tests.redis_server import RedisServer, network, redis_server
+from tests.serving.machine import LOOPBACK, PATIENCE_S
+from tests.serving.programs import StartProgram
+
+DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
+
+
+@pytest.fixture
+async def redis(bounded: None, tmp_path: Path) -> AsyncGenerator[RedisServer]:  # noqa: ARG001
+    async with redis_server(tmp_path, *DURABLE) as server:
+        yield server
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set short timeouts and pauses for the connections to Redis."""
+    monkeypatch.setattr(connector, "TIMEOUT_S", 0.5)
+    monkeypatch.setattr(connector, "MAX_REST_S", 0.1)
+    monkeypatch.setattr("rawws.groups.shared_queue.REST_S", 0.05)
+
+
+@asynccontextmanager
+async def node(url: str, **settings: Any) -> AsyncGenerator[Running]:
+    hub = Hub(**settings)
+    _redis[hub] = url
+    try:
+        async with serving(hub) as running:
+            yield running
+    finally:
+        del _redis[hub]
+
+
+def working(at: Running, query: str = "group=sms") -> Any:
+    return rawws.connect(at.uri(query), subprotocols=SUBPROTOCOLS)
+
+
+async def until(condition: Callable[[], Awaitable[Any]]) -> None:
+    while not await condition():
+        await trio.sleep(0.05)
+
+
+async def take(at: Running, query: str = "group=sms&wait=9") -> tuple[str, str]:
+    """Take a job by GET, and return its id and its lease."""
+    answer = await at.ask("GET", f"/pay?{query}")
+    assert answer.status == 200, answer
+    return answer.fields["Rawws-Id"], answer.fields["Rawws-Lease"]
+
+
+# Several nodes
+
+
+async def test_a_worker_at_one_node_gets_at_once_what_is_published_at_another(redis: RedisServer) -> None:
+    async with node(redis.url) as a, node(redis.url) as b, working(a) as worker:
+        await until(lambda: has(b, workers=1))
+        for number in range(3):
+            (given,) = await b.say(f"{number}")
+            assert await receive(worker) == ({"id": given, "try": 1}, f"{number}")
+            await worker.send(json.dumps({"ack": given}))
+        assert int(await redis.ask("XLEN", "rawws:groups:bell")) >= 1
+
+
+async def has(at: Running, **wanted: Any) -> bool:
+    answer = await at.ask("GET", "/pay?group=sms&state")
+    if answer.status != 200:
+        return False
+    state = json.loads(answer.body)
+    return all(state[name] == value for name, value in wanted.items())
+
+
+async def test_a_job_that_is_given_back_at_one_node_goes_to_a_worker_at_another(redis: RedisServer) -> None:
+    async with node(redis.url) as a, node(redis.url) as b:
+        (given,) = await a.say("1")
+        async with working(a) as first:
+            assert (await receive(first))[0] == {"id": given, "try": 1}
+            async with working(b) as second:
+                await until(lambda: has(a, workers=2))
+                await first.aclose()
+                assert (await receive(second))[0] == {"id": given, "try": 2}
+
+
+async def test_of_each_key_one_job_is_out_over_all_nodes(redis: RedisServer) -> None:
+    async with node(redis.url) as a, node(redis.url) as b:
+        for text in ("1", "2"):
+            await a.ask("POST", "/pay", text, Rawws_Key="k", Content_Type="text/plain")
+        first, lease = await take(a)
+        assert (await b.ask("GET", "/pay?group=sms")).status == 204
+        assert (await b.ask("POST", f"/pay?group=sms&ack={first}&lease={lease}")).status == 204
+        assert (await b.ask("GET", "/pay?group=sms")).body == b"2"
+
+
+async def test_a_late_worker_is_told_at_whatever_node(redis: RedisServer) -> None:
+    async with node(redis.url) as a, node(redis.url) as b:
+        (given,) = await a.say("1")
+        async with working(a, "group=sms&ack=1") as late:
+            await receive(late)
+            taken, lease = await take(b, "group=sms&wait=9&ack=100")
+            assert taken == given
+            await late.send(json.dumps({"ack": given}))
+            while "lost" not in (head := (await receive(late))[0]):  # it may have had the job once more
+                assert head["id"] == given
+            assert head["lost"] == given
+        assert (await a.ask("POST", f"/pay?group=sms&ack={given}&lease=other")).status == 404
+        assert (await a.ask("POST", f"/pay?group=sms&ack={given}&lease={lease}")).status == 204
+        assert (await b.ask("POST", f"/pay?group=sms&ack={given}&lease={lease}")).status == 404
+
+
+async def test_a_group_that_is_ended_at_one_node_is_ended_at_all(redis: RedisServer) -> None:
+    async with node(redis.url) as a, node(redis.url) as b, working(a) as worker:
+        await until(lambda: has(b, workers=1))
+        assert await b.hub.queues.end("/pay", "sms") is True
+        with pytest.raises(rawws.ConnectionClosed):
+            await worker.recv()
+        assert worker.close_code == 4410
+        assert await b.hub.queues.end("/pay", "sms") is False
+        assert (await b.ask("GET", "/pay?group=sms&state")).status == 404
+        assert (await b.ask("POST", "/pay?group=sms&ack=1-1")).status == 404
+        keys = await redis.ask("EVAL", "return table.concat(redis.call('KEYS', 'rawws:group*'), ' ')", "0")
+        assert set(keys.split()) <= {"rawws:groups:bell", "rawws:group:sms:ended/pay"} | {
+            key for key in keys.split() if ":turn:" in key
+        }
+
+
+async def test_jobs_are_pushed_by_one_of_the_nodes(
+    redis: RedisServer,
+    hook: Hook,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rawws.groups.push.FIRST_WAIT_S", 0.01)
+    push = [f"/pay sms {hook.url}"]
+    async with node(redis.url, push=push) as a, node(redis.url, push=push) as b:
+        ids = [(await at.say(f"pay {number}"))[0] for number in range(5) for at in (a, b)]
+        await until(lambda: _is_over(a, len(ids)))
+        state = await a.state()
+        # The hook answers 503 and 404 to some.
+        assert len(hook.got) == state["delivered"]
+        assert {given for given, _, _ in hook.got} == set(ids)
+        assert len({(given, tried) for given, tried, _ in hook.got}) == len(hook.got), "no delivery is doubled"
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_jobs_are_pushed_when_redis_comes_after_the_server(
+    redis: RedisServer,
+    hook: Hook,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in ("redis_streams", "leases"):
+        monkeypatch.setattr(f"rawws.backplane.{module}.START_S", 0.1)
+    monkeypatch.setattr("rawws.groups.opening.PUSH_RETRY_S", 0.05)
+    redis.kill()
+    async with node(redis.url, push=[f"/pay sms {hook.url}"]) as a:
+        assert (await a.ask("GET", "/pay?group=sms")).status == 503
+        await redis.start()
+        await until(lambda: has(a, workers=1))
+        await until(lambda: can_publish(a))
+        (given,) = await a.say("pay 1")
+        await until(lambda: has(a, done=1))
+        assert hook.got[0] == (given, "1", b"pay 1")
+
+
+async def can_publish(at: Running) -> bool:
+    """Return whether messages are published, which is another connection to Redis."""
+    return at.hub.backplane is not None and not at.hub.backplane.is_away
+
+
+async def _is_over(at: Running, count: int) -> bool:
+    state = await at.state()
+    return bool(state["done"] + state["dead"] == count)
+
+
+async def test_a_dead_room_is_where_its_group_is(tmp_path: Path, redis: RedisServer) -> None:
+    (tmp_path / "other").mkdir()
+    async with redis_server(tmp_path / "other") as other:
+        hubs = [Hub(), Hub()]
+        for hub in hubs:
+            _redis[hub] = redis.url
+        async with rawws.share(hubs[0], redis.url, other.url) as shards:
+            paths = [f"/{number}" for number in range(40)]
+            assert len({id(shards.of(path)) for path in paths}) == 2
+            for path in paths:
+                assert shards.of(f"{path}.a.dead.b.dead") is shards.of(f"{path}.a.dead") is shards.of(path)
+
+
+async def test_the_number_of_groups_is_bounded_over_all_nodes(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rawws.groups.shared.MAX_GROUPS_OF_ROOM", 2)
+    async with node(redis.url) as a, node(redis.url) as b:
+        assert (await a.ask("GET", "/pay?group=a")).status == 204
+        assert (await b.ask("GET", "/pay?group=b")).status == 204
+        assert (await a.ask("GET", "/pay?group=b")).status == 204
+        for at in (a, b):
+            refused = await at.ask("GET", "/pay?group=c")
+            assert (refused.status, b"as many groups" in refused.body) == (503, True)
+
+
+async def test_a_new_group_begins_where_it_says(redis: RedisServer) -> None:
+    async with node(redis.url) as a:
+        ids = await a.say("1", "2", "3")
+        for query, first in (
+            ("group=all", "1"),
+            ("group=one&last=1", "3"),
+            (f"group=since&since={ids[0]}", "2"),
+            ("group=foreign&since=9f2c41d7-2", "1"),
+        ):
+            assert (await a.ask("GET", f"/pay?{query}")).body.decode() == first, query
+        assert (await a.ask("GET", "/pay?group=none&last=0")).status == 204
+        waiting = [
+            json.loads((await a.ask("GET", f"/pay?group={name}&state")).body)["waiting"]
+            for name in ("all", "one", "since", "none")
+        ]
+        assert waiting == [2, 0, 1, 0]
+
+
+async def test_a_message_that_another_program_adds_is_a_job_too(redis: RedisServer) -> None:
+    async with node(redis.url) as a, working(a) as worker:
+        await redis.ask("XADD", "rawws:/pay", "*", "data", "from elsewhere")
+        assert (await receive(worker))[1] == "from elsewhere"
+
+
+async def test_a_message_that_a_group_has_not_finished_is_not_trimmed(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rawws.broadcast.stream_entries.LEAST_ENTRIES", 10)
+    async with node(redis.url) as a, node(redis.url) as b:
+        assert (await a.ask("GET", "/pay?group=sms")).status == 204
+        published = a.hub.room("/pay")
+        for number in range(500):
+            published.publish(f"{number}")
+        await until(lambda: has(b, waiting=500))
+        assert await redis.ask("XLEN", "rawws:/pay") == 500
+        assert await redis.ask("TTL", "rawws:/pay") == -1
+        async with working(b, "group=sms&max=100") as worker:
+            for number in range(500):
+                head, payload = await receive(worker)
+                assert payload == f"{number}"
+                await worker.send(json.dumps({"ack": head["id"]}))
+            await until(lambda: has(a, done=500))
+        published.publish("and on")
+        await until(lambda: has(b, waiting=1))
+        assert int(await redis.ask("XLEN", "rawws:/pay")) < 250  # Redis trims whole nodes of a hundred entries
+
+
+# Nodes that end
+
+
+async def test_a_node_that_ends_gives_the_jobs_of_its_workers_back_at_once(redis: RedisServer) -> None:
+    async with node(redis.url) as b:
+        (first,) = await b.say("1")
+        async with node(redis.url) as a:
+            worker = working(a, "group=sms&ack=1000")
+            ws = await worker.__aenter__()
+            assert (await receive(ws))[0] == {"id": first, "try": 1}
+        assert await has(b, waiting=1, leased=0, workers=0)
+        with pytest.raises(rawws.ConnectionClosed):
+            await ws.recv()
+        await worker.__aexit__(None, None, None)
+        async with working(b) as other:
+            assert (await receive(other))[0] == {"id": first, "try": 2}
+
+
+async def test_the_jobs_of_a_node_that_is_killed_are_done_when_their_leases_end(
+    redis: RedisServer, start_program: StartProgram
+) -> None:
+    program = start_program("--backplane", redis.url)
+    async with node(redis.url) as b:
+        # Nobody has the group at the other node before.
+        (poison,) = await b.say("poison")
+        uri = f"ws://{LOOPBACK}:{program.port}/pay?group=sms&ack=1&tries=1"
+        async with rawws.connect(uri, subprotocols=SUBPROTOCOLS) as worker:
+            assert (await receive(worker))[0] == {"id": poison, "try": 1}
+            program.process.send_signal(signal.SIGKILL)
+            dead = f"{(await b.ask('GET', '/pay.sms.dead?last=1&wait=20')).body!r}"
+            assert "no answer within 1 s" in dead
+            assert "poison" in dead
+        state = await b.state()
+        assert (state["dead"], state["leased"], state["waiting"]) == (1, 0, 0)
+
+
+# Redis goes away, and loses its data
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_an_answer_while_redis_is_away_counts_when_it_is_back(redis: RedisServer) -> None:
+    async with node(redis.url) as a, working(a) as worker:
+        first, second = await a.say("1", "2")
+        await receive(worker)
+        _, lease = await take(a)
+        redis.kill()
+        await worker.send(json.dumps({"ack": first}))
+        for method, target in (
+            ("POST", f"/pay?group=sms&ack={second}&lease={lease}"),
+            ("GET", "/pay?group=sms"),
+            ("GET", "/pay?group=sms&state"),
+        ):
+            refused = await a.ask(method, target)
+            assert (refused.status, refused.fields["Retry-After"]) == (503, "1")
+        await redis.start()
+        await until(lambda: has(a, done=1, leased=1))
+        assert (await a.ask("POST", f"/pay?group=sms&ack={second}&lease={lease}")).status == 204
+        await until(lambda: can_publish(a))
+        (third,) = await a.say("3")
+        assert (await receive(worker))[0] == {"id": third, "try": 1}
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_jobs_in_an_answer_that_was_lost_are_given_out_again_and_not_counted(redis: RedisServer) -> None:
+    async with network(redis.port) as between, node(between.url) as a, node(redis.url) as b:
+        worker: Any
+        async with working(a, "group=sms&max=2") as worker:
+            (first,) = await b.say("1")
+            await receive(worker)
+            release = between.hold(to_server=False)
+            await worker.send(json.dumps({"ack": first}))
+            (second,) = await b.say("2")
+            await until(lambda: has(b, done=1, delivered=2))
+            between.cut()
+            release()
+            between.heal()
+            assert await receive(worker) == ({"id": second, "try": 1}, "2"), "and the answer isn't called late"
+            await worker.send(json.dumps({"ack": second}))
+            await until(lambda: has(b, done=2, delivered=2, redelivered=0))
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("loss", ["FLUSHALL", "DEL rawws:/pay"])
+async def test_a_redis_that_has_lost_a_group_begins_it_anew(
+    redis: RedisServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, loss: str
+) -> None:
+    monkeypatch.setattr("rawws.groups.shared_queue.BEAT_S", 0.2)
+    async with node(redis.url) as a, node(redis.url) as b, working(a) as worker, working(b) as other:
+        (first,) = await a.say("1")
+        async with trio.open_nursery() as nursery:
+            got: list[tuple[Any, Any]] = []
+
+            async def wait(ws: Any) -> None:
+                got.append((ws, await receive(ws)))
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(wait, worker)
+            nursery.start_soon(wait, other)
+        holder = got[0][0]
+        await redis.ask(*loss.split())
+        await until(lambda: has(b, leased=0, workers=2))
+        await holder.send(json.dumps({"ack": first}))
+        assert (await receive(holder))[0]["lost"] == first
+        (second,) = await b.say("2")
+        (third,) = await b.say("3")
+        ids = {(await receive(ws))[0]["id"] for ws in (worker, other)}
+        assert ids == {second, third}
+        assert 1 <= caplog.text.count("Redis has lost the group sms of /pay with its leases; it begins anew") <= 2
+
+
+async def test_rooms_that_are_shared_too_late_have_no_groups(redis: RedisServer) -> None:
+    hub = Hub()
+    async with serving(hub) as running, rawws.share(hub, redis.url):
+        refused = await running.ask("GET", "/pay?group=sms")
+        assert (refused.status, b"were shared after it had begun" in refused.body) == (501, True)
+
+
+async def test_a_worker_waits_by_redis_clock_for_a_job_that_was_put_off(redis: RedisServer) -> None:
+    async with node(redis.url) as a, working(a) as worker:
+        (first,) = await a.say("1")
+        await receive(worker)
+        began = time.monotonic()
+        await worker.send(json.dumps({"nak": first, "in": 0.3}))
+        assert (await receive(worker))[0] == {"id": first, "try": 2}
+        assert 0.25 < time.monotonic() - began < PATIENCE_S
+
+
+async def test_an_ended_connection_to_redis_takes_no_groups(redis: RedisServer) -> None:
+    async with node(redis.url) as a:
+        assert (await a.ask("GET", "/pay?group=sms")).status == 204
+        assert repr(a.hub.queues) == "<Doors of <SharedGroups 1>>"
