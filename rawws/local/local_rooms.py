@@ -413,7 +413,8 @@ class LocalRooms:
         followed.room.reset()
 
     async def prepare(self, room: RoomState, since: MessageId | None = None) -> Refusal | None:
-        if self._is_gone:
+        # Strangers may ask for any number of rooms, and each would wait for its history, together with a request for it.
+        if self._is_gone or (self._is_silent and room.path not in self._followed):
             return AWAY
         if refusal := self._refuse_room(room.path, self._followed):
             return refusal

@@ -311,6 +311,7 @@ async def test_a_sequencer_that_does_not_answer_is_away_until_it_does(
         assert local_rooms(node).trouble == "the backplane is away"
         assert (await node.ask(post("/room/x", b"hi"))).status == 503
         assert (await node.ask(upgrade("/room/new"))).status == 503
+        assert local_rooms(node).followed_rooms == 1, "strangers can't have it collect rooms meanwhile"
         room = node.hub.room("/room/x")
         while not room.is_held:
             room.publish("y" * 1000)
