@@ -112,6 +112,7 @@ class LocalRooms:
         self._asked: dict[int, tuple[Gathering, trio.Event]] = {}
         self._limit = trio.CapacityLimiter(MAX_ASKED)
         self._syncs: dict[int, trio.Event] = {}
+        self.sequencer_rooms = self.sequencer_bytes = 0  # that it has, by its last sign of life
         self._send(Kind.HELLO, VERSION, *name)
 
     def __repr__(self) -> str:
@@ -445,7 +446,8 @@ class LocalRooms:
         finally:
             del self._syncs[number]
 
-    def _note_synced(self, number: int) -> None:
+    def _note_synced(self, number: int, rooms: int, held_bytes: int) -> None:
+        self.sequencer_rooms, self.sequencer_bytes = rooms, held_bytes
         if (done := self._syncs.get(number)) is not None:
             self._broadcast()
             done.set()

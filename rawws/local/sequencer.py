@@ -101,6 +101,11 @@ class Sequencer:
         """The number of rooms that it knows."""
         return len(self._rooms)
 
+    @property
+    def used_bytes(self) -> int:
+        """The bytes of memory that it takes: those of the rooms, and what waits for workers."""
+        return self.held_bytes + sum(link.outgoing.held_bytes for link in self.links.values())
+
     # Links
 
     def connect(self) -> Link:
@@ -137,7 +142,7 @@ class Sequencer:
             case Kind.CLEAR:
                 self._clear(link, *fields)
             case Kind.SYNC:
-                self._send(link, Kind.SYNCED, fields[0])
+                self._send(link, Kind.SYNCED, fields[0], self.rooms, self.used_bytes)
             case Kind.TELL:
                 self._pass_on(link, fields, asks=False)
             case Kind.ASK:

@@ -435,7 +435,7 @@ async def test_answers_to_forgotten_questions_are_passed_over(nursery: trio.Nurs
         question = Command("none/1", {}, Author(local_rooms(a)._name.node, 0, 99), is_question=True)
         local_rooms(b)._answer(question, [1])
         link = machine.sequencer.links[1]
-        for data in (note(Kind.ROLL, 99, []), note(Kind.SYNCED, 99), note(Kind.CLEARED, "/never")):
+        for data in (note(Kind.ROLL, 99, []), note(Kind.SYNCED, 99, 0, 0), note(Kind.CLEARED, "/never")):
             link.outgoing.put_note(data)
         await b.publish("/room/x", "and then")
         assert local_rooms(a).withdraw(None) is False  # type: ignore[arg-type]
