@@ -414,7 +414,7 @@ class LocalRooms:
         followed.room.reset()
 
     async def prepare(self, room: RoomState, since: MessageId | None = None) -> Refusal | None:
-        # Strangers may ask for any number of rooms, and each would wait for its history, together with a request for it.
+        # Strangers may ask for any number of rooms. Each would wait for its history, and leave a request for it behind.
         if self._is_gone or (self._is_silent and room.path not in self._followed):
             return AWAY
         if refusal := self._refuse_room(room.path, self._followed):
