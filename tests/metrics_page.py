@@ -35,6 +35,8 @@ NOTES = {
     "rawws_group_oldest_seconds": "Of the room in which it is oldest; as old as when a worker last came near it.",
     "rawws_group_dead_jobs": "Ever, with a store.",
     "rawws_silent_workers": "Only with workers that share their rooms without Redis. They have a second to answer.",
+    "rawws_first_process_rooms": "Only with workers that share their rooms without Redis; a second old at most.",
+    "rawws_first_process_bytes": "Likewise. It has a share of `--max-memory`, beyond which histories are dropped.",
     "rawws_store_up": "Only with a store. At 0, the [log](log.md#nothing-can-be-stored) has the reason.",
     "rawws_store_waiting_messages": "Only with a store.",
     "rawws_store_bytes": "Only with a store.",

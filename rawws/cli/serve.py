@@ -165,7 +165,7 @@ def _sequencer_maker(options: argparse.Namespace) -> Callable[[], SequencerServe
         return None
     whole = options.max_memory
     most = math.inf if whole is None else math.ceil(whole / (options.workers + 1))
-    return lambda: SequencerServer(Sequencer(most))
+    return lambda: SequencerServer(Sequencer(most, options.max_rooms or math.inf))
 
 
 async def _serve(options: argparse.Namespace, worker: WorkerContext | None) -> None:

@@ -255,7 +255,8 @@ _ROOMS = (
         "number of worker processes sharing the port and the rooms; `auto` for one for each core. `--max-connections` "
         "and `--max-memory` are divided among them; other limits apply to each",
         manual="Without `--backplane` the first process shares the rooms among the workers (`--backplane local:`), and "
-        "a restart forgets them. With a Redis each worker is a node of it.",
+        "a restart forgets them. Of the rooms that nobody uses, as many keep their history as `--max-rooms` says. "
+        "With a Redis each worker is a node of it.",
     ),
     Flag(
         "--latest-key",

@@ -94,10 +94,17 @@ class FollowedRoom:
         room.trim()
 
     def _go_on(self, part: History, parts: list[Past]) -> None:
-        """Add what was missed, and record a gap for what the sequencer doesn't have any more."""
+        """Add what was missed, and record a gap for what the sequencer doesn't have any more.
+
+        Some of it may be here: a worker that is too slow asks for all rooms anew, also for those whose history is on
+        its way.
+        """
+        epoch, number = self._ids.next_is(self.room.log.next_message)
+        known = number - 1 if epoch == part.epoch else 0
         for each in parts:
-            self._add(part.epoch, each, NOBODY)
-        self._expect(part.epoch, part.newest + 1)
+            if each.last > known:
+                self._add(part.epoch, each.after(known), NOBODY)
+        self._expect(part.epoch, max(part.newest, known) + 1)
 
     def add(self, batch: Batch, sender: int) -> None:
         """Append messages that were published."""

@@ -112,6 +112,7 @@ class LocalRooms:
         self._asked: dict[int, tuple[Gathering, trio.Event]] = {}
         self._limit = trio.CapacityLimiter(MAX_ASKED)
         self._syncs: dict[int, trio.Event] = {}
+        self.sequencer_rooms = self.sequencer_bytes = 0  # that it has, by its last sign of life
         self._send(Kind.HELLO, VERSION, *name)
 
     def __repr__(self) -> str:
@@ -396,7 +397,8 @@ class LocalRooms:
             await trio.sleep(UNUSED_S / 4)
             now = trio.current_time()
             for each in list(self._followed.values()):
-                if each.waiters or not each.room.is_idle:
+                # One whose history is on its way stays: a later request for it would get that history, too.
+                if each.waiters or not (each.room.is_idle and each.is_settled.is_set()):
                     each.unused_since = None
                 elif each.unused_since is None:
                     each.unused_since = now
@@ -412,7 +414,8 @@ class LocalRooms:
         followed.room.reset()
 
     async def prepare(self, room: RoomState, since: MessageId | None = None) -> Refusal | None:
-        if self._is_gone:
+        # Strangers may ask for any number of rooms. Each would wait for its history, and leave a request for it behind.
+        if self._is_gone or (self._is_silent and room.path not in self._followed):
             return AWAY
         if refusal := self._refuse_room(room.path, self._followed):
             return refusal
@@ -443,7 +446,8 @@ class LocalRooms:
         finally:
             del self._syncs[number]
 
-    def _note_synced(self, number: int) -> None:
+    def _note_synced(self, number: int, rooms: int, held_bytes: int) -> None:
+        self.sequencer_rooms, self.sequencer_bytes = rooms, held_bytes
         if (done := self._syncs.get(number)) is not None:
             self._broadcast()
             done.set()

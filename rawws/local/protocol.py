@@ -80,7 +80,8 @@ SHAPES: dict[Kind, tuple[type | tuple[type, ...], ...]] = {
     Kind.ROLL: (int, list),
     # The answer of one of them: the number of the question, the node's name and place, the items, those left out.
     Kind.ANSWER: (int, str, str, str, int),
-    Kind.SYNCED: (int,),
+    # The number, the rooms that the sequencer has, and the bytes of memory that it takes.
+    Kind.SYNCED: (int, int, int),
     # This worker was too slow, and doesn't follow any room now. It has to follow them again.
     Kind.LOST: (),
     # The history of a room was cleared: all messages before this.

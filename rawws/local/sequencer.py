@@ -75,16 +75,21 @@ class Link:
 class Sequencer:
     """The rooms and the links. Times are seconds of one clock, since 1970: workers are told of them."""
 
-    def __init__(self, max_bytes: float = math.inf) -> None:
-        """Histories beyond ``max_bytes`` together are forgotten, those of the quietest rooms first."""
+    def __init__(self, max_bytes: float = math.inf, max_rooms: float = math.inf) -> None:
+        """Histories beyond ``max_bytes`` together are forgotten, those of the quietest rooms first.
+
+        So are those beyond ``max_rooms`` of rooms that nobody follows: the workers count only those that they follow.
+        """
         self.links: dict[int, Link] = {}
         self.touched = set[Link]()  # those for which something waits; the caller empties it
         self.held_bytes = 0  # of all rooms
         self._max_bytes = max_bytes
+        self._max_rooms = max_rooms
         self._last_link = 0
         self._rooms: dict[str, Sequence] = {}
         self._counted: dict[str, int] = {}  # the bytes of each room in ``held_bytes``
         self._keeping: OrderedDict[str, Sequence] = OrderedDict()  # the rooms with a history, the quietest first
+        self._left: OrderedDict[str, Sequence] = OrderedDict()  # those of them that nobody follows, likewise
         self._unused: OrderedDict[str, Sequence] = OrderedDict()
         self._to_sweep: deque[str] = deque()
 
@@ -95,6 +100,11 @@ class Sequencer:
     def rooms(self) -> int:
         """The number of rooms that it knows."""
         return len(self._rooms)
+
+    @property
+    def used_bytes(self) -> int:
+        """The bytes of memory that it takes: those of the rooms, and what waits for workers."""
+        return self.held_bytes + sum(link.outgoing.held_bytes for link in self.links.values())
 
     # Links
 
@@ -132,7 +142,7 @@ class Sequencer:
             case Kind.CLEAR:
                 self._clear(link, *fields)
             case Kind.SYNC:
-                self._send(link, Kind.SYNCED, fields[0])
+                self._send(link, Kind.SYNCED, fields[0], self.rooms, self.used_bytes)
             case Kind.TELL:
                 self._pass_on(link, fields, asks=False)
             case Kind.ASK:
@@ -172,18 +182,26 @@ class Sequencer:
     def _file(self, room: Sequence) -> None:
         """Record what a room keeps, after each change, and stay within bounds."""
         self._count(room)
-        self._keeping.pop(room.path, None)
-        self._unused.pop(room.path, None)
+        for rooms in (self._keeping, self._left, self._unused):
+            rooms.pop(room.path, None)
         if room.is_unused:
             self._unused[room.path] = room
             if len(self._unused) > MAX_UNUSED:
                 self._forget(next(iter(self._unused.values())))
         elif room.keeps:
             self._keeping[room.path] = room
+            if not room.followers:
+                self._left[room.path] = room
+            if len(self._left) > self._max_rooms:
+                self._end_quietest(self._left)
             while self.held_bytes > self._max_bytes and self._keeping:
-                _, quietest = self._keeping.popitem(last=False)
-                quietest.end_history()
-                self._file(quietest)
+                self._end_quietest(self._keeping)
+
+    def _end_quietest(self, rooms: OrderedDict[str, Sequence]) -> None:
+        """Forget the history of the quietest of some rooms."""
+        quietest = next(iter(rooms.values()))
+        quietest.end_history()
+        self._file(quietest)
 
     def _count(self, room: Sequence) -> None:
         held = room.held_bytes

@@ -18,6 +18,7 @@ from rawws.errors import UsageError
 from rawws.extras import install_command
 from rawws.hub.hub import Hub
 from rawws.hub.paths import METRICS
+from rawws.local.local_rooms import LocalRooms
 from rawws.relay.loop import current_loop
 from rawws.server.apps import Exchange, HttpApp, Middleware
 from rawws.server.config import ServerFigures
@@ -153,6 +154,13 @@ class _Figures:
         """Return the number of messages that the backplane has not confirmed; None without a backplane."""
         backplane = self.hub.backplane
         return None if backplane is None else backplane.waiting
+
+    @property
+    def sequencer(self) -> LocalRooms | None:
+        """Our link to the first process, where the workers' rooms are; None in all answers but one."""
+        if self.silent is None or self.hub.backplane is None:
+            return None
+        return next((each for each in self.hub.backplane if isinstance(each, LocalRooms)), None)
 
     @property
     def store(self) -> Committer | None:
@@ -294,6 +302,18 @@ TABLE = (
         "Workers that have not answered in time, so that their figures are missing.",
         "gauge",
         lambda at: at.silent,
+    ),
+    MetricRow(
+        "rawws_first_process_rooms",
+        "Rooms that the first process remembers for its workers.",
+        "gauge",
+        lambda at: None if at.sequencer is None else at.sequencer.sequencer_rooms,
+    ),
+    MetricRow(
+        "rawws_first_process_bytes",
+        "Memory used by rooms in the first process, and by messages on their way to workers, in bytes.",
+        "gauge",
+        lambda at: None if at.sequencer is None else at.sequencer.sequencer_bytes,
     ),
     MetricRow("rawws_store_up", "Whether messages can be stored (1) or not (0).", "gauge", _Figures.store_up),
     MetricRow("rawws_store_waiting_messages", "Messages accepted and not stored yet.", "gauge", _Figures.store_waiting),

@@ -19,6 +19,7 @@ import h11
 
 from rawws.limits import KIB, Limits
 from rawws.wire.messages import Headers, Request, Response
+from rawws.wire.trace import SECRET_HEADERS
 
 # RFC 9110 §7.2: a host with an optional port, after RFC 3986 §3.2.2 without user information.
 HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
@@ -177,14 +178,19 @@ def _read(received: bytes | bytearray) -> tuple[Request, int] | None:
 
 
 def _may_come_again(received: bytearray) -> bool:
-    """Say whether bytes are one head, as it seems, that is small, and not made for this once as a handshake's is."""
-    return (
-        len(received) <= _MOST_KEPT_BYTES
-        and received.endswith(b"\r\n\r\n")
-        and received.count(b"\n") <= _MOST_KEPT_LINES
-        and b"Sec-WebSocket-Key:" not in received
-    )
+    """Say whether bytes are one head, as it seems, that is small, and may be kept.
 
+    One with a secret may not: it must not outlive its connection. A query has a token, or a place that is new each time.
+    """
+    if len(received) > _MOST_KEPT_BYTES or not received.endswith(b"\r\n\r\n"):
+        return False
+    if received.count(b"\n") > _MOST_KEPT_LINES or b"?" in received:
+        return False
+    return _NOT_KEPT.search(received) is None
+
+
+# Fields with secrets, and the one of a handshake, which is new each time.
+_NOT_KEPT = re.compile(rb"\n(?:%b|sec-websocket-key):" % b"|".join(sorted(SECRET_HEADERS)), re.IGNORECASE)
 
 # The same bytes come again and again, from clients that keep their connections and from health checks, and equal bytes
 # have one reading. The kept requests depend on no connection and no limit, and take less than a megabyte.

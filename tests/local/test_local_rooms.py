@@ -216,6 +216,37 @@ async def test_a_gap_at_the_end_is_told_without_a_further_message(
         assert gap == {"gap": {"since": begin, "after": last["id"]}}
 
 
+async def test_a_history_that_was_asked_for_twice_comes_once(
+    nursery: trio.Nursery, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker learns that it was too slow while it waits for a room's first history, and asks for all rooms again."""
+    async with (
+        rooms(nursery, backplane=machine, history=50) as a,
+        rooms(nursery, backplane=machine, history=50) as b,
+    ):
+        there, _ = await open_with_ids(b, "/room/x")
+        for number in range(3):
+            await a.publish("/room/y", str(number))
+        go_on = hold_reading(b, monkeypatch)
+        await a.publish("/room/x", "wakes the one read that is under way")
+        await next_with_id(there)
+        link = machine.sequencer.links[2]
+        with monkeypatch.context() as patched:
+            patched.setattr(link.outgoing, "_max_live_bytes", -1)
+            await a.publish("/room/x", "lost")
+        reader = await b.connect()
+        await reader.send(upgrade("/room/y?last=9", IDS))
+        await until(lambda: "/room/y" in link.follows)
+        go_on.set()
+        assert (await reader.answer()).status == 101
+        assert await local_rooms(b)._sync()
+        await a.publish("/room/y", "3")
+        controls = [json.loads((await reader.frame()).payload)]
+        got = [await next_with_id(reader) for _ in range(4)]
+        assert [text for _, text in got] == [b"0", b"1", b"2", b"3"], controls
+        assert "gap" not in controls[0]
+
+
 async def test_publishers_are_held_while_a_worker_that_is_alive_takes_long(
     nursery: trio.Nursery, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -280,6 +311,7 @@ async def test_a_sequencer_that_does_not_answer_is_away_until_it_does(
         assert local_rooms(node).trouble == "the backplane is away"
         assert (await node.ask(post("/room/x", b"hi"))).status == 503
         assert (await node.ask(upgrade("/room/new"))).status == 503
+        assert local_rooms(node).followed_rooms == 1, "strangers can't have it collect rooms meanwhile"
         room = node.hub.room("/room/x")
         while not room.is_held:
             room.publish("y" * 1000)
@@ -403,7 +435,7 @@ async def test_answers_to_forgotten_questions_are_passed_over(nursery: trio.Nurs
         question = Command("none/1", {}, Author(local_rooms(a)._name.node, 0, 99), is_question=True)
         local_rooms(b)._answer(question, [1])
         link = machine.sequencer.links[1]
-        for data in (note(Kind.ROLL, 99, []), note(Kind.SYNCED, 99), note(Kind.CLEARED, "/never")):
+        for data in (note(Kind.ROLL, 99, []), note(Kind.SYNCED, 99, 0, 0), note(Kind.CLEARED, "/never")):
             link.outgoing.put_note(data)
         await b.publish("/room/x", "and then")
         assert local_rooms(a).withdraw(None) is False  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from rawws.local.outgoing import ENTRY_BYTES, Outgoing
 from rawws.local.protocol import History, Kind, note
 
 PARTS = [History("/x", "e", number, number == 2, ()) for number in range(3)]
-BEAT = note(Kind.SYNCED, 1)
+BEAT = note(Kind.SYNCED, 1, 0, 0)
 
 
 def test_entries_leave_in_their_order() -> None:

@@ -287,6 +287,28 @@ def test_all_rooms_together_stay_within_a_bound() -> None:
     assert owner.held_bytes == sum(room.held_bytes for room in owner._rooms.values())
 
 
+def test_rooms_that_nobody_follows_keep_histories_up_to_a_number() -> None:
+    """A stranger who publishes in a million rooms, each once, costs the others nothing."""
+    owner = Sequencer(max_rooms=3)
+    a, b = Worker(owner, "a"), Worker(owner, "b")
+    for number in range(5):
+        a.follow(f"/used/{number}")
+        a.publish(f"/used/{number}")
+    for number in range(20):
+        b.publish(f"/{number}")
+    a.take()
+
+    def kept(path: str) -> bool:
+        b.follow(path)
+        (history,) = (each for each in b.take() if isinstance(each, History))
+        b.send(Kind.UNFOLLOW, path)
+        return bool(history.records)
+
+    assert [number for number in range(20) if kept(f"/{number}")] == [17, 18, 19]
+    assert all(kept(f"/used/{number}") for number in range(5))
+    assert owner.held_bytes == sum(room.held_bytes for room in owner._rooms.values())
+
+
 def test_a_room_that_keeps_nothing_is_remembered_for_a_while(
     owner: Sequencer, workers: list[Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:

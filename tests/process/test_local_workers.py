@@ -194,6 +194,8 @@ async def test_any_worker_has_the_metrics_of_all(start_program: StartProgram) ->
     assert body.count("# HELP rawws_peers ") == 1
     (silent,) = (value for name, value in values.items() if name.startswith("rawws_silent_workers"))
     assert silent == 0
+    (kept,) = (value for name, value in values.items() if name.startswith("rawws_first_process_bytes"))
+    assert kept >= 0
     asking.hang_up()
     for client in clients:
         await client.aclose()

@@ -12,6 +12,7 @@ import rawws
 from rawws.broadcast.node_answers import Gathered, NodeAnswer, NodeName
 from rawws.broadcast.token_bucket import TokenBucket
 from rawws.hub.hub import Hub
+from rawws.local.local_rooms import LocalRooms
 from rawws.server.metrics import MetricsApp
 from rawws.server.plain_apps import HelloApp
 from tests.local.machine import Machine
@@ -165,6 +166,29 @@ async def test_a_worker_whose_answer_is_none_is_silent(
         assert values['rawws_rooms{worker="7"}'] == 5
         assert values['rawws_peers{kind="websocket",worker="7"}'] == 3
         assert values['rawws_rooms{worker="1"}'] == 0
+        client.hang_up()
+        server.stop()
+
+
+async def test_one_worker_tells_what_the_first_process_has(nursery: trio.Nursery) -> None:
+    """The histories of rooms that no worker follows any more would be seen nowhere else."""
+    machine = Machine(nursery)
+    hub = Hub(history=5)
+    async with machine(hub):
+        app = MetricsApp(hub, HelloApp([]), 1, of_all=True)
+        server = await nursery.start(partial(rawws.serve, hub, 0, host=LOOPBACK, http=app))
+        hub.room("/room/x").publish("kept")
+        assert hub.backplane is not None
+        await hub.backplane.flush()
+        (shared,) = hub.backplane
+        assert isinstance(shared, LocalRooms)
+        with trio.fail_after(PATIENCE_S):
+            while not shared.sequencer_rooms:  # its next sign of life tells
+                await trio.sleep(0.01)
+        client = await Client.unconnected().connect(server.port)
+        values = values_of((await client.ask(get("/metrics"))).body.decode())
+        assert values['rawws_first_process_rooms{worker="1"}'] == 1
+        assert values['rawws_first_process_bytes{worker="1"}'] == shared.sequencer_bytes >= len("kept")
         client.hang_up()
         server.stop()
 

@@ -62,10 +62,14 @@ def test_a_head_that_comes_again_is_not_split_again() -> None:
         head(b"X: " + b"a" * 2048),
         head(*[b"X: a"] * 32),
         head(b"Connection: Upgrade", b"Upgrade: websocket", b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="),
+        head(b"authorization: Bearer secret"),
+        head(b"Cookie: session=secret"),
+        head(b"Proxy-Authorization: Basic c2VjcmV0"),
+        head(line=b"GET /room/a?token=secret HTTP/1.1"),
     ],
-    ids=["long", "many fields", "a handshake"],
+    ids=["long", "many fields", "a handshake", "a token", "a cookie", "a password", "a token in the query"],
 )
-def test_a_head_that_is_large_or_will_not_come_again_is_not_kept(raw: bytes) -> None:
+def test_a_head_that_is_large_or_secret_or_will_not_come_again_is_not_kept(raw: bytes) -> None:
     first, second = read(raw, Limits()), read(raw, Limits())
     assert first is not None
     assert second is not None
