@@ -139,12 +139,13 @@ def by_post(server: Running, seconds: float, connections: int = POSTING) -> floa
     payload = b"x" * PAYLOAD_BYTES
     head = f"POST {PATH} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: text/plain\r\nContent-Length: {len(payload)}\r\n\r\n"
     request = head.encode() + payload
-    reader = open_clients(server.port, 1)
     clients = [connect(server.port) for _ in range(connections)]
+    reader: list[socket.socket] = []
     poller = select.epoll()
     try:
         if b" 202 " not in ask(clients[0], request).split(b"\r\n")[0]:
             raise LoadError("a POST was not accepted")
+        reader = open_clients(server.port, 1)  # now that all messages of an earlier measurement have been relayed
         by_fd = {sock.fileno(): sock for sock in clients}
         for sock in [*clients, *reader]:
             poller.register(sock.fileno(), select.EPOLLIN)

@@ -19,7 +19,7 @@ from rawws.hub.hub import Hub
 from tests.groups.test_push import Hook, hook  # noqa: F401
 from tests.groups.test_workers import SUBPROTOCOLS, Running, _redis, receive, serving
 from tests.redis_server import RedisServer, network, redis_server
-from tests.serving.machine import LOOPBACK, PATIENCE_S
+from tests.serving.machine import LOOPBACK
 from tests.serving.programs import StartProgram
 
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
@@ -384,7 +384,7 @@ async def test_a_worker_waits_by_redis_clock_for_a_job_that_was_put_off(redis: R
         began = time.monotonic()
         await worker.send(json.dumps({"nak": first, "in": 0.3}))
         assert (await receive(worker))[0] == {"id": first, "try": 2}
-        assert 0.25 < time.monotonic() - began < PATIENCE_S
+        assert time.monotonic() - began > 0.25
 
 
 async def test_an_ended_connection_to_redis_takes_no_groups(redis: RedisServer) -> None:
