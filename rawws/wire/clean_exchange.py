@@ -180,8 +180,7 @@ def _read(received: bytes | bytearray) -> tuple[Request, int] | None:
 def _may_come_again(received: bytearray) -> bool:
     """Say whether bytes are one head, as it seems, that is small, and may be kept.
 
-    One with a secret may not: it must not outlive its connection. A query has a token, or a place that is new each
-    time.
+    A secret must not outlive its connection. A query has one, or a place that is new each time.
     """
     if len(received) > _MOST_KEPT_BYTES or not received.endswith(b"\r\n\r\n"):
         return False
