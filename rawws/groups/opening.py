@@ -130,23 +130,19 @@ class OpenGroups:
             self._has_ended.set()
 
     async def _begin_push(self, target: PushTarget, nursery: trio.Nursery) -> None:
-        pusher = Pusher(target, nursery)
-        found = await self._groups.open(target.path, pusher.query)
-        if found is AWAY:
-            nursery.start_soon(self._push_later, pusher, target)
-            return
-        if isinstance(found, Refusal):
-            raise UsageError(f"jobs can't be pushed to {target.url}: {found.sentence}")
-        pusher.join(found)
+        pusher = Pusher(target, nursery, self._groups.open)
+        refusal = await pusher.begin()
+        if refusal is AWAY:
+            nursery.start_soon(self._push_later, pusher)
+        elif refusal is not None:
+            raise UsageError(f"jobs can't be pushed to {target.url}: {refusal.sentence}")
 
-    async def _push_later(self, pusher: Pusher, target: PushTarget) -> None:
+    async def _push_later(self, pusher: Pusher) -> None:
         """Begin to push jobs when Redis is there."""
-        while (found := await self._groups.open(target.path, pusher.query)) is AWAY:
+        while (refusal := await pusher.begin()) is AWAY:
             await trio.sleep(PUSH_RETRY_S)
-        if isinstance(found, Refusal):
-            pusher.end(found)
-        else:
-            pusher.join(found)
+        if refusal is not None:
+            pusher.end(refusal)
 
     async def begin(self) -> None:
         """Open the groups that are stored. Raises `StoreError` if they can't be read, and `UsageError`."""

@@ -14,6 +14,7 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import closing, suppress
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -27,7 +28,7 @@ from rawws.broadcast.message_ids import MessageId
 from rawws.errors import Refusal, UsageError
 from rawws.groups.group import OF_CONNECTION, Worker
 from rawws.groups.protocol import Answer, GroupQuery, Verb, check_name
-from rawws.groups.queue import Queue
+from rawws.groups.queue import BEGINS_AGAIN, Queue
 from rawws.groups.shelf import StoredMessage
 from rawws.wire.frames import Opcode
 from rawws.wire.trace import FAULT, STATE, shorten
@@ -37,6 +38,7 @@ TRIES = 20  # with the waits below, about a day and a half
 TIMEOUT_S = 30.0
 LONGEST_S = 2 * TIMEOUT_S  # before the end of its lease, so that no job is under way twice
 FIRST_WAIT_S, MAX_WAIT_S = 1.0, 14_400.0
+AGAIN_S = 60.0  # between two tries to open a group that begins again
 MAX_DATE_CHARACTERS = 64
 RETRIED = frozenset({408, 425, 429})
 _RULE = "give it as 'ROOM GROUP URL', such as '/room/pay sms https://sms.internal/hook'"
@@ -89,7 +91,14 @@ class Outcome(NamedTuple):
 class Pusher:
     """The worker that sends the jobs of one group to a URL, as a `Client` of the group."""
 
-    def __init__(self, target: PushTarget, nursery: trio.Nursery) -> None:
+    def __init__(
+        self,
+        target: PushTarget,
+        nursery: trio.Nursery,
+        open_group: Callable[[str, GroupQuery], Awaitable[Queue | Refusal]],
+    ) -> None:
+        """``open_group`` opens a group of a room, or makes it."""
+        self._open_group = open_group
         self._target = target
         self._nursery = nursery
         self._limiter = trio.CapacityLimiter(AT_ONCE)
@@ -103,8 +112,15 @@ class Pusher:
         """The query that a worker of this kind would have."""
         return GroupQuery(self._target.group, AT_ONCE, 3 * TIMEOUT_S, TRIES)
 
-    def join(self, runner: Queue) -> None:
-        """Begin to take jobs."""
+    async def begin(self) -> Refusal | None:
+        """Open the group and begin to take its jobs; return why that can't be."""
+        found = await self._open_group(self._target.path, self.query)
+        if isinstance(found, Refusal):
+            return found
+        self._join(found)
+        return None
+
+    def _join(self, runner: Queue) -> None:
         self._runner = runner
         runner.join(self.worker, self)
         target = self._target
@@ -121,11 +137,21 @@ class Pusher:
         """Do nothing: each job is under way by itself."""
 
     def end(self, refusal: Refusal) -> None:
+        if refusal is BEGINS_AGAIN:
+            self._nursery.start_soon(self._begin_again)
+            return
         sentence = f"no more jobs are pushed to {shorten(self._target.url)}: {refusal.sentence}"
         logs.server_line(logging.WARNING, FAULT, sentence)
 
     def lose(self, job: MessageId) -> None:
         """Do nothing: the URL has had its say, and another worker has the job or has done it."""
+
+    async def _begin_again(self) -> None:
+        """Take the jobs of the group that has begun again, as a worker does that connects again."""
+        while (refusal := await self.begin()) is not None:
+            sentence = f"jobs can't be pushed to {shorten(self._target.url)}, which is tried again: {refusal.sentence}"
+            logs.server_line(logging.WARNING, FAULT, sentence)
+            await trio.sleep(AGAIN_S)
 
     async def _push(self, job: MessageId, tried: int, message: StoredMessage) -> None:
         """Send a job, and answer for it. An error in rawws itself costs this try alone."""

@@ -1,7 +1,7 @@
 """The entries that may go before the messages for which a store has no space.
 
-What groups have to store makes the store smaller in the end: a message that all groups are done with may be forgotten.
-So it must not wait for the messages that came before it. Otherwise a full store would stay full.
+The changes of groups make the store smaller in the end: a message that all groups are done with may be forgotten. So
+they must not wait for the messages that came before them. Otherwise a full store would stay full.
 """
 
 from __future__ import annotations
@@ -21,6 +21,6 @@ def is_growth(entry: Entry) -> bool:
 
 
 def overtaking(entries: Iterable[Entry]) -> Iterator[bool]:
-    """Yield for each entry whether it may go before the messages that wait. Those that go stay in their order."""
+    """Yield for each entry whether it may go before the messages that wait. All that may stay in their order."""
     for entry in entries:
         yield not is_growth(entry) and not isinstance(entry, Keep)

@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -16,9 +16,12 @@ import trio
 import rawws
 from rawws.broadcast.message_ids import MessageId
 from rawws.errors import UsageError
+from rawws.groups.limits import TOO_MANY
 from rawws.groups.protocol import Verb
 from rawws.groups.push import Outcome, PushRequest, PushTarget, read_push, retry_after
 from rawws.groups.shelf import StoredMessage
+from rawws.store.sqlite_engine import SqliteEngine
+from rawws.store.stored_rooms import StoredRooms
 from rawws.wire.frames import Opcode
 from tests.groups.test_workers import serving
 
@@ -55,7 +58,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hook() -> Iterator[Hook]:
-    server = Hook(503, 204, 400)
+    with listening_hook(503, 204, 400) as server:
+        yield server
+
+
+@contextmanager
+def listening_hook(*statuses: int) -> Iterator[Hook]:
+    server = Hook(*statuses)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield server
@@ -82,6 +91,33 @@ async def test_a_job_is_sent_until_it_is_taken_or_dead(
         assert f"pushes to {hook.url} succeed again" in caplog.text
         assert await hub.queues.end("/pay", "sms")
         assert f"no more jobs are pushed to {hook.url}" in caplog.text
+
+
+async def test_pushes_go_on_with_a_group_that_begins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("rawws.groups.push.AGAIN_S", 0.01)
+    with listening_hook() as hook:
+        hub = rawws.Hub(store=tmp_path / "rooms.db", store_sync="never", push=[f"/pay sms {hook.url}"])
+        async with serving(hub) as running:
+            await running.say("old")
+            while (await running.state())["done"] < 1:
+                await trio.sleep(0.01)
+            assert isinstance(hub.stored, StoredRooms)
+            engine = hub.stored.committer.engine
+            assert isinstance(engine, SqliteEngine)
+            engine._writer.execute("UPDATE rooms SET newest = 77")  # a damaged row
+            engine._rooms.clear()
+            monkeypatch.setattr("rawws.groups.groups.MAX_GROUPS", 0)
+            (new,) = await running.say("new")
+            refused = f"jobs can't be pushed to {hook.url}, which is tried again: {TOO_MANY.sentence}"
+            while refused not in caplog.text:
+                await trio.sleep(0.01)
+            monkeypatch.setattr("rawws.groups.groups.MAX_GROUPS", 1)
+            while len(hook.got) < 2:
+                await trio.sleep(0.01)
+            assert hook.got[1] == (new, "1", b"new")
+    assert "no more jobs are pushed" not in caplog.text
 
 
 async def test_a_job_waits_for_an_endpoint_that_is_away(caplog: pytest.LogCaptureFixture) -> None:
