@@ -24,7 +24,7 @@ import trio
 import rawws
 from rawws.application.spec import Receive, Scope, Send
 from rawws.broadcast.log import History
-from rawws.hub.hub import Mode
+from rawws.hub.hub_arguments import Mode
 from rawws.page import About
 from rawws.page.feed import Feed
 from rawws.relay.loop import current_loop

@@ -23,7 +23,8 @@ from rawws.cli.files import RereadFiles
 from rawws.cli.serve_flags import FLAGS
 from rawws.cli.token_sources import TokenSources, check_token_flags
 from rawws.errors import UsageError
-from rawws.hub.hub import Hub, Mode
+from rawws.hub.hub import Hub
+from rawws.hub.hub_arguments import Mode
 from rawws.hub.queues import why_none
 from rawws.local.sequencer import Sequencer
 from rawws.local.serving import SequencerServer

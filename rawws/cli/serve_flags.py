@@ -24,7 +24,8 @@ from rawws.cli.arguments import (
 )
 from rawws.cli.flags import Flag, FlagTable, Value, show_size
 from rawws.cli.token_sources import TOKEN_FLAGS
-from rawws.hub.hub import STORE_SYNCS, Hub, Mode
+from rawws.hub.hub import STORE_SYNCS, Hub
+from rawws.hub.hub_arguments import Mode
 from rawws.relay.lag_policies import POLICIES
 from rawws.server.serve import serve
 

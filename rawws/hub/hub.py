@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import logging
 import math
 import os
@@ -10,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import trio
 
@@ -28,8 +27,9 @@ from rawws.errors import RETRY_SOON, Refusal, UsageError
 from rawws.hooks import is_application_error, log_failure
 from rawws.hub.closed_store import ClosedStore
 from rawws.hub.doors import Door, action_through
+from rawws.hub.hub_arguments import Mode, attendance_of, check_push, check_queues, check_store, choose, moderator_of
 from rawws.hub.hub_commands import DISCONNECT, HubCommands, disconnect_body
-from rawws.hub.moderator import Attendance, AttendedWatchers, Moderator, OnMember, OnMessage
+from rawws.hub.moderator import AttendedWatchers, OnMember, OnMessage
 from rawws.hub.paths import BESIDE_AN_APPLICATION, RoomPaths
 from rawws.hub.queues import NO_STORE, QUEUE_BYTES, SHARED, NoQueues, Queues
 from rawws.hub.registry import RoomRegistry, RoomsInUse
@@ -37,7 +37,7 @@ from rawws.hub.regranting import Effect, let_write, regrant
 from rawws.hub.room import Room
 from rawws.hub.shards import Shards
 from rawws.hub.waiting_polls import WaitingPolls
-from rawws.limits import LEAST_STORE_BYTES, MAX_LAG_BYTES, MIB, by_flag, check_names, check_number
+from rawws.limits import LEAST_STORE_BYTES, MAX_LAG_BYTES, MIB, by_flag, check_number
 from rawws.net.accept import Address
 from rawws.net.transport import Transport
 from rawws.relay.backplane import Backplane
@@ -64,11 +64,6 @@ STORED_ROOMS = 1_000_000
 # The dead jobs of a group that are kept at least, and for how long: somebody has to look at them.
 MOST_DEAD_JOBS, DEAD_JOBS_AGE_S = 10_000, 10 * 365 * 86_400.0
 STORE_SYNCS = ("always", "interval", "never")
-
-
-class Mode(enum.Enum):
-    BROADCAST = "broadcast"  # each message to all of the room, its sender included
-    ECHO = "echo"  # each message to its sender alone
 
 
 class Hub:
@@ -165,15 +160,15 @@ class Hub:
             raise UsageError(f"hello can't be {hello!r}; it is a text")
         if settings is not None:
             check_plain("settings", settings, "path")
-        self.mode = _choose(Mode, mode, "mode")
-        self.store = _check_store(store, self.mode)
+        self.mode = choose(Mode, mode, "mode")
+        self.store = check_store(store, self.mode)
         self.store_sync = store_sync
         check_number("store_interval_s", store_interval_s, whole=False)
         if store_bytes is not None:
             check_number("store_bytes", store_bytes, least=LEAST_STORE_BYTES)
         check_number("store_rooms", store_rooms, least=1)
         self.store_bytes, self.store_rooms = store_bytes, store_rooms
-        self.push = _check_push(push)
+        self.push = check_push(push)
         check_number("queue_bytes", queue_bytes, least=1)
         self.store_interval_s = store_interval_s
         if store_sync not in STORE_SYNCS:
@@ -193,13 +188,13 @@ class Hub:
         self.stored: Backplane[RoomState] | None = None  # through which rooms are stored, while the store is open
         self.queues: Queues = NoQueues(NO_STORE)  # the groups of its rooms
         self.queue_bytes = queue_bytes
-        self.queue_in_memory = _check_queues(queue_in_memory, store, self.mode)
+        self.queue_in_memory = check_queues(queue_in_memory, store, self.mode)
         self._rooms_at = None if rooms_at is None else RoomPaths(rooms_at)
         self._settings_for = settings
         self._max_rooms = max_rooms
         self.hello = hello or ""
-        self.moderator = _moderator(on_message, self.mode)
-        self._attendance = _attendance(on_join, on_leave)
+        self.moderator = moderator_of(on_message, self.mode)
+        self._attendance = attendance_of(on_join, on_leave)
         self.registry = RoomRegistry(
             self._choose_settings, self._choose_backplane, self._choose_gate, self._make_watchers
         )
@@ -535,56 +530,6 @@ class Hub:
     def _publishes(self, peer: Peer) -> bool:
         """Whether what the peer sends is a message for its room."""
         return self.mode is Mode.BROADCAST and not peer.encoding.is_one_way
-
-
-def _check_store(store: str | os.PathLike[str] | None, mode: Mode) -> str | os.PathLike[str] | None:
-    if store is None:
-        return None
-    if not isinstance(store, str | os.PathLike) or not os.fspath(store):
-        raise UsageError(f"store can't be {store!r}; it is the path of a file, such as 'rooms.db'")
-    if mode is Mode.ECHO:
-        raise UsageError("a store is for the messages of rooms, and with mode='echo' there are none; leave one out")
-    return store
-
-
-def _check_push(push: Sequence[str] | None) -> tuple[str, ...]:
-    check_names("push", push)
-    return tuple(push or ())
-
-
-def _check_queues(in_memory: bool, store: object, mode: Mode) -> bool:
-    if in_memory and store is not None:
-        raise UsageError("queue_in_memory is for a hub without a store, which keeps its jobs there; leave one out")
-    if in_memory and mode is Mode.ECHO:
-        raise UsageError("jobs are the messages of rooms, and with mode='echo' there are none; leave one out")
-    return in_memory
-
-
-_Choice = TypeVar("_Choice", bound=enum.Enum)
-
-
-def _choose(choices: type[_Choice], given: _Choice | str, what: str) -> _Choice:
-    try:
-        return choices(given)
-    except ValueError:
-        names = ", ".join(repr(choice.value) for choice in choices)
-        raise UsageError(f"there is no {what} {given!r}; give one of {names}") from None
-
-
-def _moderator(on_message: OnMessage | None, mode: Mode) -> Moderator | None:
-    if on_message is None:
-        return None
-    check_plain("on_message", on_message, "sender", "message")
-    if mode is Mode.ECHO:
-        raise UsageError("on_message is asked about the messages of rooms, and with mode='echo' there are none")
-    return Moderator(on_message)
-
-
-def _attendance(on_join: OnMember | None, on_leave: OnMember | None) -> Attendance | None:
-    for name, given in (("on_join", on_join), ("on_leave", on_leave)):
-        if given is not None:
-            check_plain(name, given, "member")
-    return None if on_join is None and on_leave is None else Attendance(on_join, on_leave)
 
 
 def _is_user(user: object, wanted: object) -> bool:

@@ -25,7 +25,7 @@ import rawws.relay.ready_sockets
 from rawws.broadcast.encodings import PLAIN, Encoding
 from rawws.broadcast.log import BroadcastLog
 from rawws.broadcast.query import RoomQuery
-from rawws.hub.hub import Mode
+from rawws.hub.hub_arguments import Mode
 from rawws.hub.room import state_of
 from rawws.limits import Limits
 from rawws.net.poller import READABLE, SelectorPoller, make_poller

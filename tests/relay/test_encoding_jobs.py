@@ -15,7 +15,7 @@ from rawws.broadcast.encodings import SUBPROTOCOL, Encoding
 from rawws.broadcast.log import Cursor
 from rawws.broadcast.message_ids import Ids
 from rawws.broadcast.segments import Segment
-from rawws.hub.hub import Mode
+from rawws.hub.hub_arguments import Mode
 from rawws.hub.room import state_of
 from rawws.limits import MIB, Limits
 from rawws.relay import encoding_jobs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rawws.hub.hub import Mode
+from rawws.hub.hub_arguments import Mode
 from rawws.wire.deflate import Deflater, inflate_whole
 from rawws.wire.frames import RSV1, FrameHeader, Opcode, encode_frame, parse_header
 from tests.serving.client import Client

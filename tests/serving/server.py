@@ -11,7 +11,8 @@ import trio
 
 from rawws.access.grant import ANYBODY, Admitted
 from rawws.errors import Cause
-from rawws.hub.hub import Hub, Mode
+from rawws.hub.hub import Hub
+from rawws.hub.hub_arguments import Mode
 from rawws.limits import MAX_LAG_BYTES, Limits
 from rawws.net.listeners import open_listeners
 from rawws.net.transport import Transport
