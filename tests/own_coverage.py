@@ -36,7 +36,7 @@ FOLDERS = ("wire", "broadcast", "access", "inspection")
 SINGLE = (
     *("store/checksums", "store/entries", "store/file_bounds", "store/losses", "store/modes", "store/retention"),
     *("local/outgoing", "local/protocol", "local/sequence", "local/sequencer"),
-    *("groups/backlog", "groups/group", "groups/mirror", "groups/protocol", "groups/timers"),
+    *("groups/backlog", "groups/group", "groups/leases", "groups/mirror", "groups/protocol", "groups/timers"),
 )
 MODULES = sorted(
     [

@@ -47,7 +47,7 @@ SANS_IO = ("wire", "broadcast", "access", "inspection")
 SANS_IO_SINGLE = {
     *(f"rawws.store.{name}" for name in ("checksums", "entries", "losses", "modes", "retention")),
     *(f"rawws.local.{name}" for name in ("outgoing", "protocol", "sequence", "sequencer")),
-    *(f"rawws.groups.{name}" for name in ("backlog", "group", "mirror", "protocol", "timers")),
+    *(f"rawws.groups.{name}" for name in ("backlog", "group", "leases", "mirror", "protocol", "timers")),
 }
 LIBRARIES = {"h11", "wsproto", "numpy", "jwt", "cryptography"}  # the last three only where they are installed
 OURS = {*SANS_IO, "errors", "limits"}

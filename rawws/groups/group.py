@@ -14,13 +14,12 @@ caller's, in seconds of a clock that never jumps; ``wall`` is the time of day, w
 
 from __future__ import annotations
 
-import enum
 import heapq
-import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from rawws.groups.leases import DEAD, DELAYED, LEASED, OF_CONNECTION, PARKED, READY, Dead, Delivery, OpenJob, Worker
 from rawws.groups.timers import Timers
 from rawws.store.entries import GroupState, GroupWrite, Job
 
@@ -32,53 +31,10 @@ MAX_PARKED = 1000
 JOB_BYTES = 420
 GROUP_BYTES = 2600
 
-DEFAULT_ACK_S = 30.0
 # A lease begins when its delivery is sent. If that is later than this after it was stored, it is stored again.
 LATE_S = 0.25
 # Timers that mean nothing any more are left out when there are more than twice as many as jobs, and this many besides.
 SPARE_TIMERS = 1000
-# The leases of workers whose connection has ended with the server begin with this.
-OF_CONNECTION = "#"
-
-
-class Worker:
-    """A worker of a group: what it may have at a time, and what it has."""
-
-    __slots__ = ("ack_s", "is_paused", "is_queued", "jobs", "lease", "most", "once", "tries")
-
-    def __init__(self, lease: str, *, most: int = 1, ack_s: float = 30.0, tries: int = 5, once: bool = False) -> None:
-        """``lease`` is the name of its leases, and no other worker's.
-
-        ``once`` is a worker that gets a single job, and keeps the lease of it when it has gone.
-        """
-        self.lease = lease
-        self.most = most
-        self.ack_s = ack_s
-        self.tries = tries
-        self.once = once
-        self.jobs: dict[int, _Job] = {}
-        self.is_paused = False  # it takes nothing at present
-        self.is_queued = False  # it is among the free ones
-
-    def __repr__(self) -> str:
-        return f"<Worker {self.lease} jobs={len(self.jobs)}/{self.most}>"
-
-
-class Delivery(NamedTuple):
-    """A job for a worker. It goes out when its lease is stored."""
-
-    worker: Worker
-    number: int
-    tried: int  # the number of this delivery, from 1 on
-
-
-class Dead(NamedTuple):
-    """A job that no worker gets any more, with the reason."""
-
-    number: int
-    tries: int
-    reason: str
-    worker: str  # the name of the last lease; empty if that isn't known
 
 
 class Counts(NamedTuple):
@@ -88,34 +44,6 @@ class Counts(NamedTuple):
     redelivered: int  # deliveries of jobs that had been delivered before
     done: int
     dead: int
-
-
-class _At(enum.Enum):
-    READY = enum.auto()
-    DELAYED = enum.auto()  # until a time
-    PARKED = enum.auto()  # until an earlier job with its key is finished
-    LEASED = enum.auto()
-    DEAD = enum.auto()
-
-
-_READY, _DELAYED, _PARKED, _LEASED, _DEAD = _At
-
-
-class _Job:
-    __slots__ = ("ack_s", "at", "due", "is_sent", "key", "lease", "most_tries", "number", "reason", "tries", "worker")
-
-    def __init__(self, number: int, key: str | None, at: _At) -> None:
-        self.number = number
-        self.key = key
-        self.at = at
-        self.tries = 0
-        self.due = 0.0  # the end of its lease, or the time of its next try
-        self.lease = ""  # of its present or its last worker
-        self.worker: Worker | None = None  # its present one, if that is here
-        self.is_sent = False
-        self.ack_s = DEFAULT_ACK_S
-        self.most_tries = math.inf  # as its last worker says
-        self.reason = ""  # why its last try has failed
 
 
 class _Run:
@@ -138,7 +66,7 @@ class Group:
         self.path = path
         self.name = name
         self.position = position
-        self._jobs: dict[int, _Job] = {}
+        self._jobs: dict[int, OpenJob] = {}
         self._runs: deque[_Run] = deque()
         self._read_to = position
         self._ready: list[int] = []  # a heap; each is READY, or not among the jobs any more
@@ -168,13 +96,13 @@ class Group:
         return group
 
     def _restore(self, stored: Job, key: str | None, now: float, wall: float) -> None:
-        job = _Job(stored.number, key, _READY)
+        job = OpenJob(stored.number, key, READY)
         self._jobs[job.number] = job
         job.tries, job.lease, job.due = stored.tries, stored.lease, now + stored.due - wall
         is_first = key is None or self._queue_key(key, job.number)
         ended = not job.lease or job.lease.startswith(OF_CONNECTION)
         if not ended and job.due > now:
-            job.at, job.is_sent = _LEASED, True
+            job.at, job.is_sent = LEASED, True
             self.leased += 1
             self._timers.set(job.due, job.number)
             return
@@ -249,7 +177,7 @@ class Group:
         self._runs.append(_Run(first, last - first + 1, key, is_lost=is_lost))
         self._read_to = last
 
-    def _take(self) -> _Job | None:
+    def _take(self) -> OpenJob | None:
         """Make a job of the next message that a worker may have; return None if there is none."""
         runs, jobs = self._runs, self._jobs
         while runs and len(jobs) < MAX_JOBS and self._parked < MAX_PARKED:
@@ -262,7 +190,7 @@ class Group:
             run.next += 1
             if number == run.last:
                 runs.popleft()
-            job = jobs[number] = _Job(number, run.key, _READY)
+            job = jobs[number] = OpenJob(number, run.key, READY)
             if run.key is None or self._queue_key(run.key, number):
                 return job
             self._park(job)
@@ -277,8 +205,8 @@ class Group:
         queue.append(number)
         return False
 
-    def _park(self, job: _Job) -> None:
-        job.at = _PARKED
+    def _park(self, job: OpenJob) -> None:
+        job.at = PARKED
         self._parked += 1
         self._changed[job.number] = None
 
@@ -339,7 +267,7 @@ class Group:
                 self._die(job, job.reason or "it was delivered as often as that before")
                 continue
             number = job.number
-            job.at, job.is_sent, job.worker = _LEASED, False, worker
+            job.at, job.is_sent, job.worker = LEASED, False, worker
             job.tries = tried = job.tries + 1
             job.lease, job.ack_s, job.most_tries = worker.lease, worker.ack_s, worker.tries
             job.due = now + job.ack_s
@@ -391,7 +319,7 @@ class Group:
         own, so that no token is needed.
         """
         job = self._jobs.get(number)
-        if job is None or job.at is not _LEASED or job.lease.startswith(OF_CONNECTION):
+        if job is None or job.at is not LEASED or job.lease.startswith(OF_CONNECTION):
             return ""
         is_own = job.lease.partition(" ")[0] == token if token else job.tries == 1
         return job.lease if is_own else ""
@@ -406,7 +334,7 @@ class Group:
         before = len(done)
         for number in numbers:
             job = jobs.get(number)
-            if job is None or job.at is not _LEASED or job.lease != lease or not job.is_sent:
+            if job is None or job.at is not LEASED or job.lease != lease or not job.is_sent:
                 break
             worker = job.worker
             if worker is not None:
@@ -451,9 +379,9 @@ class Group:
         self._die(job, why or "its worker has given it up")
         return True
 
-    def _leased_to(self, number: int, lease: str) -> _Job | None:
+    def _leased_to(self, number: int, lease: str) -> OpenJob | None:
         job = self._jobs.get(number)
-        return job if job is not None and job.at is _LEASED and job.is_sent and job.lease == lease else None
+        return job if job is not None and job.at is LEASED and job.is_sent and job.lease == lease else None
 
     # Time
 
@@ -465,25 +393,23 @@ class Group:
             job = self._jobs.get(number)
             if job is None or job.due != due:
                 continue
-            if job.at is _LEASED:
+            if job.at is LEASED:
                 ended += 1
                 self._end_try(job, now, f"no answer within {job.ack_s:g} s")
-            elif job.at is _DELAYED:
-                job.at = _READY
+            elif job.at is DELAYED:
+                job.at = READY
                 heapq.heappush(self._ready, number)
         return ended
 
     def _forget_timers(self) -> None:
         """Leave out the timers that mean nothing any more, if there are many."""
         if self._timers.count > 2 * len(self._jobs) + SPARE_TIMERS:
-            timed = (
-                each for each in self._jobs.values() if each.at is _DELAYED or (each.at is _LEASED and each.is_sent)
-            )
+            timed = (each for each in self._jobs.values() if each.at is DELAYED or (each.at is LEASED and each.is_sent))
             self._timers.replace((each.due, each.number) for each in timed)
 
     # The ends of leases and jobs
 
-    def _release(self, job: _Job) -> None:
+    def _release(self, job: OpenJob) -> None:
         """Take a job from its worker, which may get another one."""
         self.leased -= 1
         worker, job.worker = job.worker, None
@@ -492,7 +418,7 @@ class Group:
             if not worker.once or not job.is_sent:
                 self._queue(worker)
 
-    def _end_try(self, job: _Job, now: float, why: str, in_s: float = 0.0) -> None:
+    def _end_try(self, job: OpenJob, now: float, why: str, in_s: float = 0.0) -> None:
         """End a lease without success."""
         self._release(job)
         self._changed[job.number] = None
@@ -506,19 +432,19 @@ class Group:
         job.due = now + in_s
         self._place(job, now, is_first=True)
 
-    def _place(self, job: _Job, now: float, *, is_first: bool) -> None:
+    def _place(self, job: OpenJob, now: float, *, is_first: bool) -> None:
         """Put a job where it waits."""
         if not is_first:
             self._park(job)
         elif job.due > now:
-            job.at = _DELAYED
+            job.at = DELAYED
             self._timers.set(job.due, job.number)
         else:
-            job.at = _READY
+            job.at = READY
             heapq.heappush(self._ready, job.number)
 
-    def _die(self, job: _Job, reason: str) -> None:
-        job.at = _DEAD
+    def _die(self, job: OpenJob, reason: str) -> None:
+        job.at = DEAD
         self.dead.append(Dead(job.number, job.tries, reason, job.lease))
 
     def bury(self) -> None:
@@ -526,7 +452,7 @@ class Group:
         self._finish(self._jobs[self.dead.popleft().number])
         self._died += 1
 
-    def _finish(self, job: _Job) -> None:
+    def _finish(self, job: OpenJob) -> None:
         number = job.number
         del self._jobs[number]
         self._changed.pop(number, None)
@@ -543,7 +469,7 @@ class Group:
             return
         self._parked -= 1
         following = self._jobs[queue[0]]
-        following.at = _READY
+        following.at = READY
         heapq.heappush(self._ready, following.number)
 
     # Changes to be stored
@@ -553,15 +479,9 @@ class Group:
         if not self.has_changes:
             return None
         shift = wall - now
-        jobs = tuple(self._stored(self._jobs[number], shift) for number in self._changed)
+        jobs = tuple(self._jobs[number].stored(shift) for number in self._changed)
         write = GroupWrite(self.path, self.name, self.position, jobs, tuple(self._done))
         self._changed.clear()
         self._done.clear()
         self._stored_position = self.position
         return write
-
-    @staticmethod
-    def _stored(job: _Job, shift: float) -> Job:
-        if job.at is _LEASED:
-            return Job(job.number, job.tries, job.due + shift, job.lease)
-        return Job(job.number, job.tries, job.due + shift if job.at is _DELAYED else 0.0, "")

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rawws.groups.group import OF_CONNECTION, Worker
+from rawws.groups.leases import OF_CONNECTION, Worker
 from rawws.groups.protocol import Answer, Verb
 
 # The most deliveries of a turn, the most events, and the bytes of payloads, which may be exceeded by a message.

@@ -14,7 +14,7 @@ import trio
 from rawws.access.grant import refuse_by_now
 from rawws.broadcast.message_ids import MessageId
 from rawws.errors import Refusal
-from rawws.groups.group import Worker
+from rawws.groups.leases import Worker
 from rawws.groups.protocol import Answer, AnswerQuery, GroupQuery, Verb
 from rawws.groups.queue import Queue
 from rawws.groups.shelf import StoredMessage

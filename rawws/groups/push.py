@@ -26,7 +26,7 @@ import trio
 from rawws import logs
 from rawws.broadcast.message_ids import MessageId
 from rawws.errors import Refusal, UsageError
-from rawws.groups.group import OF_CONNECTION, Worker
+from rawws.groups.leases import OF_CONNECTION, Worker
 from rawws.groups.protocol import Answer, GroupQuery, Verb, check_name
 from rawws.groups.queue import BEGINS_AGAIN, Queue
 from rawws.groups.shelf import StoredMessage

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 from rawws.broadcast.message_ids import MessageId
 from rawws.errors import RETRY_SOON, Refusal
-from rawws.groups.group import Worker
+from rawws.groups.leases import Worker
 from rawws.groups.protocol import Answer, GroupQuery
 from rawws.groups.shelf import StoredMessage
 from rawws.hub.queues import GroupFigures

@@ -17,7 +17,8 @@ from rawws import logs
 from rawws.access.dead_rooms import dead_room
 from rawws.broadcast.message_ids import MessageId
 from rawws.errors import Refusal
-from rawws.groups.group import OF_CONNECTION, Dead, Delivery, Group, Worker
+from rawws.groups.group import Group
+from rawws.groups.leases import OF_CONNECTION, Dead, Delivery, Worker
 from rawws.groups.protocol import NOT_LEASED, Answer, Obituary, Verb, encode_dead
 from rawws.groups.queue import BEGINS_AGAIN, ENDED, Answering, Client, State
 from rawws.groups.shelf import Shelf, StoredMessage

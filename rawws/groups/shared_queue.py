@@ -15,7 +15,7 @@ from rawws.backplane.leases import Leases, LeasesAway, TurnReply
 from rawws.broadcast.message_ids import MessageId
 from rawws.broadcast.stream_entries import Retention
 from rawws.errors import Refusal
-from rawws.groups.group import Worker
+from rawws.groups.leases import Worker
 from rawws.groups.mirror import Event, Mirror, Turn
 from rawws.groups.protocol import NOT_LEASED, Answer, Verb
 from rawws.groups.queue import ENDED, Answering, Client

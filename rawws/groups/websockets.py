@@ -14,7 +14,7 @@ from rawws.access.grant import Action, refuse_by_now
 from rawws.broadcast.encodings import SUBPROTOCOL
 from rawws.broadcast.message_ids import MessageId
 from rawws.errors import Refusal, UsageError
-from rawws.groups.group import Worker
+from rawws.groups.leases import Worker
 from rawws.groups.protocol import GROUP_ENDED, GroupQuery, JobLines, lost_lease, read_answer
 from rawws.groups.queue import ENDED, Queue
 from rawws.groups.shelf import StoredMessage

@@ -11,8 +11,8 @@ import trio
 from rawws.broadcast.log import History
 from rawws.broadcast.message_ids import MessageId
 from rawws.errors import Refusal
-from rawws.groups.group import Worker
 from rawws.groups.groups import Groups
+from rawws.groups.leases import Worker
 from rawws.groups.protocol import Answer, GroupQuery, Verb
 from rawws.groups.runner import Runner
 from rawws.groups.shelf import StoredMessage

@@ -7,7 +7,8 @@ import math
 import pytest
 
 from rawws.groups import group as module
-from rawws.groups.group import Counts, Dead, Delivery, Group, Worker
+from rawws.groups.group import Counts, Group
+from rawws.groups.leases import Dead, Delivery, Worker
 from rawws.store.entries import GroupState, GroupWrite, Job
 
 NOW, WALL = 100.0, 1_000_100.0

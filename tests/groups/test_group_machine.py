@@ -9,7 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from rawws.groups.group import Delivery, Group, Worker
+from rawws.groups.group import Group
+from rawws.groups.leases import Delivery, Worker
 from rawws.store.entries import GroupState, Job
 from tests.effort import examples
 

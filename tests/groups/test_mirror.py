@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from rawws.broadcast.message_ids import MessageId
-from rawws.groups.group import Worker
+from rawws.groups.leases import Worker
 from rawws.groups.mirror import HELD_BYTES, MIRROR_BYTES, MOST_EVENTS, Mirror, Turn
 from rawws.groups.protocol import Answer, Verb
 

@@ -24,7 +24,7 @@ from rawws.backplane.lease_scripts import OPEN, STATES
 from rawws.backplane.publisher import PUBLISH
 from rawws.backplane.turn_script import TURN
 from rawws.broadcast.message_ids import MessageId
-from rawws.groups.group import Worker
+from rawws.groups.leases import Worker
 from rawws.groups.mirror import Mirror, Turn
 from rawws.groups.protocol import Answer, Verb
 from tests.effort import examples
