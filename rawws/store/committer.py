@@ -27,7 +27,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import compress
 from operator import not_
-from typing import TypeAlias
 
 import trio
 
@@ -37,13 +36,12 @@ from rawws.relay.loop import current_loop
 from rawws.store.engine import Engine, StoreBroken, StoreError, StoreLimit, StoreUnfit
 from rawws.store.entries import Append, Entry, GroupEnd, GroupWrite, Outcome
 from rawws.store.overtaking import overtaking
+from rawws.store.waiting import OnDone, Result, Waiting, carry_out
 from rawws.store.writer_thread import WriterThread
 from rawws.wire.trace import FAULT, STATE, shorten
 
 # Publishers are held back when the entries that wait have this many bytes: as much as a disk writes in some 20 ms.
 MAX_WAITING_BYTES = 4 * MIB
-# The memory of an entry that waits, and of a job in it, besides their texts and frames (measured).
-ENTRY_BYTES, JOB_BYTES = 500, 150
 # The rest after a commit that has failed. It doubles each time.
 FIRST_REST_S, MAX_REST_S = 0.1, 5.0
 # Entries that have to be written, and leave nothing behind. They find out whether a store takes something again, if
@@ -53,32 +51,6 @@ PROBE = (GroupWrite("", "", 0), GroupEnd("", ""))
 # The engine tends its store this often, and more rarely while nothing is committed: the time doubles up to the second,
 # since a disk may sleep.
 TEND_S, MAX_TEND_S = 1.0, 64.0
-
-Result: TypeAlias = Outcome | StoreError
-OnDone: TypeAlias = Callable[[Result], None]
-
-
-class Waiting:
-    """An entry on its way into the store."""
-
-    __slots__ = ("entry", "held_bytes", "on_done")
-
-    def __init__(self, entry: Entry, on_done: OnDone | None, more_bytes: int) -> None:
-        self.entry = entry
-        self.on_done = on_done
-        self.held_bytes = size_of(entry) + more_bytes
-
-
-def size_of(entry: Entry) -> int:
-    """Return the bytes of memory that an entry takes while it waits."""
-    match entry:
-        case Append():
-            texts = len(entry.key or "") + len(entry.digest) + (entry.once.held_bytes if entry.once else 0)
-            return ENTRY_BYTES + len(entry.frames) + texts
-        case GroupWrite():
-            return ENTRY_BYTES + JOB_BYTES * (len(entry.jobs) + len(entry.done))
-        case _:
-            return ENTRY_BYTES
 
 
 @dataclass(slots=True)
@@ -382,9 +354,9 @@ class Committer:
         for each, result in done:
             if self.on_append and isinstance(each.entry, Append) and isinstance(result, Outcome):
                 self._tell_append(each.entry, result)
-            _tell(each, result)
+            each.tell(result)
         for call in self.on_commit:
-            _carry_out(call)
+            carry_out(call)
         self._release([each for each, _ in done], was_full=was_full)
 
     def _end_turn(self) -> None:
@@ -470,30 +442,17 @@ class Committer:
         assert self.failure is not None
         failed, self._queue = self._queue, deque()
         for each in failed:
-            _tell(each, self.failure)
+            each.tell(self.failure)
         self._release(failed, was_full=False)
 
     def _tell_append(self, entry: Append, outcome: Outcome) -> None:
         if outcome.is_stored:
             for call in self.on_append:
-                _carry_out(partial(call, entry, outcome))
+                carry_out(partial(call, entry, outcome))
 
     def _tell_change(self) -> None:
         for call in self.on_change:
             call()
-
-
-def _tell(waiting: Waiting, result: Result) -> None:
-    if waiting.on_done is not None:
-        _carry_out(partial(waiting.on_done, result))
-
-
-def _carry_out(call: Callable[[], None]) -> None:
-    """Call a function after a commit. If it fails, the other entries of the commit have their owners, too."""
-    try:
-        call()
-    except Exception:
-        logs.server.exception("#%d ! an error in rawws itself, after a commit", logs.SERVER)
 
 
 def _of_ours(error: Exception) -> StoreBroken:

@@ -31,10 +31,11 @@ from rawws.errors import RETRY_SOON, PublishError, Refusal
 from rawws.relay.backplane import AWAY, check_key
 from rawws.relay.loop import current_loop
 from rawws.relay.room_state import RoomState
-from rawws.store.committer import Committer, Result, Waiting
+from rawws.store.committer import Committer
 from rawws.store.engine import StoreError, StoreFull, StoreLimit, StoreUnfit
 from rawws.store.entries import Append, Clear, Keep
 from rawws.store.loaded_room import Committed, LoadedRoom, broadcast, read_history
+from rawws.store.waiting import Result, Waiting
 from rawws.wire.frames import count_frames, encode_message
 from rawws.wire.trace import FAULT
 

@@ -15,9 +15,10 @@ from trio.testing import wait_all_tasks_blocked
 from rawws.broadcast.log import History
 from rawws.relay.loop import current_loop
 from rawws.store import committer as committer_module
-from rawws.store.committer import PROBE, Committer, Result
+from rawws.store.committer import PROBE, Committer
 from rawws.store.engine import StoreBroken, StoreError, StoreFull, StoreLimit, StoreUnfit
 from rawws.store.entries import Append, Clear, Entry, GroupWrite, Job, Outcome
+from rawws.store.waiting import Result
 from tests.store.faulty_engine import FaultyEngine
 from tests.traced_memory import traced_memory
 

@@ -10,9 +10,10 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from rawws.store import committer as committer_module
-from rawws.store.committer import Committer, Result
+from rawws.store.committer import Committer
 from rawws.store.engine import StoreBroken, StoreError
 from rawws.store.entries import Outcome
+from rawws.store.waiting import Result
 from tests.serving.machine import PATIENCE_S
 from tests.store.faulty_engine import FaultyEngine
 from tests.store.test_committer import FULL, append, running, until
