@@ -35,7 +35,7 @@ FOLDERS = ("wire", "broadcast", "access", "inspection")
 # Those of folders whose other modules block.
 SINGLE = (
     *("store/checksums", "store/entries", "store/file_bounds", "store/losses", "store/modes", "store/retention"),
-    *("local/outgoing", "local/protocol", "local/sequence", "local/sequencer"),
+    *("local/outgoing", "local/protocol", "local/sequence", "local/sequencer", "local/unconfirmed"),
     *("groups/backlog", "groups/group", "groups/leases", "groups/mirror", "groups/protocol", "groups/timers"),
 )
 MODULES = sorted(

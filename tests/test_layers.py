@@ -46,7 +46,7 @@ SANS_IO = ("wire", "broadcast", "access", "inspection")
 # Single modules of this kind, in folders whose other modules block.
 SANS_IO_SINGLE = {
     *(f"rawws.store.{name}" for name in ("checksums", "entries", "losses", "modes", "retention")),
-    *(f"rawws.local.{name}" for name in ("outgoing", "protocol", "sequence", "sequencer")),
+    *(f"rawws.local.{name}" for name in ("outgoing", "protocol", "sequence", "sequencer", "unconfirmed")),
     *(f"rawws.groups.{name}" for name in ("backlog", "group", "leases", "mirror", "protocol", "timers")),
 }
 LIBRARIES = {"h11", "wsproto", "numpy", "jwt", "cryptography"}  # the last three only where they are installed

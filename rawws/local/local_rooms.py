@@ -14,9 +14,8 @@ from __future__ import annotations
 import itertools
 import logging
 import socket
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import trio
 
@@ -45,6 +44,7 @@ from rawws.local.protocol import (
     Publish,
     note,
 )
+from rawws.local.unconfirmed import Sent, Unconfirmed
 from rawws.relay.backplane import AWAY, CommandTaker, check_key
 from rawws.relay.loop import current_loop
 from rawws.relay.room_base import NOBODY
@@ -64,16 +64,6 @@ UNUSED_S = 5.0
 BEAT_S, MISSED_BEATS = 1.0, 3
 MAX_ASKED = 8
 _HOLD = "backplane"
-
-
-class _Sent(NamedTuple):
-    """Something that the sequencer has not confirmed."""
-
-    serial: int
-    size: int
-    messages: int
-    post: Outgoing | None = None
-    done: trio.Event | None = None
 
 
 class LocalRooms:
@@ -101,9 +91,7 @@ class LocalRooms:
         self._is_silent = False
         self._unsent: list[bytes] = []
         self._unsent_bytes = 0
-        self._serials = itertools.count(1)
-        self._sent: deque[_Sent] = deque()
-        self._sent_bytes = 0
+        self._sent = Unconfirmed(MAX_WAITING_BYTES)
         self._space = trio.lowlevel.ParkingLot()
         self._followed: dict[str, FollowedRoom] = {}
         self._to_broadcast: dict[FollowedRoom, None] = {}
@@ -148,7 +136,8 @@ class LocalRooms:
     def _held_bytes(self) -> int:
         rooms = sum(each.held_bytes for each in self._followed.values())
         answers = sum(gathering.held_bytes for gathering, _ in self._asked.values())
-        return self._sent_bytes + self._unsent_bytes + self._pipe.held_bytes + rooms + answers + self._work.held_bytes
+        sent = self._sent.held_bytes + self._unsent_bytes + self._pipe.held_bytes
+        return sent + rooms + answers + self._work.held_bytes
 
     # The link
 
@@ -230,12 +219,7 @@ class LocalRooms:
         self._is_gone = True
         self._unsent.clear()
         self._unsent_bytes = 0
-        for each in self._sent:
-            if each.post is not None:
-                each.post.problem = "the first process is gone"
-                _finish(each.post)
-            if each.done is not None:
-                each.done.set()
+        self._sent.fail("the first process is gone")
         self._space.unpark_all()
 
     @property
@@ -258,11 +242,11 @@ class LocalRooms:
 
     @property
     def is_full(self) -> bool:
-        return self._sent_bytes >= MAX_WAITING_BYTES
+        return self._sent.is_full
 
     @property
     def waiting(self) -> int:
-        return sum(each.messages for each in self._sent)
+        return self._sent.messages
 
     async def ready(self) -> None:
         while self.is_full and not self._is_gone:
@@ -275,7 +259,7 @@ class LocalRooms:
     def take(self, room: RoomState, frames: Sequence[bytes | bytearray], sender: int, key: str | None = None) -> int:
         check_key(key)
         messages = count_frames(frames, max(map(len, frames)))
-        serial = next(self._serials)
+        serial = next(self._sent.serials)
         given = Publish(serial, room.path, b"".join(frames), messages, sender, room.settings.history, key)
         self._put(given)
         return messages
@@ -285,7 +269,7 @@ class LocalRooms:
         frames: list[bytes | bytearray] = []
         encode_message(message.opcode, message.payload, frames)
         given = Publish(
-            next(self._serials),
+            next(self._sent.serials),
             message.path,
             b"".join(frames),
             1,
@@ -300,16 +284,11 @@ class LocalRooms:
 
     def _put(self, given: Publish, post: Outgoing | None = None) -> None:
         data = protocol.publish(given)
-        was_full = self.is_full
-        self._await(_Sent(given.serial, len(data) + OVERHEAD_BYTES, given.messages, post))
+        fills = self._sent.add(Sent(given.serial, len(data) + OVERHEAD_BYTES, given.messages, post))
         self._send_data(data)
-        if self.is_full and not was_full:
+        if fills:
             for followed in self._followed.values():
                 followed.room.holds.add(_HOLD)
-
-    def _await(self, sent: _Sent) -> None:
-        self._sent.append(sent)
-        self._sent_bytes += sent.size
 
     def withdraw(self, message: Outgoing) -> bool:
         """Return False: it is with the sequencer, or about to be."""
@@ -317,17 +296,7 @@ class LocalRooms:
         return False
 
     def _are_done(self, serial: int, results: list[Any]) -> None:
-        by_serial = {given[0]: given[1:] for given in results}
-        while self._sent and self._sent[0].serial <= serial:
-            sent = self._sent.popleft()
-            self._sent_bytes -= sent.size
-            if sent.done is not None:
-                sent.done.set()
-            if sent.post is not None:
-                epoch, first, is_reused = by_serial[sent.serial]
-                sent.post.is_reused = is_reused
-                sent.post.stored_as = "" if is_reused else f"{epoch}-{first}"
-                _finish(sent.post)
+        self._sent.confirm(serial, results)
         if not self.is_full:
             self._space.unpark_all()
             for followed in list(self._followed.values()):
@@ -338,8 +307,8 @@ class LocalRooms:
         followed = self._follow(room)
         if refusal := await self._settled(followed):
             return refusal
-        serial, done = next(self._serials), trio.Event()
-        self._await(_Sent(serial, OVERHEAD_BYTES, 0, done=done))
+        serial, done = next(self._sent.serials), trio.Event()
+        self._sent.add(Sent(serial, OVERHEAD_BYTES, 0, on_done=done.set))
         self._send(Kind.CLEAR, serial, room.path)
         with trio.move_on_after(PATIENCE_S):
             await done.wait()
@@ -509,9 +478,3 @@ class LocalRooms:
         Kind.LOST: _follow_again,
         Kind.CLEARED: _note_cleared,
     }
-
-
-def _finish(message: Outgoing) -> None:
-    message.is_done = True
-    if message.on_done is not None:
-        message.on_done()
