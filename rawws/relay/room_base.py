@@ -10,7 +10,7 @@ import math
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import trio
 
@@ -21,6 +21,7 @@ from rawws.broadcast.message_ids import Ids
 from rawws.broadcast.polled import Polled
 from rawws.broadcast.query import RoomQuery
 from rawws.broadcast.sender_runs import SenderRuns
+from rawws.broadcast.start_position import StartPosition
 from rawws.relay.backplane import Backplane
 from rawws.relay.gates import READ_ONLY, Gate
 from rawws.relay.polling import BETWEEN_POLLS_S, Poller, Polls, make_response
@@ -212,22 +213,7 @@ class RoomBase(Generic[Member]):
         """Return the position at which a reader starts, and the gap before it if there is one."""
         if self.shared is not None:
             self.shared.follow(self)
-        log = self.log
-        oldest = log.oldest(trio.current_time())
-        if reading.since is not None:
-            number = log.ids.number_of(reading.since)
-            if number is None or number < oldest - 1:
-                return StartPosition(oldest - 1, {"since": str(reading.since), "after": log.label(oldest - 1)})
-            if number > log.last_message:  # it has seen messages that we never had, so others may have missed them
-                return StartPosition(log.last_message, {"since": str(reading.since), "after": log.tail_id})
-            if not log.ids.knows(reading.since):  # the id is of a stream that was lost
-                return StartPosition(number, {"since": str(reading.since), "after": log.label(number)})
-            if log.is_gap(number + 1):  # messages that are lost, in the midst of the history
-                return StartPosition(number + 1, {"since": str(reading.since), "after": log.label(number + 1)})
-            return StartPosition(number, None)
-        if reading.last is not None:
-            return StartPosition(max(oldest - 1, log.last_message - reading.last), None)
-        return StartPosition(log.last_message, None)
+        return StartPosition.find(self.log, reading, trio.current_time())
 
     def poll_response(self, after: int, gap: dict[str, str] | None) -> Polled:
         """Return the response to a poll for the messages after a number. Polls in progress share it."""
@@ -508,10 +494,3 @@ class RoomBase(Generic[Member]):
         self.log.trim(lowest, trio.current_time())
         if self._senders is not None:
             self._senders.trim(self.log.last_before(self.log.first) + 1)
-
-
-class StartPosition(NamedTuple):
-    """The position at which a reader starts: after message ``after``. ``gap`` names the messages missing before it."""
-
-    after: int
-    gap: dict[str, str] | None

@@ -25,6 +25,7 @@ import rawws.relay.ready_sockets
 from rawws.broadcast.encodings import PLAIN, Encoding
 from rawws.broadcast.log import BroadcastLog
 from rawws.broadcast.query import RoomQuery
+from rawws.broadcast.start_position import StartPosition
 from rawws.hub.hub_arguments import Mode
 from rawws.hub.room import state_of
 from rawws.limits import Limits
@@ -32,7 +33,7 @@ from rawws.net.poller import READABLE, SelectorPoller, make_poller
 from rawws.net.transport import MORE_RECEIVE_BYTES, RECEIVE_BYTES, Transport
 from rawws.relay.loop import current_loop
 from rawws.relay.ready_sockets import Ready
-from rawws.relay.room_base import RoomBase, StartPosition
+from rawws.relay.room_base import RoomBase
 from rawws.relay.room_state import RoomState
 from rawws.relay.sending import MAX_OUTBOX_BYTES
 from rawws.wire import masking
