@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Any
-
-import trio
 
 from rawws import logs
 from rawws.access.grant import ANYBODY, Action, Admitted, Grant
@@ -21,7 +18,6 @@ from rawws.broadcast.message_ids import MessageId
 from rawws.broadcast.query import FROM_NOW_ON, RoomQuery, read_request
 from rawws.broadcast.response_stream import ResponseStream
 from rawws.broadcast.stream_encodings import EVENTS, StreamEncoding
-from rawws.broadcast.token_bucket import TokenBucket
 from rawws.callables import check_plain
 from rawws.errors import RETRY_SOON, Refusal, UsageError
 from rawws.hooks import is_application_error, log_failure
@@ -32,8 +28,8 @@ from rawws.hub.hub_commands import DISCONNECT, HubCommands, disconnect_body
 from rawws.hub.moderator import AttendedWatchers, OnMember, OnMessage
 from rawws.hub.paths import BESIDE_AN_APPLICATION, RoomPaths
 from rawws.hub.queues import NO_STORE, QUEUE_BYTES, SHARED, NoQueues, Queues
+from rawws.hub.reception import Reception
 from rawws.hub.registry import RoomRegistry, RoomsInUse
-from rawws.hub.regranting import Effect, let_write, regrant
 from rawws.hub.room import Room
 from rawws.hub.shards import Shards
 from rawws.hub.waiting_polls import WaitingPolls
@@ -43,9 +39,7 @@ from rawws.net.transport import Transport
 from rawws.relay.backplane import Backplane
 from rawws.relay.from_threads import Function
 from rawws.relay.gates import DEAD_JOBS, Gate
-from rawws.relay.leases import EXPIRED
-from rawws.relay.loop import current_loop
-from rawws.relay.peer import NOTHING, About, FlowControl, Peer, PeerGroup
+from rawws.relay.peer import NOTHING, About, Peer, PeerGroup
 from rawws.relay.room_state import RoomState
 from rawws.relay.settings import RoomSettings, Slow
 from rawws.relay.thread_queue import Outcome
@@ -55,7 +49,7 @@ from rawws.wire.handshake import Handshake
 from rawws.wire.messages import Request
 from rawws.wire.role import Role
 from rawws.wire.session import Session
-from rawws.wire.trace import FAULT, STATE
+from rawws.wire.trace import FAULT
 
 # The messages that each room of a hub with a store keeps, unless its program says otherwise.
 STORED_HISTORY = 1000
@@ -192,12 +186,12 @@ class Hub:
         self._rooms_at = None if rooms_at is None else RoomPaths(rooms_at)
         self._settings_for = settings
         self._max_rooms = max_rooms
-        self.hello = hello or ""
         self.moderator = moderator_of(on_message, self.mode)
         self._attendance = attendance_of(on_join, on_leave)
         self.registry = RoomRegistry(
             self._choose_settings, self._choose_backplane, self._choose_gate, self._make_watchers
         )
+        self._reception = Reception(self.registry, self.mode, hello or "", self._attendance)
         self.polls = WaitingPolls()
         self.commands = HubCommands(self.registry, self.polls)
         self._asked_for: RoomState | None = None  # the empty room that the last request was for
@@ -458,7 +452,7 @@ class Hub:
             encoding = encoding.deflated(agreement.server_window_bits)
         peer = Peer(number, transport, session, endpoint, encoding)
         peer.about = _about(transport, remote_address, admitted.user, handshake.subprotocol)
-        return self._add(peer, handshake.path, _reading_of(request), admitted, trailing_data)
+        return self._reception.add(peer, handshake.path, _reading_of(request), admitted, trailing_data)
 
     def stream_events(
         self,
@@ -475,61 +469,7 @@ class Hub:
         """Take over a connection whose response is a room's messages in an encoding. Its head has been sent."""
         peer = Peer(number, transport, ResponseStream(encoding), endpoint, encoding)
         peer.about = _about(transport, remote_address, admitted.user)
-        return self._add(peer, path, reading, admitted)
-
-    def _add(
-        self, peer: Peer, path: str, reading: RoomQuery, admitted: Admitted, trailing_data: bytes = b""
-    ) -> Peer | None:
-        """Have the loop serve a peer, and put it into a room; return None if it has gone meanwhile.
-
-        A peer that is lost meanwhile is in no room, but what it had sent before is still published.
-        """
-        loop = current_loop()
-        try:
-            loop.add(peer)
-        except OSError as error:
-            logs.line(logs.hub, logging.ERROR, peer.number, FAULT, f"can't be watched: {error.strerror or error}")
-            peer.transport.close()
-            return None
-        if admitted.ends_at != math.inf:
-            loop.leases.add(peer, admitted.ends_at, EXPIRED)
-        room = self.registry.get(path)
-        if self._publishes(peer):
-            let_write(peer, room, may_write=admitted is ANYBODY or Action.WRITE in admitted.action)
-        room.begin_soon(peer, partial(self._begin, peer, room, reading, trailing_data))
-        return peer if peer.transport.fileno() >= 0 else None
-
-    def _begin(self, peer: Peer, room: RoomState, reading: RoomQuery, trailing_data: bytes) -> None:
-        """Greet a peer, send it its starting position, put it into a room, and take what it has sent already."""
-        if peer.transport.fileno() < 0:
-            return
-        loop = current_loop()
-        if regrant(peer, room) is not Effect.CLOSED:  # its grant was asked for before a change
-            self._put_into(room, peer, reading)
-        if trailing_data and peer.transport.fileno() >= 0:
-            loop.feed(peer, trailing_data)
-
-    def _put_into(self, room: RoomState, peer: Peer, reading: RoomQuery) -> None:
-        loop = current_loop()
-        place = room.resolve(reading)
-        if logs.hub.isEnabledFor(logging.INFO):
-            sentence = f"joined room {room.path} (peers in it: {len(room) + 1})"
-            if place.after < room.log.last_message:
-                sentence += f", and reads from message {place.after + 1} of {room.log.last_message} on"
-            if place.gap is not None:
-                sentence += f"; messages after {place.gap['since']} are gone"
-            logs.line(logs.hub, logging.INFO, peer.number, STATE, sentence)
-        if self._publishes(peer) and (rate := peer.endpoint.limits.messages_per_s) != math.inf:
-            peer.flow = FlowControl(TokenBucket(rate, trio.current_time()))
-        if greeting := peer.encoding.greeting(self.hello, room.log.label(place.after), place.gap):
-            loop.sending.send(peer, greeting)
-        loop.join(peer, room, place.after, watches=reading.wants_presence and peer.encoding.has_controls)
-        if self._attendance is not None and room in peer.rooms:
-            self._attendance.join(peer)
-
-    def _publishes(self, peer: Peer) -> bool:
-        """Whether what the peer sends is a message for its room."""
-        return self.mode is Mode.BROADCAST and not peer.encoding.is_one_way
+        return self._reception.add(peer, path, reading, admitted)
 
 
 def _is_user(user: object, wanted: object) -> bool:
