@@ -17,8 +17,8 @@ import pytest
 import trio
 from hypothesis import settings
 
-import tests.effort  # noqa: F401 - it registers the profiles
 from tests import bytecode, costs
+from tests.effort import TRIES_ALL  # and the profiles are registered
 from tests.forked import Forker
 from tests.serving.machine import PATIENCE_S, pace, watch_the_clock
 from tests.serving.programs import StartProgram
@@ -105,7 +105,7 @@ def pytest_collection_finish() -> None:
 
 
 # No test takes a quarter of it on a machine that does nothing else.
-ALARM_S = 360
+ALARM_S = 7200 if TRIES_ALL else 360
 
 
 @pytest.fixture(autouse=True)
