@@ -115,6 +115,7 @@ async def rooms(
         for name in ("access", "authenticate", "ping_interval", "ping_timeout", "max_connections")
         if name in settings
     }
+    serve_settings.setdefault("ping_interval", None)  # on a slow machine, a ping would come between two messages
     hub = Hub(**settings)
     shared: Any = nullcontext()
     if isinstance(backplane, str | tuple):
