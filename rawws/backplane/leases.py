@@ -7,6 +7,7 @@ which groups have something due, so that a bell that wasn't heard costs a second
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
@@ -116,6 +117,7 @@ class Leases:
 
     def __init__(self, connector: Connector, node: str) -> None:
         self.node = node
+        self.serials = itertools.count(1)  # of the turns of this node
         self._connector = connector
         self._client: Client | None = None
         self._problem = ""  # the kind of trouble that has been logged

@@ -13,9 +13,8 @@ without a lease may be one that is done.
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,9 +96,13 @@ def lease_of(worker: Worker, node: str) -> str:
 class Mirror:
     """The workers of one node for a shared group, and their jobs."""
 
-    def __init__(self, node: str) -> None:
+    def __init__(self, node: str, serials: Iterator[int]) -> None:
+        """``serials`` has rising numbers for the calls of the node, by which Redis recognizes one that comes too late.
+
+        The next mirror of a group has to go on with them: Redis remembers the last one after a group has ended.
+        """
         self._node = node
-        self._serials = itertools.count(1)
+        self._serials = serials
         self._workers: dict[Worker, dict[str, Held]] = {}
         self._events: deque[Event] = deque()
         self._again = 0

@@ -50,7 +50,7 @@ class SharedQueue:
         self.name = name
         self.born = born
         self.problem: Refusal | None = None
-        self.mirror = Mirror(leases.node)
+        self.mirror = Mirror(leases.node, leases.serials)
         self._leases = leases
         self._dead = dead_room(path, name), kept
         self._make_again = make_again

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 from rawws.broadcast.message_ids import MessageId
@@ -20,7 +21,7 @@ def worker(name: str = "#1", most: int = 1, ack_s: float = 30.0) -> Worker:
 
 def working(*numbers: int, most: int = 2) -> tuple[Mirror, Worker]:
     """A mirror with a worker that has jobs since time 0."""
-    mirror, one = Mirror("n"), worker(most=most)
+    mirror, one = Mirror("n", itertools.count(1)), worker(most=most)
     mirror.join(one)
     turn = mirror.begin(0)
     for number in numbers:
@@ -34,7 +35,7 @@ def words(turn: Turn) -> list[tuple[str, str]]:
 
 
 def test_a_turn_asks_for_as_many_jobs_as_its_workers_may_have() -> None:
-    mirror, one, two = Mirror("n"), worker("#1 a", most=3), worker("tok #2 b", ack_s=1.5)
+    mirror, one, two = Mirror("n", itertools.count(1)), worker("#1 a", most=3), worker("tok #2 b", ack_s=1.5)
     mirror.join(one)
     mirror.join(two)
     request = mirror.begin(0).request("born")
@@ -49,7 +50,7 @@ def test_a_turn_asks_for_as_many_jobs_as_its_workers_may_have() -> None:
 
 
 def test_workers_that_have_got_nothing_come_first() -> None:
-    mirror, one, two = Mirror("n"), worker("#1", most=2), worker("#2")
+    mirror, one, two = Mirror("n", itertools.count(1)), worker("#1", most=2), worker("#2")
     mirror.join(one)
     mirror.join(two)
     turn = mirror.begin(0)
@@ -59,7 +60,7 @@ def test_workers_that_have_got_nothing_come_first() -> None:
 
 
 def test_the_name_of_a_lease_can_be_encoded() -> None:
-    mirror = Mirror("n")
+    mirror = Mirror("n", itertools.count(1))
     mirror.join(worker("#1 a (\ud800)"))
     assert mirror.begin(0).request("b")["wants"][0][0] == "#n #1 a (?)"
 
@@ -153,7 +154,7 @@ def test_a_job_that_was_not_sent_is_given_back() -> None:
 
 
 def test_a_job_that_comes_too_late_is_not_sent() -> None:
-    mirror, one = Mirror("n"), worker(ack_s=5)
+    mirror, one = Mirror("n", itertools.count(1)), worker(ack_s=5)
     mirror.join(one)
     turn = mirror.begin(10)
     assert not mirror.hold(turn, one, "17-1", 15)
@@ -186,7 +187,7 @@ def test_an_event_that_redis_leaves_for_later_is_sent_again() -> None:
 
 
 def test_the_events_of_a_turn_are_bounded() -> None:
-    mirror = Mirror("n")
+    mirror = Mirror("n", itertools.count(1))
     for number in range(MOST_EVENTS + 1):
         mirror.say_by_token(answer(number), "tok")
     turn = mirror.begin(0)

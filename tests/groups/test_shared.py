@@ -140,6 +140,17 @@ async def test_a_group_that_is_ended_at_one_node_is_ended_at_all(redis: RedisSer
         }
 
 
+async def test_a_group_that_has_been_ended_begins_again_at_once(redis: RedisServer) -> None:
+    async with node(redis.url) as a:
+        for number in range(5):
+            (given,) = await a.say(str(number))
+            taken, lease = await take(a)
+            assert taken == given
+            assert (await a.ask("POST", f"/pay?group=sms&ack={given}&lease={lease}")).status == 204
+        assert await a.hub.queues.end("/pay", "sms") is True
+        assert (await a.ask("GET", "/pay?group=sms&last=0")).status == 204, "its first turn isn't called too late"
+
+
 async def test_jobs_are_pushed_by_one_of_the_nodes(
     redis: RedisServer,
     hook: Hook,  # noqa: F811
