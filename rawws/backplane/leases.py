@@ -110,6 +110,7 @@ class TurnReply(NamedTuple):
     lost: Sequence[str] = ()
     next_s: float | None = None
     is_more: bool = False
+    before: int = 0  # the number of the node's last call that has taken place before this one
 
 
 class Leases:
@@ -243,7 +244,7 @@ class Leases:
         status, *rest = await self._call(TURN, [key_of(path), key_of(where)], arguments)
         if not rest:
             return TurnReply(_text(status))
-        results, handed, died, lost, next_ms, is_more = rest
+        results, handed, died, lost, next_ms, is_more, before = rest
         return TurnReply(
             _text(status),
             results,
@@ -252,6 +253,7 @@ class Leases:
             [_text(each) for each in lost],
             None if next_ms < 0 else next_ms / 1000,
             bool(is_more),
+            before,
         )
 
 

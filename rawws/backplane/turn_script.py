@@ -20,7 +20,8 @@ from rawws.backplane.lease_scripts import KEPT, OF_GROUP
 # Returns "GONE" if there is no such incarnation, "ENDED" if it has been ended, "STALE" for a call that comes too late.
 # Else "OK"; for each event 1, or 0 if the job isn't leased so, or 2 if it has to be sent again; deliveries, as the
 # place in "wants", the id, the tries and the fields; dead jobs, as the id, the tries and the reason; the ids of jobs
-# whose messages are lost; the milliseconds until something is due, or -1; and whether more can be had at once.
+# whose messages are lost; the milliseconds until something is due, or -1; and whether more can be had at once;
+# and the number of the last call of the node before this one.
 TURN = (
     KEPT
     + OF_GROUP
@@ -369,6 +370,7 @@ elseif is[3] == '1' and has_new_ready and redis.call('ZCARD', ready_key) > 0 the
 end
 local next = redis.call('ZRANGE', due_key, 0, 0, 'WITHSCORES')[2]
 redis.call('ZADD', 'rawws:groups', next or '+inf', name .. ' ' .. path)
-return {'OK', results, deliveries, dead, lost, next and math.max(0, tonumber(next) - now) or -1, is_more and 1 or 0}
+return {'OK', results, deliveries, dead, lost, next and math.max(0, tonumber(next) - now) or -1, is_more and 1 or 0,
+  marker[1]}
 """
 )

@@ -220,13 +220,14 @@ class SharedQueue:
         """Take a turn in Redis, and return why that can't be."""
         turn = self.mirror.begin(trio.current_time())
         self._told_workers = max(self._told_workers, turn.workers)
-        is_over = False
+        reply = TurnReply("STALE")
         try:
             reply = await self._leases.turn(self.name, self.path, self._dead, turn.request(self.born))
-            is_over = reply.status == "OK"
         finally:
-            if not is_over:
+            if reply.status == "STALE":
                 self.mirror.fail(turn)
+            elif reply.status != "OK":
+                self.mirror.refuse(turn)
         if self.problem is not None:
             return self.problem
         match reply.status:
@@ -254,7 +255,7 @@ class SharedQueue:
 
     def _end_turn(self, turn: Turn, reply: TurnReply) -> None:
         now = trio.current_time()
-        self._lose(self.mirror.end(turn, reply.results, now, is_more=reply.is_more))
+        self._lose(self.mirror.end(turn, reply.results, now, is_more=reply.is_more, before=reply.before))
         self._told_workers = turn.workers
         self._next_at = math.inf if reply.next_s is None else now + reply.next_s
         self._turned_at = now

@@ -334,6 +334,39 @@ async def test_an_answer_while_redis_is_away_counts_when_it_is_back(redis: Redis
 
 
 @pytest.mark.usefixtures("impatient")
+async def test_an_answer_while_redis_is_away_comes_too_late_if_another_worker_has_the_job(redis: RedisServer) -> None:
+    async with (
+        network(redis.port) as between,
+        node(between.url) as a,
+        node(redis.url) as b,
+        working(a, "group=sms&ack=1") as worker,
+    ):
+        (first,) = await b.say("1")
+        await receive(worker)
+        between.cut()
+        await until(lambda: is_away(a))
+        await worker.send(json.dumps({"ack": first}))
+        taken, _ = await take(b, "group=sms&wait=30&ack=1000")
+        assert taken == first
+        between.heal()
+        assert (await receive(worker))[0]["lost"] == first
+
+
+async def is_away(at: Running) -> bool:
+    return (await at.ask("GET", "/pay?group=sms&state")).status == 503
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_worker_that_answers_first_after_redis_has_lost_its_data_is_told_so(redis: RedisServer) -> None:
+    async with node(redis.url) as a, working(a) as worker:
+        (first,) = await a.say("1")
+        await receive(worker)
+        await redis.ask("FLUSHALL")
+        await worker.send(json.dumps({"ack": first}))
+        assert (await receive(worker))[0]["lost"] == first
+
+
+@pytest.mark.usefixtures("impatient")
 async def test_jobs_in_an_answer_that_was_lost_are_given_out_again_and_not_counted(redis: RedisServer) -> None:
     async with network(redis.port) as between, node(between.url) as a, node(redis.url) as b:
         worker: Any

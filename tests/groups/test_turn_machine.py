@@ -239,9 +239,9 @@ class TurnMachine(RuleBasedStateMachine):
     def turn(self, mirror: Mirror) -> None:
         self.expire()
         turn = mirror.begin(self.now)
-        status, results, handed, _, lost, next_ms, is_more = self.call(turn)
+        status, results, handed, _, lost, next_ms, is_more, before = self.call(turn)
         assert (status, lost) == (b"OK", [])
-        assert not mirror.end(turn, results, self.now, is_more=bool(is_more))
+        assert not mirror.end(turn, results, self.now, is_more=bool(is_more), before=before)
         free = sum(count for _, count in turn.wants)
         for place, given, tried, fields in handed:
             name, worker = given.decode(), turn.wants[place - 1][0]
