@@ -99,7 +99,10 @@ local function release(job)
 end
 local function fields_of(id)
   local found = redis.call('XRANGE', stream, id, id)[1]
-  if not found then return nil end
+  if not found then
+    budget = budget - 1024  -- a turn doesn't look for a hundred thousand messages that are lost
+    return nil
+  end
   local size = 0
   for _, field in ipairs(found[2]) do size = size + #field end
   budget = budget - math.max(size, 64)
@@ -258,7 +261,7 @@ while may_go_on() do
     local job = cache[id]
     ready[id] = false
     if not job then
-      -- It has been forgotten.
+      budget = budget - 1024  -- it has been forgotten
     elseif job[TRIES] >= wants[turn][2][3] then
       die(id, job, job[REASON] ~= '' and job[REASON] or 'it was delivered as often as that before')
     else

@@ -271,6 +271,28 @@ async def test_a_message_that_a_group_has_not_finished_is_not_trimmed(
         assert int(await redis.ask("XLEN", "rawws:/pay")) < 250  # Redis trims whole nodes of a hundred entries
 
 
+async def test_messages_that_were_deleted_by_hand_are_lost_a_bounded_number_at_once(
+    redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with node(redis.url) as a:
+        published = a.hub.room("/pay")
+        assert (await a.ask("GET", "/pay?group=sms&last=0")).status == 204
+        for number in range(3000):
+            published.publish(f"{number}")
+        async with working(a, "group=sms&max=1000") as one, working(a, "group=sms&max=1000") as two:
+            for ws in (one, two):
+                for _ in range(1000):
+                    await receive(ws)
+        await redis.ask("XTRIM", "rawws:/pay", "MAXLEN", "0")
+        assert (await a.ask("GET", "/pay?group=sms")).status == 204
+        lost = [
+            int(each.partition("lost in Redis: ")[2].split(",")[0]) for each in caplog.messages if "are lost" in each
+        ]
+        assert max(lost) <= 1024
+        (given,) = await a.say("new")
+        assert (await take(a))[0] == given
+
+
 # Nodes that end
 
 
