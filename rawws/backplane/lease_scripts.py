@@ -98,6 +98,23 @@ local function note_added(stream, of, last, size, entries)
     if oldest then redis.call('XTRIM', stream, 'MINID', '~', oldest, 'LIMIT', excess) end
   end
 end
+-- Counts what the groups of a room don't keep any more. Messages may also have been deleted by hand.
+local function let_go(stream)
+  local path = string.sub(stream, 7)
+  local of = groups_in(path)
+  local oldest, kept = of and oldest_of(stream, of), 'rawws:groups:kept' .. path
+  if not oldest then return end
+  local some = redis.call('XRANGE', stream, oldest, '+', 'COUNT', 1)[1]
+  while true do
+    local second = redis.call('LINDEX', kept, 1)
+    if not second or (some and not before(string.match(second, '^%S+'), some[1])) then break end
+    redis.call('LPOP', kept)
+  end
+  if redis.call('SISMEMBER', 'rawws:groups:full', path) == 1 and not is_over(path, of.limit * 15 / 16) then
+    redis.call('SREM', 'rawws:groups:full', path)
+    ring('free', path)
+  end
+end
 local function cut(stream, kept, of)
   local used = redis.pcall('MEMORY', 'USAGE', stream, 'SAMPLES', '0')
   if type(used) ~= 'number' or used * 3 < kept * 4 then
@@ -203,6 +220,7 @@ if not string.find(' ' .. (names or '') .. ' ', ' ' .. name .. ' ', 1, true) the
   names = names and names .. ' ' .. name or name
 end
 redis.call('HSET', of, 'names', names, 'limit', ARGV[9])
+let_go(stream)
 redis.call('ZADD', 'rawws:groups', '+inf', name .. ' ' .. path)
 return {ARGV[3], 1}
 """
@@ -232,6 +250,7 @@ if left == '' then
   ring('free', path)
 else
   redis.call('HSET', of, 'names', left)
+  let_go(stream)
 end
 ring('end', name .. ' ' .. path)
 return 1

@@ -343,21 +343,7 @@ if dead_last then
   -- The size is checked once for so many bytes on average.
   if tonumber(time[2]) % 65536 < dead_bytes then cut(dead_stream, tonumber(ARGV[5]), dead_of.groups) end
 end
-if #done > 0 then
-  local of = groups_in(path)
-  local oldest, kept = of and oldest_of(stream, of), 'rawws:groups:kept' .. path
-  if oldest then
-    while true do
-      local second = redis.call('LINDEX', kept, 1)
-      if not second or not before(string.match(second, '^%S+'), oldest) then break end
-      redis.call('LPOP', kept)
-    end
-    if redis.call('SISMEMBER', 'rawws:groups:full', path) == 1 and not is_over(path, of.limit * 15 / 16) then
-      redis.call('SREM', 'rawws:groups:full', path)
-      ring('free', path)
-    end
-  end
-end
+if #done > 0 or redis.call('SISMEMBER', 'rawws:groups:full', path) == 1 then let_go(stream) end
 if request.workers > 0 then
   redis.call('HSET', workers, request.node, string.format('%.0f %.0f', request.workers, now))
 else

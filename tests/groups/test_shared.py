@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -291,6 +292,36 @@ async def test_messages_that_were_deleted_by_hand_are_lost_a_bounded_number_at_o
         assert max(lost) <= 1024
         (given,) = await a.say("new")
         assert (await take(a))[0] == given
+
+
+@pytest.mark.parametrize("how", ["the group is ended", "DEL rawws:/pay", "XTRIM rawws:/pay MAXLEN 0"])
+async def test_a_full_room_has_space_when_nothing_is_kept_any_more(redis: RedisServer, how: str) -> None:
+    async with node(redis.url, queue_bytes=10_000) as a, node(redis.url, queue_bytes=10_000) as b:
+        for name in ("slow", "sms"):
+            assert (await a.ask("GET", f"/pay?group={name}&last=0")).status == 204
+        async with working(b, "group=sms&max=100") as worker, trio.open_nursery() as nursery:
+            status = 202
+            while status == 202:
+                status = (await a.ask("POST", "/pay", "x" * 1000, Content_Type="text/plain")).status
+            assert status == 507
+
+            async def work() -> None:
+                while True:
+                    await worker.send(json.dumps({"ack": (await receive(worker))[0]["id"]}))
+
+            nursery.start_soon(work)
+            await until(lambda: has(a, waiting=0, leased=0))
+            if how == "the group is ended":
+                assert await b.hub.queues.end("/pay", "slow") is True
+            else:
+                await redis.ask(*how.split())
+            for at in (a, b):
+                await until(partial(takes_posts, at))
+            nursery.cancel_scope.cancel()
+
+
+async def takes_posts(at: Running) -> bool:
+    return (await at.ask("POST", "/pay", "1", Content_Type="text/plain")).status == 202
 
 
 # Nodes that end
