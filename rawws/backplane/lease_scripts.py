@@ -150,22 +150,35 @@ local state, jobs, due_key, ready_key = key('state'), key('jobs'), key('due'), k
 local parked_key, busy_key, workers = key('parked'), key('busy'), key('workers')
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local function count_in(command, where)
+  local count = redis.pcall(command, where)
+  return type(count) == 'number' and count or -1000000
+end
+-- Whether each job has its place, and each pending message its job. Keys may have been evicted, or changed by hand.
+local function is_whole()
+  local pending, count = redis.pcall('XPENDING', stream, group), count_in('HLEN', jobs)
+  if pending.err or pending[1] > count then return false end
+  return count == count_in('ZCARD', due_key) + count_in('ZCARD', ready_key) + count_in('ZCARD', parked_key)
+end
 """
 
 # KEYS: the stream. ARGV: the group and the path; the new incarnation's name; "last" or "id", and how many of the last
 # messages a new group has, or the id after which it begins; the oldest that these may be, in milliseconds; the most
 # groups, and the most of a room; the bytes that the groups of a room may keep.
 #
+# A group that has lost only a part of its keys begins with the first message that it hasn't finished.
+#
 # Returns the name of the incarnation, and whether it is new; or an empty table if there are too many groups.
 OPEN = (
     KEPT
     + OF_GROUP
     + """
-local known = redis.call('HGET', state, 'born')
+local known = redis.pcall('HGET', state, 'born')
+if type(known) ~= 'string' then known = nil end
 local has = redis.pcall('XPENDING', stream, group)
 local of = 'rawws:groups:of' .. path
 local names = redis.call('HGET', of, 'names')
-if known and not has.err then
+if known and is_whole() then
   redis.call('HSET', of, 'limit', ARGV[9])
   return {known, 0}
 end
@@ -176,9 +189,13 @@ if not known then
 end
 redis.call('SET', key('ended'), '', 'EX', 1)
 redis.call('UNLINK', state, jobs, due_key, ready_key, parked_key, busy_key, workers, key('ended'))
-if not has.err then redis.call('XGROUP', 'DESTROY', stream, group) end
 local position, read = ARGV[5], nil
-if ARGV[4] == 'last' then
+if not has.err then
+  -- The group goes on with the first message that it hasn't finished.
+  local previous = redis.call('XREVRANGE', stream, '(' .. oldest_of(stream, {names = name}), '-', 'COUNT', 1)[1]
+  position = previous and previous[1] or '0-0'
+  redis.call('XGROUP', 'DESTROY', stream, group)
+elseif ARGV[4] == 'last' then
   local wanted, taken, budget, upto = tonumber(ARGV[5]), 0, 16777216, '+'
   position = wanted > 0 and '0-0' or '$'
   while wanted > 0 and position == '0-0' do

@@ -28,11 +28,11 @@ TURN = (
     + """
 local request = cjson.decode(ARGV[3])
 local marker_key = key('turn:' .. request.node)
-local is = redis.call('HMGET', state, 'born', 'count', 'hungry')
+local is = redis.pcall('HMGET', state, 'born', 'count', 'hungry')
 if is[1] ~= request.born then
   return {redis.call('GET', key('ended')) == request.born and 'ENDED' or 'GONE'}
 end
-if redis.pcall('XPENDING', stream, group).err then return {'GONE'} end
+if not is_whole() then return {'GONE'} end
 local marker = redis.call('GET', marker_key)
 marker = marker and cmsgpack.unpack(marker) or {0, {}}
 if marker[1] >= request.serial then return {'STALE'} end

@@ -467,6 +467,27 @@ async def test_a_redis_that_has_lost_a_group_begins_it_anew(
         assert 1 <= caplog.text.count("Redis has lost the group sms of /pay with its leases; it begins anew") <= 2
 
 
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("what", ["DEL state", "DEL jobs", "DEL due", "SET jobs text", "SET state text"])
+async def test_a_group_that_has_lost_a_part_in_redis_begins_anew_with_what_it_has_not_finished(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Redis evicts keys when it has too little memory, if it is configured so."""
+    monkeypatch.setattr("rawws.groups.shared_queue.BEAT_S", 0.2)
+    async with node(redis.url) as a, node(redis.url) as b, working(a, "group=sms&last=0&max=2&ack=1000") as worker:
+        ids = await b.say("1", "2", "3", "4")
+        for given in ids[:2]:
+            assert (await receive(worker))[0] == {"id": given, "try": 1}
+        await worker.send(json.dumps({"ack": ids[0]}))
+        assert (await receive(worker))[0] == {"id": ids[2], "try": 1}
+        command, part, *value = what.split()
+        await redis.ask(command, f"rawws:group:sms:{part}/pay", *value)
+        for given in ids[1:3]:
+            assert (await receive(worker))[0] == {"id": given, "try": 1}
+            await worker.send(json.dumps({"ack": given}))
+        assert (await receive(worker))[0] == {"id": ids[3], "try": 1}
+
+
 async def test_rooms_that_are_shared_too_late_have_no_groups(redis: RedisServer) -> None:
     hub = Hub()
     async with serving(hub) as running, rawws.share(hub, redis.url):
