@@ -212,6 +212,23 @@ async def test_a_dead_room_is_where_its_group_is(tmp_path: Path, redis: RedisSer
                 assert shards.of(f"{path}.a.dead.b.dead") is shards.of(f"{path}.a.dead") is shards.of(path)
 
 
+async def test_a_dead_room_that_a_program_has_had_before_keeps_dead_jobs_too(redis: RedisServer) -> None:
+    hub = Hub()
+    held = hub.room("/pay.sms.dead")
+    _redis[hub] = redis.url
+    try:
+        async with serving(hub) as running:
+            settings = hub.registry.get(held.path).settings
+            assert settings.history == hub.for_dead_jobs(hub.settings).history
+            async with rawws.connect(running.uri("").replace("/pay?", "/pay.sms.dead?")) as stranger:
+                await stranger.send("forged")
+                with pytest.raises(rawws.ConnectionClosed):
+                    await stranger.recv()
+            assert await redis.ask("EXISTS", "rawws:/pay.sms.dead") == 0
+    finally:
+        del _redis[hub]
+
+
 async def test_the_number_of_groups_is_bounded_over_all_nodes(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
