@@ -273,7 +273,7 @@ class SharedQueue:
 
     def _deliver(self, turn: Turn, reply: TurnReply) -> None:
         """Send jobs. A job that can't be sent is given back, and the try doesn't count."""
-        asked: dict[Worker, Client] = {}  # nothing can change what a worker may do within this turn
+        asked: dict[Worker, Client] = {}  # what a worker may do doesn't change within this turn
         for _, name, tried, message, worker in ((*each, turn.wants[each.want][0]) for each in reply.handed):
             client = asked.get(worker)
             if client is None and (client := self._clients.get(worker)) is not None:
@@ -282,7 +282,8 @@ class SharedQueue:
                     client = None
                 else:
                     asked[worker] = client
-            if client is None or worker.is_paused:
+            # A worker may stop or go while it is sent another job.
+            if client is None or worker.is_paused or worker not in self._clients:
                 self.mirror.give_back(worker, name)
             elif self.mirror.hold(turn, worker, name, trio.current_time()):
                 client.deliver(_id_of(name), tried, StoredMessage(message.opcode, message.payload))

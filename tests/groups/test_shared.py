@@ -16,6 +16,11 @@ import trio
 
 import rawws
 from rawws.backplane import connector
+from rawws.broadcast.message_ids import MessageId
+from rawws.errors import Refusal
+from rawws.groups.doors import Doors
+from rawws.groups.group import Worker
+from rawws.groups.shelf import StoredMessage
 from rawws.hub.hub import Hub
 from tests.groups.test_push import Hook, hook  # noqa: F401
 from tests.groups.test_workers import SUBPROTOCOLS, Running, _redis, receive, serving
@@ -339,6 +344,42 @@ async def test_a_full_room_has_space_when_nothing_is_kept_any_more(redis: RedisS
 
 async def takes_posts(at: Running) -> bool:
     return (await at.ask("POST", "/pay", "1", Content_Type="text/plain")).status == 202
+
+
+class Leaving:
+    """A worker that goes while it is given its first job."""
+
+    def __init__(self, queue: Any) -> None:
+        self.worker = Worker("#1 leaving", most=3, ack_s=1000, tries=5)
+        self.queue = queue
+        self.got: list[str] = []
+
+    def refuse(self) -> None:
+        return None
+
+    def deliver(self, job: MessageId, tried: int, message: StoredMessage) -> None:
+        self.got.append(str(job))
+        self.queue.leave(self.worker)
+
+    def flush(self) -> None:
+        pass
+
+    def end(self, refusal: Refusal) -> None:
+        raise AssertionError(refusal)
+
+
+async def test_the_jobs_of_a_worker_that_goes_while_it_is_given_them_go_to_others(redis: RedisServer) -> None:
+    async with node(redis.url) as a:
+        assert (await a.ask("GET", "/pay?group=sms&last=0")).status == 204
+        ids = await a.say("1", "2", "3")
+        assert isinstance(a.hub.queues, Doors)
+        queue: Any = a.hub.queues._home.known("/pay", "sms")
+        leaving = Leaving(queue)
+        queue.join(leaving.worker, leaving)
+        async with working(a, "group=sms&max=3") as worker:
+            heads = [(await receive(worker))[0] for _ in ids]
+        assert leaving.got == ids[:1]
+        assert heads == [{"id": given, "try": 2 if given == ids[0] else 1} for given in ids]
 
 
 # Nodes that end
