@@ -98,6 +98,23 @@ local function note_added(stream, of, last, size, entries)
     if oldest then redis.call('XTRIM', stream, 'MINID', '~', oldest, 'LIMIT', excess) end
   end
 end
+-- Counts what the groups of a room don't keep any more. Messages may also have been deleted by hand.
+local function let_go(stream)
+  local path = string.sub(stream, 7)
+  local of = groups_in(path)
+  local oldest, kept = of and oldest_of(stream, of), 'rawws:groups:kept' .. path
+  if not oldest then return end
+  local some = redis.call('XRANGE', stream, oldest, '+', 'COUNT', 1)[1]
+  while true do
+    local second = redis.call('LINDEX', kept, 1)
+    if not second or (some and not before(string.match(second, '^%S+'), some[1])) then break end
+    redis.call('LPOP', kept)
+  end
+  if redis.call('SISMEMBER', 'rawws:groups:full', path) == 1 and not is_over(path, of.limit * 15 / 16) then
+    redis.call('SREM', 'rawws:groups:full', path)
+    ring('free', path)
+  end
+end
 local function cut(stream, kept, of)
   local used = redis.pcall('MEMORY', 'USAGE', stream, 'SAMPLES', '0')
   if type(used) ~= 'number' or used * 3 < kept * 4 then
@@ -133,22 +150,35 @@ local state, jobs, due_key, ready_key = key('state'), key('jobs'), key('due'), k
 local parked_key, busy_key, workers = key('parked'), key('busy'), key('workers')
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local function count_in(command, where)
+  local count = redis.pcall(command, where)
+  return type(count) == 'number' and count or -1000000
+end
+-- Whether each job has its place, and each pending message its job. Keys may have been evicted, or changed by hand.
+local function is_whole()
+  local pending, count = redis.pcall('XPENDING', stream, group), count_in('HLEN', jobs)
+  if pending.err or pending[1] > count then return false end
+  return count == count_in('ZCARD', due_key) + count_in('ZCARD', ready_key) + count_in('ZCARD', parked_key)
+end
 """
 
 # KEYS: the stream. ARGV: the group and the path; the new incarnation's name; "last" or "id", and how many of the last
 # messages a new group has, or the id after which it begins; the oldest that these may be, in milliseconds; the most
 # groups, and the most of a room; the bytes that the groups of a room may keep.
 #
+# A group that has lost only a part of its keys begins with the first message that it hasn't finished.
+#
 # Returns the name of the incarnation, and whether it is new; or an empty table if there are too many groups.
 OPEN = (
     KEPT
     + OF_GROUP
     + """
-local known = redis.call('HGET', state, 'born')
+local known = redis.pcall('HGET', state, 'born')
+if type(known) ~= 'string' then known = nil end
 local has = redis.pcall('XPENDING', stream, group)
 local of = 'rawws:groups:of' .. path
 local names = redis.call('HGET', of, 'names')
-if known and not has.err then
+if known and is_whole() then
   redis.call('HSET', of, 'limit', ARGV[9])
   return {known, 0}
 end
@@ -159,9 +189,13 @@ if not known then
 end
 redis.call('SET', key('ended'), '', 'EX', 1)
 redis.call('UNLINK', state, jobs, due_key, ready_key, parked_key, busy_key, workers, key('ended'))
-if not has.err then redis.call('XGROUP', 'DESTROY', stream, group) end
 local position, read = ARGV[5], nil
-if ARGV[4] == 'last' then
+if not has.err then
+  -- The group goes on with the first message that it hasn't finished.
+  local previous = redis.call('XREVRANGE', stream, '(' .. oldest_of(stream, {names = name}), '-', 'COUNT', 1)[1]
+  position = previous and previous[1] or '0-0'
+  redis.call('XGROUP', 'DESTROY', stream, group)
+elseif ARGV[4] == 'last' then
   local wanted, taken, budget, upto = tonumber(ARGV[5]), 0, 16777216, '+'
   position = wanted > 0 and '0-0' or '$'
   while wanted > 0 and position == '0-0' do
@@ -203,6 +237,7 @@ if not string.find(' ' .. (names or '') .. ' ', ' ' .. name .. ' ', 1, true) the
   names = names and names .. ' ' .. name or name
 end
 redis.call('HSET', of, 'names', names, 'limit', ARGV[9])
+let_go(stream)
 redis.call('ZADD', 'rawws:groups', '+inf', name .. ' ' .. path)
 return {ARGV[3], 1}
 """
@@ -232,6 +267,7 @@ if left == '' then
   ring('free', path)
 else
   redis.call('HSET', of, 'names', left)
+  let_go(stream)
 end
 ring('end', name .. ' ' .. path)
 return 1

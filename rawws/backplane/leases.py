@@ -7,6 +7,7 @@ which groups have something due, so that a bell that wasn't heard costs a second
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
@@ -109,6 +110,7 @@ class TurnReply(NamedTuple):
     lost: Sequence[str] = ()
     next_s: float | None = None
     is_more: bool = False
+    before: int = 0  # the number of the node's last call that has taken place before this one
 
 
 class Leases:
@@ -116,6 +118,7 @@ class Leases:
 
     def __init__(self, connector: Connector, node: str) -> None:
         self.node = node
+        self.serials = itertools.count(1)  # of the turns of this node
         self._connector = connector
         self._client: Client | None = None
         self._problem = ""  # the kind of trouble that has been logged
@@ -241,7 +244,7 @@ class Leases:
         status, *rest = await self._call(TURN, [key_of(path), key_of(where)], arguments)
         if not rest:
             return TurnReply(_text(status))
-        results, handed, died, lost, next_ms, is_more = rest
+        results, handed, died, lost, next_ms, is_more, before = rest
         return TurnReply(
             _text(status),
             results,
@@ -250,6 +253,7 @@ class Leases:
             [_text(each) for each in lost],
             None if next_ms < 0 else next_ms / 1000,
             bool(is_more),
+            before,
         )
 
 

@@ -20,18 +20,19 @@ from rawws.backplane.lease_scripts import KEPT, OF_GROUP
 # Returns "GONE" if there is no such incarnation, "ENDED" if it has been ended, "STALE" for a call that comes too late.
 # Else "OK"; for each event 1, or 0 if the job isn't leased so, or 2 if it has to be sent again; deliveries, as the
 # place in "wants", the id, the tries and the fields; dead jobs, as the id, the tries and the reason; the ids of jobs
-# whose messages are lost; the milliseconds until something is due, or -1; and whether more can be had at once.
+# whose messages are lost; the milliseconds until something is due, or -1; and whether more can be had at once;
+# and the number of the last call of the node before this one.
 TURN = (
     KEPT
     + OF_GROUP
     + """
 local request = cjson.decode(ARGV[3])
 local marker_key = key('turn:' .. request.node)
-local is = redis.call('HMGET', state, 'born', 'count', 'hungry')
+local is = redis.pcall('HMGET', state, 'born', 'count', 'hungry')
 if is[1] ~= request.born then
   return {redis.call('GET', key('ended')) == request.born and 'ENDED' or 'GONE'}
 end
-if redis.pcall('XPENDING', stream, group).err then return {'GONE'} end
+if not is_whole() then return {'GONE'} end
 local marker = redis.call('GET', marker_key)
 marker = marker and cmsgpack.unpack(marker) or {0, {}}
 if marker[1] >= request.serial then return {'STALE'} end
@@ -98,7 +99,10 @@ local function release(job)
 end
 local function fields_of(id)
   local found = redis.call('XRANGE', stream, id, id)[1]
-  if not found then return nil end
+  if not found then
+    budget = budget - 1024  -- a turn doesn't look for a hundred thousand messages that are lost
+    return nil
+  end
   local size = 0
   for _, field in ipairs(found[2]) do size = size + #field end
   budget = budget - math.max(size, 64)
@@ -257,7 +261,7 @@ while may_go_on() do
     local job = cache[id]
     ready[id] = false
     if not job then
-      -- It has been forgotten.
+      budget = budget - 1024  -- it has been forgotten
     elseif job[TRIES] >= wants[turn][2][3] then
       die(id, job, job[REASON] ~= '' and job[REASON] or 'it was delivered as often as that before')
     else
@@ -339,21 +343,7 @@ if dead_last then
   -- The size is checked once for so many bytes on average.
   if tonumber(time[2]) % 65536 < dead_bytes then cut(dead_stream, tonumber(ARGV[5]), dead_of.groups) end
 end
-if #done > 0 then
-  local of = groups_in(path)
-  local oldest, kept = of and oldest_of(stream, of), 'rawws:groups:kept' .. path
-  if oldest then
-    while true do
-      local second = redis.call('LINDEX', kept, 1)
-      if not second or not before(string.match(second, '^%S+'), oldest) then break end
-      redis.call('LPOP', kept)
-    end
-    if redis.call('SISMEMBER', 'rawws:groups:full', path) == 1 and not is_over(path, of.limit * 15 / 16) then
-      redis.call('SREM', 'rawws:groups:full', path)
-      ring('free', path)
-    end
-  end
-end
+if #done > 0 or redis.call('SISMEMBER', 'rawws:groups:full', path) == 1 then let_go(stream) end
 if request.workers > 0 then
   redis.call('HSET', workers, request.node, string.format('%.0f %.0f', request.workers, now))
 else
@@ -369,6 +359,7 @@ elseif is[3] == '1' and has_new_ready and redis.call('ZCARD', ready_key) > 0 the
 end
 local next = redis.call('ZRANGE', due_key, 0, 0, 'WITHSCORES')[2]
 redis.call('ZADD', 'rawws:groups', next or '+inf', name .. ' ' .. path)
-return {'OK', results, deliveries, dead, lost, next and math.max(0, tonumber(next) - now) or -1, is_more and 1 or 0}
+return {'OK', results, deliveries, dead, lost, next and math.max(0, tonumber(next) - now) or -1, is_more and 1 or 0,
+  marker[1]}
 """
 )

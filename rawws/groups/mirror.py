@@ -7,15 +7,14 @@ A lease ends in Redis before it ends here, since the time of a lease begins here
 whose job has gone to another one is free here soon. It learns that it was late when it answers.
 
 If the answer of a call is lost, it isn't known whether the turn has taken place. The next turn has the same events
-again. Its ``again`` tells Redis to take back the jobs of the lost answer, which no worker has got, and that an event
-without a lease may be one that is done.
+again. Its ``again`` tells Redis to take back the jobs of the lost answer, which no worker has got. Redis tells which of
+the calls before has taken place: an event without a lease may be one that was done by it.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +39,7 @@ class Event:
     is_token: bool = False
     worker: Worker | None = None  # the one who has answered
     is_own: bool | None = None  # the result
-    is_retried: bool = False  # it was sent before, and may be done
+    first: int = 0  # the number of the first call with it whose answer was lost
 
     @property
     def words(self) -> list[Any]:
@@ -97,9 +96,13 @@ def lease_of(worker: Worker, node: str) -> str:
 class Mirror:
     """The workers of one node for a shared group, and their jobs."""
 
-    def __init__(self, node: str) -> None:
+    def __init__(self, node: str, serials: Iterator[int]) -> None:
+        """``serials`` has rising numbers for the calls of the node, by which Redis recognizes one that comes too late.
+
+        The next mirror of a group has to go on with them: Redis remembers the last one after a group has ended.
+        """
         self._node = node
-        self._serials = itertools.count(1)
+        self._serials = serials
         self._workers: dict[Worker, dict[str, Held]] = {}
         self._events: deque[Event] = deque()
         self._again = 0
@@ -205,13 +208,19 @@ class Mirror:
     def fail(self, turn: Turn) -> None:
         """End a turn whose answer is lost."""
         self._again = self._again or turn.serial
-        for event in reversed(turn.events):
-            if not event.is_token:
-                event.is_retried = True
-                self._events.appendleft(event)
+        for event in turn.events:
+            event.first = event.first or turn.serial
+        self.refuse(turn)
 
-    def end(self, turn: Turn, results: Sequence[int], now: float, *, is_more: bool) -> list[Event]:
-        """End a turn that has taken place. Returns the answers for jobs that aren't leased to their workers."""
+    def refuse(self, turn: Turn) -> None:
+        """End a turn that Redis has refused: it hasn't taken place."""
+        self._events.extendleft(event for event in reversed(turn.events) if not event.is_token)
+
+    def end(self, turn: Turn, results: Sequence[int], now: float, *, is_more: bool, before: int) -> list[Event]:
+        """End a turn that has taken place. Returns the answers for jobs that aren't leased to their workers.
+
+        ``before`` is the number of the last call that has taken place before it.
+        """
         self._again = 0
         self.is_behind = is_more or bool(self._events)
         late: list[Event] = []
@@ -228,7 +237,8 @@ class Mirror:
                     held.due = now + event.worker.ack_s
                 else:
                     del self._workers[event.worker][event.id]
-            if not result and event.worker is not None and not event.is_retried:
+            may_be_done = 0 < event.first <= before
+            if not result and event.worker is not None and not may_be_done:
                 late.append(event)
         return late
 
@@ -245,7 +255,7 @@ class Mirror:
 
     def forget(self) -> list[Event]:
         """Forget all jobs, whose group is gone, and return the answers for them. The workers stay."""
-        late = [event for event in self._events if event.worker is not None and not event.is_retried]
+        late = [event for event in self._events if event.worker is not None and not event.first]
         for event in self._events:
             event.is_own = False
         self._events.clear()

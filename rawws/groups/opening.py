@@ -152,6 +152,9 @@ class OpenGroups:
         if self._error is not None:
             raise self._error
         self._hub.queues = Doors(self._groups)
+        for room in self._hub.registry:  # a program may have had rooms before
+            if self._groups.keeps_dead(room.path):
+                self._hub.keep_dead_jobs(room.path)
 
     async def end(self) -> None:
         """Stop the groups. The store or Redis keeps their state."""

@@ -50,7 +50,7 @@ class SharedQueue:
         self.name = name
         self.born = born
         self.problem: Refusal | None = None
-        self.mirror = Mirror(leases.node)
+        self.mirror = Mirror(leases.node, leases.serials)
         self._leases = leases
         self._dead = dead_room(path, name), kept
         self._make_again = make_again
@@ -220,13 +220,14 @@ class SharedQueue:
         """Take a turn in Redis, and return why that can't be."""
         turn = self.mirror.begin(trio.current_time())
         self._told_workers = max(self._told_workers, turn.workers)
-        is_over = False
+        reply = TurnReply("STALE")
         try:
             reply = await self._leases.turn(self.name, self.path, self._dead, turn.request(self.born))
-            is_over = reply.status == "OK"
         finally:
-            if not is_over:
+            if reply.status == "STALE":
                 self.mirror.fail(turn)
+            elif reply.status != "OK":
+                self.mirror.refuse(turn)
         if self.problem is not None:
             return self.problem
         match reply.status:
@@ -254,7 +255,7 @@ class SharedQueue:
 
     def _end_turn(self, turn: Turn, reply: TurnReply) -> None:
         now = trio.current_time()
-        self._lose(self.mirror.end(turn, reply.results, now, is_more=reply.is_more))
+        self._lose(self.mirror.end(turn, reply.results, now, is_more=reply.is_more, before=reply.before))
         self._told_workers = turn.workers
         self._next_at = math.inf if reply.next_s is None else now + reply.next_s
         self._turned_at = now
@@ -272,7 +273,7 @@ class SharedQueue:
 
     def _deliver(self, turn: Turn, reply: TurnReply) -> None:
         """Send jobs. A job that can't be sent is given back, and the try doesn't count."""
-        asked: dict[Worker, Client] = {}  # nothing can change what a worker may do within this turn
+        asked: dict[Worker, Client] = {}  # what a worker may do doesn't change within this turn
         for _, name, tried, message, worker in ((*each, turn.wants[each.want][0]) for each in reply.handed):
             client = asked.get(worker)
             if client is None and (client := self._clients.get(worker)) is not None:
@@ -281,7 +282,8 @@ class SharedQueue:
                     client = None
                 else:
                     asked[worker] = client
-            if client is None or worker.is_paused:
+            # A worker may stop or go while it is sent another job.
+            if client is None or worker.is_paused or worker not in self._clients:
                 self.mirror.give_back(worker, name)
             elif self.mirror.hold(turn, worker, name, trio.current_time()):
                 client.deliver(_id_of(name), tried, StoredMessage(message.opcode, message.payload))

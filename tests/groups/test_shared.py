@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,11 @@ import trio
 
 import rawws
 from rawws.backplane import connector
+from rawws.broadcast.message_ids import MessageId
+from rawws.errors import Refusal
+from rawws.groups.doors import Doors
+from rawws.groups.group import Worker
+from rawws.groups.shelf import StoredMessage
 from rawws.hub.hub import Hub
 from tests.groups.test_push import Hook, hook  # noqa: F401
 from tests.groups.test_workers import SUBPROTOCOLS, Running, _redis, receive, serving
@@ -140,6 +146,17 @@ async def test_a_group_that_is_ended_at_one_node_is_ended_at_all(redis: RedisSer
         }
 
 
+async def test_a_group_that_has_been_ended_begins_again_at_once(redis: RedisServer) -> None:
+    async with node(redis.url) as a:
+        for number in range(5):
+            (given,) = await a.say(str(number))
+            taken, lease = await take(a)
+            assert taken == given
+            assert (await a.ask("POST", f"/pay?group=sms&ack={given}&lease={lease}")).status == 204
+        assert await a.hub.queues.end("/pay", "sms") is True
+        assert (await a.ask("GET", "/pay?group=sms&last=0")).status == 204, "its first turn isn't called too late"
+
+
 async def test_jobs_are_pushed_by_one_of_the_nodes(
     redis: RedisServer,
     hook: Hook,  # noqa: F811
@@ -200,6 +217,23 @@ async def test_a_dead_room_is_where_its_group_is(tmp_path: Path, redis: RedisSer
                 assert shards.of(f"{path}.a.dead.b.dead") is shards.of(f"{path}.a.dead") is shards.of(path)
 
 
+async def test_a_dead_room_that_a_program_has_had_before_keeps_dead_jobs_too(redis: RedisServer) -> None:
+    hub = Hub()
+    held = hub.room("/pay.sms.dead")
+    _redis[hub] = redis.url
+    try:
+        async with serving(hub) as running:
+            settings = hub.registry.get(held.path).settings
+            assert settings.history == hub.for_dead_jobs(hub.settings).history
+            async with rawws.connect(running.uri("").replace("/pay?", "/pay.sms.dead?")) as stranger:
+                await stranger.send("forged")
+                with pytest.raises(rawws.ConnectionClosed):
+                    await stranger.recv()
+            assert await redis.ask("EXISTS", "rawws:/pay.sms.dead") == 0
+    finally:
+        del _redis[hub]
+
+
 async def test_the_number_of_groups_is_bounded_over_all_nodes(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,6 +292,94 @@ async def test_a_message_that_a_group_has_not_finished_is_not_trimmed(
         published.publish("and on")
         await until(lambda: has(b, waiting=1))
         assert int(await redis.ask("XLEN", "rawws:/pay")) < 250  # Redis trims whole nodes of a hundred entries
+
+
+async def test_messages_that_were_deleted_by_hand_are_lost_a_bounded_number_at_once(
+    redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with node(redis.url) as a:
+        published = a.hub.room("/pay")
+        assert (await a.ask("GET", "/pay?group=sms&last=0")).status == 204
+        for number in range(3000):
+            published.publish(f"{number}")
+        async with working(a, "group=sms&max=1000") as one, working(a, "group=sms&max=1000") as two:
+            for ws in (one, two):
+                for _ in range(1000):
+                    await receive(ws)
+        await redis.ask("XTRIM", "rawws:/pay", "MAXLEN", "0")
+        assert (await a.ask("GET", "/pay?group=sms")).status == 204
+        lost = [
+            int(each.partition("lost in Redis: ")[2].split(",")[0]) for each in caplog.messages if "are lost" in each
+        ]
+        assert max(lost) <= 1024
+        (given,) = await a.say("new")
+        assert (await take(a))[0] == given
+
+
+@pytest.mark.parametrize("how", ["the group is ended", "DEL rawws:/pay", "XTRIM rawws:/pay MAXLEN 0"])
+async def test_a_full_room_has_space_when_nothing_is_kept_any_more(redis: RedisServer, how: str) -> None:
+    async with node(redis.url, queue_bytes=10_000) as a, node(redis.url, queue_bytes=10_000) as b:
+        for name in ("slow", "sms"):
+            assert (await a.ask("GET", f"/pay?group={name}&last=0")).status == 204
+        async with working(b, "group=sms&max=100") as worker, trio.open_nursery() as nursery:
+            status = 202
+            while status == 202:
+                status = (await a.ask("POST", "/pay", "x" * 1000, Content_Type="text/plain")).status
+            assert status == 507
+
+            async def work() -> None:
+                while True:
+                    await worker.send(json.dumps({"ack": (await receive(worker))[0]["id"]}))
+
+            nursery.start_soon(work)
+            await until(lambda: has(a, waiting=0, leased=0))
+            if how == "the group is ended":
+                assert await b.hub.queues.end("/pay", "slow") is True
+            else:
+                await redis.ask(*how.split())
+            for at in (a, b):
+                await until(partial(takes_posts, at))
+            nursery.cancel_scope.cancel()
+
+
+async def takes_posts(at: Running) -> bool:
+    return (await at.ask("POST", "/pay", "1", Content_Type="text/plain")).status == 202
+
+
+class Leaving:
+    """A worker that goes while it is given its first job."""
+
+    def __init__(self, queue: Any) -> None:
+        self.worker = Worker("#1 leaving", most=3, ack_s=1000, tries=5)
+        self.queue = queue
+        self.got: list[str] = []
+
+    def refuse(self) -> None:
+        return None
+
+    def deliver(self, job: MessageId, tried: int, message: StoredMessage) -> None:
+        self.got.append(str(job))
+        self.queue.leave(self.worker)
+
+    def flush(self) -> None:
+        pass
+
+    def end(self, refusal: Refusal) -> None:
+        raise AssertionError(refusal)
+
+
+async def test_the_jobs_of_a_worker_that_goes_while_it_is_given_them_go_to_others(redis: RedisServer) -> None:
+    async with node(redis.url) as a:
+        assert (await a.ask("GET", "/pay?group=sms&last=0")).status == 204
+        ids = await a.say("1", "2", "3")
+        assert isinstance(a.hub.queues, Doors)
+        queue: Any = a.hub.queues._home.known("/pay", "sms")
+        leaving = Leaving(queue)
+        queue.join(leaving.worker, leaving)
+        async with working(a, "group=sms&max=3") as worker:
+            heads = [(await receive(worker))[0] for _ in ids]
+        assert leaving.got == ids[:1]
+        assert heads == [{"id": given, "try": 2 if given == ids[0] else 1} for given in ids]
 
 
 # Nodes that end
@@ -323,6 +445,39 @@ async def test_an_answer_while_redis_is_away_counts_when_it_is_back(redis: Redis
 
 
 @pytest.mark.usefixtures("impatient")
+async def test_an_answer_while_redis_is_away_comes_too_late_if_another_worker_has_the_job(redis: RedisServer) -> None:
+    async with (
+        network(redis.port) as between,
+        node(between.url) as a,
+        node(redis.url) as b,
+        working(a, "group=sms&ack=1") as worker,
+    ):
+        (first,) = await b.say("1")
+        await receive(worker)
+        between.cut()
+        await until(lambda: is_away(a))
+        await worker.send(json.dumps({"ack": first}))
+        taken, _ = await take(b, "group=sms&wait=30&ack=1000")
+        assert taken == first
+        between.heal()
+        assert (await receive(worker))[0]["lost"] == first
+
+
+async def is_away(at: Running) -> bool:
+    return (await at.ask("GET", "/pay?group=sms&state")).status == 503
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_worker_that_answers_first_after_redis_has_lost_its_data_is_told_so(redis: RedisServer) -> None:
+    async with node(redis.url) as a, working(a) as worker:
+        (first,) = await a.say("1")
+        await receive(worker)
+        await redis.ask("FLUSHALL")
+        await worker.send(json.dumps({"ack": first}))
+        assert (await receive(worker))[0]["lost"] == first
+
+
+@pytest.mark.usefixtures("impatient")
 async def test_jobs_in_an_answer_that_was_lost_are_given_out_again_and_not_counted(redis: RedisServer) -> None:
     async with network(redis.port) as between, node(between.url) as a, node(redis.url) as b:
         worker: Any
@@ -368,6 +523,27 @@ async def test_a_redis_that_has_lost_a_group_begins_it_anew(
         ids = {(await receive(ws))[0]["id"] for ws in (worker, other)}
         assert ids == {second, third}
         assert 1 <= caplog.text.count("Redis has lost the group sms of /pay with its leases; it begins anew") <= 2
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("what", ["DEL state", "DEL jobs", "DEL due", "SET jobs text", "SET state text"])
+async def test_a_group_that_has_lost_a_part_in_redis_begins_anew_with_what_it_has_not_finished(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Redis evicts keys when it has too little memory, if it is configured so."""
+    monkeypatch.setattr("rawws.groups.shared_queue.BEAT_S", 0.2)
+    async with node(redis.url) as a, node(redis.url) as b, working(a, "group=sms&last=0&max=2&ack=1000") as worker:
+        ids = await b.say("1", "2", "3", "4")
+        for given in ids[:2]:
+            assert (await receive(worker))[0] == {"id": given, "try": 1}
+        await worker.send(json.dumps({"ack": ids[0]}))
+        assert (await receive(worker))[0] == {"id": ids[2], "try": 1}
+        command, part, *value = what.split()
+        await redis.ask(command, f"rawws:group:sms:{part}/pay", *value)
+        for given in ids[1:3]:
+            assert (await receive(worker))[0] == {"id": given, "try": 1}
+            await worker.send(json.dumps({"ack": given}))
+        assert (await receive(worker))[0] == {"id": ids[3], "try": 1}
 
 
 async def test_rooms_that_are_shared_too_late_have_no_groups(redis: RedisServer) -> None:

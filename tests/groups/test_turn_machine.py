@@ -5,6 +5,7 @@ The model knows what may be: which jobs may go out, and to whom answers are late
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import socket
@@ -132,7 +133,7 @@ class TurnMachine(RuleBasedStateMachine):
         self.redis.ask("FLUSHALL")
         self.now = 1_700_000_000.0
         self.redis.ask("SET", "clock", int(self.now))
-        self.nodes = [Mirror("n1"), Mirror("n2")]
+        self.nodes = [Mirror("n1", itertools.count(1)), Mirror("n2", itertools.count(1))]
         self.workers: list[tuple[Mirror, Worker]] = []
         self.model = Model()
         self.published = 0
@@ -238,9 +239,9 @@ class TurnMachine(RuleBasedStateMachine):
     def turn(self, mirror: Mirror) -> None:
         self.expire()
         turn = mirror.begin(self.now)
-        status, results, handed, _, lost, next_ms, is_more = self.call(turn)
+        status, results, handed, _, lost, next_ms, is_more, before = self.call(turn)
         assert (status, lost) == (b"OK", [])
-        assert not mirror.end(turn, results, self.now, is_more=bool(is_more))
+        assert not mirror.end(turn, results, self.now, is_more=bool(is_more), before=before)
         free = sum(count for _, count in turn.wants)
         for place, given, tried, fields in handed:
             name, worker = given.decode(), turn.wants[place - 1][0]
