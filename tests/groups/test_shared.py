@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 import trio
-from rawws.groups.jobs import Worker
 
 import rawws
 from rawws.backplane import connector
 from rawws.broadcast.message_ids import MessageId
 from rawws.errors import Refusal
 from rawws.groups.doors import Doors
+from rawws.groups.leases import Worker
 from rawws.groups.shelf import StoredMessage
 from rawws.hub.hub import Hub
 from tests.groups.test_push import Hook, hook  # noqa: F401
