@@ -1,6 +1,6 @@
-"""What a worker has sent, and the sequencer has not confirmed yet, sans-IO.
+"""The queue of messages that a worker has sent, and that the sequencer has not confirmed yet, sans-IO.
 
-It is confirmed in its order, and counted until then: publishers are held back by it.
+They are confirmed in their order, and counted until then: publishers are held back by them.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Unconfirmed:
                 _finish(sent.post)
 
     def fail(self, problem: str) -> None:
-        """Tell those who wait that nothing is confirmed any more. What is unconfirmed stays, and is counted."""
+        """Tell those who wait that nothing is confirmed any more. The queue stays as it is, and is counted."""
         for sent in self._queue:
             if sent.post is not None:
                 sent.post.problem = problem

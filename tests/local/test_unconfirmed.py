@@ -1,4 +1,4 @@
-"""What the sequencer has not confirmed: it is counted, and those who wait for it are told the result once."""
+"""Messages that the sequencer has not confirmed: they are counted, and those who wait are told the result once."""
 
 from __future__ import annotations
 
@@ -31,37 +31,37 @@ def test_the_queue_counts_what_is_sent_until_it_is_confirmed() -> None:
 
 
 def test_a_publisher_is_told_the_id_of_its_message_and_no_other_one() -> None:
-    told: list[str] = []
-    first, second = make_post(lambda: told.append("first")), make_post()
+    calls: list[str] = []
+    first, second = make_post(lambda: calls.append("first")), make_post()
     sent = Unconfirmed(100)
     sent.add(Sent(1, 1, 1, first))
     sent.add(Sent(2, 1, 1))
     sent.add(Sent(3, 1, 1, second))
     sent.confirm(2, [(1, "e", 7, False)])
-    assert (first.is_done, first.stored_as, first.is_reused, told) == (True, "e-7", False, ["first"])
+    assert (first.is_done, first.stored_as, first.is_reused, calls) == (True, "e-7", False, ["first"])
     assert not second.is_done
     sent.confirm(3, [(3, "e", 7, True)])
     assert (second.is_done, second.stored_as, second.is_reused) == (True, "", True)
 
 
 def test_something_without_messages_is_confirmed_in_its_turn() -> None:
-    told: list[str] = []
+    calls: list[str] = []
     sent = Unconfirmed(100)
     sent.add(Sent(1, 1, 1))
-    sent.add(Sent(2, 1, 0, on_done=lambda: told.append("done")))
+    sent.add(Sent(2, 1, 0, on_done=lambda: calls.append("done")))
     sent.confirm(1, [])
-    assert told == []
+    assert calls == []
     sent.confirm(2, [])
-    assert told == ["done"]
+    assert calls == ["done"]
 
 
 def test_all_who_wait_are_told_that_nothing_is_confirmed_any_more() -> None:
-    told: list[str] = []
-    post = make_post(lambda: told.append("post"))
+    calls: list[str] = []
+    post = make_post(lambda: calls.append("post"))
     sent = Unconfirmed(100)
     sent.add(Sent(1, 1, 1, post))
     sent.add(Sent(2, 1, 1))
-    sent.add(Sent(3, 1, 0, on_done=lambda: told.append("done")))
+    sent.add(Sent(3, 1, 0, on_done=lambda: calls.append("done")))
     sent.fail("it is gone")
-    assert (post.is_done, post.problem, post.label, told) == (True, "it is gone", None, ["post", "done"])
+    assert (post.is_done, post.problem, post.label, calls) == (True, "it is gone", None, ["post", "done"])
     assert sent.messages == 2
