@@ -117,9 +117,9 @@ async def test_of_each_key_one_job_is_out_over_all_nodes(redis: RedisServer) -> 
 async def test_a_late_worker_is_told_at_whatever_node(redis: RedisServer) -> None:
     async with node(redis.url) as a, node(redis.url) as b:
         (given,) = await a.say("1")
-        async with working(a, "group=sms&ack=1") as late:
+        async with working(a, "group=sms&ack=1&tries=1000") as late:
             await receive(late)
-            taken, lease = await take(b, "group=sms&wait=9&ack=100")
+            taken, lease = await take(b, "group=sms&wait=60&ack=100&tries=1000")
             assert taken == given
             await late.send(json.dumps({"ack": given}))
             while "lost" not in (head := (await receive(late))[0]):  # it may have had the job once more
@@ -460,7 +460,9 @@ async def test_an_answer_while_redis_is_away_comes_too_late_if_another_worker_ha
         taken, _ = await take(b, "group=sms&wait=30&ack=1000")
         assert taken == first
         between.heal()
-        assert (await receive(worker))[0]["lost"] == first
+        while "lost" not in (head := (await receive(worker))[0]):  # it may have had the job once more before the cut
+            assert head["id"] == first
+        assert head["lost"] == first
 
 
 async def is_away(at: Running) -> bool:
