@@ -155,7 +155,12 @@ def test_fastapi_s_many_clients(loop: str, start_program: StartProgram) -> None:
     assert "<h2" in get(program, "/").text
     assert talk(program, "/ws", ["hello"], 1) == ["Message text was: hello"]
     with dial(program, "/ws/1") as first:
+        first.send("here")  # the application counts a client among its clients after it has accepted it
+        assert [first.recv(PATIENCE_S), first.recv(PATIENCE_S)] == ["You wrote: here", "Client #1 says: here"]
         with dial(program, "/ws/2") as second:
+            second.send("here")
+            assert [second.recv(PATIENCE_S), second.recv(PATIENCE_S)] == ["You wrote: here", "Client #2 says: here"]
+            assert first.recv(PATIENCE_S) == "Client #2 says: here"
             first.send("hello")
             assert [first.recv(PATIENCE_S), first.recv(PATIENCE_S)] == ["You wrote: hello", "Client #1 says: hello"]
             assert second.recv(PATIENCE_S) == "Client #1 says: hello"

@@ -800,7 +800,7 @@ async def test_a_worker_that_is_being_closed_gets_nothing_and_costs_no_try(tmp_p
             assert (await worker.ask(upgrade("/pay?group=sms", fields))).status == 101
             workers.append(worker)
         await running.say("healthy")
-        while not (await running.state())["leased"]:
+        while not (await running.state())["delivered"]:
             await trio.sleep(0.01)
         for peer in list(current_loop().peers.values()):
             if isinstance(peer.owner, rawws.CallbackWebSocket):
