@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 
 from tests.serving.machine import LOOPBACK, need
@@ -100,6 +101,12 @@ async def redis_server(directory: Path, *options: str) -> AsyncIterator[RedisSer
         yield server
     finally:
         server.end()
+
+
+def outages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the lines about outages of Redis, but those that a busy machine may have by itself: no answer in 3 s."""
+    messages = [record.getMessage() for record in caplog.records]
+    return [line for line in messages if "the backplane is away" in line and "no answer in time" not in line]
 
 
 class Network:
