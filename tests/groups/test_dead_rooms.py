@@ -67,13 +67,6 @@ async def dead_jobs(running: Rooms) -> list[str]:
     return [each["text"].partition("\n")[2] for each in messages]
 
 
-async def test_the_name_of_a_dead_room_has_that_of_its_group() -> None:
-    assert group_of_dead_room(DEAD) == ("/pay", "sms")
-    assert group_of_dead_room("/a.b.c.dead") == ("/a.b", "c")
-    for other in ("/pay", "/pay.dead", "/pay..dead", "/pay.sms.dea", "/pay.-.dead"):
-        assert group_of_dead_room(other) is None
-
-
 async def test_a_room_that_only_has_the_name_of_a_dead_one_is_like_any_other(start: Start) -> None:
     async with start(history=3) as running:
         writer = await running.open("/none.x.dead")
