@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -144,3 +145,16 @@ async def _serving(
         for client in clients:
             client.stdlib_socket.close()
     server.stop()
+
+
+def on_one_store(nursery: trio.Nursery, store: Path, **defaults: Any) -> Callable[..., Any]:
+    """Return a function like `rooms`, whose servers have the same store, one after the other."""
+
+    @asynccontextmanager
+    async def start(**settings: Any) -> AsyncIterator[Rooms]:
+        async with rooms(nursery, store=store, **defaults, **settings) as running:
+            yield running
+        while running.hub.stored is not None:  # the server ends in the nursery
+            await trio.sleep(0.001)
+
+    return start

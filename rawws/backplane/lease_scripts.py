@@ -12,7 +12,7 @@ it, in keys ``rawws:group:NAME:WHAT/PATH`` of the same Redis:
 ``parked``   a sorted set: jobs that wait for an earlier one with their key, by key and number
 ``busy``     a hash: the job of each key that isn't parked
 ``turn:X``   the last call of the node X, and the jobs that it was given: for a call whose answer was lost
-``workers``  a hash: the number of workers of each node, and when it was told
+``workers``  a hash: the number of workers of each node, and the time of its last notice
 ===========  ==========================================================================================
 
 All groups are in the sorted set ``rawws:groups``, by the time at which something is due. ``rawws:groups:of/PATH`` names
@@ -306,9 +306,9 @@ for place = 1, #ARGV, 2 do
     end
     if not pending.err and pending[2] then oldest = pending[2] end
     local age = oldest ~= '' and math.max(0, now - tonumber(string.match(oldest, '^%d+'))) or 0
-    local count, told = 0, redis.call('HGETALL', key('workers'))
-    for each = 1, #told, 2 do
-      local some, at = string.match(told[each + 1], '^(%d+) (%d+)$')
+    local count, notes = 0, redis.call('HGETALL', key('workers'))
+    for each = 1, #notes, 2 do
+      local some, at = string.match(notes[each + 1], '^(%d+) (%d+)$')
       if now - tonumber(at) < 15000 then count = count + tonumber(some) end
     end
     local function number(at) return tonumber(is[at]) or 0 end

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from rawws.hub.hub import MOST_DEAD_JOBS
 from rawws.store import stored_rooms
 from rawws.store.looking import StoreView
 from rawws.store.sqlite_engine import SqliteEngine
-from tests.room_serving import Rooms, post, rooms
+from tests.room_serving import Rooms, on_one_store, post
 from tests.serving.wire import get, text
 
 pytestmark = pytest.mark.usefixtures("bounded")
@@ -30,15 +29,7 @@ Start = Callable[..., Any]
 @pytest.fixture
 def start(nursery: trio.Nursery, tmp_path: Path) -> Start:
     """Start a server on the same store each time."""
-
-    @asynccontextmanager
-    async def start(**settings: Any) -> AsyncIterator[Rooms]:
-        async with rooms(nursery, store=tmp_path / "rooms.db", store_sync="never", **settings) as running:
-            yield running
-        while running.hub.stored is not None:  # the server ends in the nursery
-            await trio.sleep(0.001)
-
-    return start
+    return on_one_store(nursery, tmp_path / "rooms.db", store_sync="never")
 
 
 def engine_of(running: Rooms) -> SqliteEngine:

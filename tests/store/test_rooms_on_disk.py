@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from rawws.store.entries import Entry, Keep, Outcome
 from rawws.store.file_bounds import FileLimit
 from rawws.store.memory_engine import MemoryEngine
 from rawws.store.sqlite_engine import SqliteEngine
-from tests.room_serving import Rooms, post, rooms
+from tests.room_serving import Rooms, on_one_store, post, rooms
 from tests.serving.client import Client
 from tests.serving.wire import get, text, upgrade
 from tests.store.stores import Clock, message
@@ -34,15 +33,7 @@ Start = Callable[..., Any]
 @pytest.fixture
 def start(nursery: trio.Nursery, quick_path: Path) -> Start:
     """Start a server on the same store each time."""
-
-    @asynccontextmanager
-    async def start(**settings: Any) -> AsyncIterator[Rooms]:
-        async with rooms(nursery, store=quick_path / "rooms.db", **settings) as running:
-            yield running
-        while running.hub.stored is not None:  # the server ends in the nursery
-            await trio.sleep(0.001)
-
-    return start
+    return on_one_store(nursery, quick_path / "rooms.db")
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from rawws.store.entries import Entry, Outcome, Page, Record
 from rawws.store.loaded_room import read_history, times_of
 from rawws.store.sqlite_engine import SqliteEngine
 from rawws.wire.frames import Opcode
-from tests.room_serving import Rooms, rooms
+from tests.room_serving import Rooms, on_one_store
 from tests.serving.client import Client
 from tests.serving.machine import LOOPBACK
 from tests.serving.wire import get, text
@@ -42,15 +42,7 @@ Start = Callable[..., Any]
 @pytest.fixture
 def start(nursery: trio.Nursery, tmp_path: Path) -> Start:
     """Start a server on the same store each time."""
-
-    @asynccontextmanager
-    async def start(**settings: Any) -> AsyncIterator[Rooms]:
-        async with rooms(nursery, store=tmp_path / "rooms.db", **settings) as running:
-            yield running
-        while running.hub.stored is not None:  # the server ends in the nursery
-            await trio.sleep(0.001)
-
-    return start
+    return on_one_store(nursery, tmp_path / "rooms.db")
 
 
 async def until(is_true: Callable[[], object]) -> None:
